@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+/* The table of kernels: one per instruction set, all of the same shape.
+ *
+ * Kernels are the arithmetic of one thread on valid memory: no allocation, no threads, no errors, no
+ * environment. Everything above them reaches them through this table, so that portable code never
+ * asks which instruction set it runs on.
+ */
+#ifndef FC_KERNELS_H
+#define FC_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { FC_MAX_VECTORS = 4, FC_MAX_ROWS = 14 };
+
+/* A register tile of sums of products (see tile.h for the formula).
+ * Strides are in floats. */
+typedef struct fc_tile {
+    const float *a;             /* scalars, broadcast                                        */
+    ptrdiff_t a_row;            /* from one tile row to the next      (1 for tile_cols)      */
+    ptrdiff_t a_step;           /* from one step of the sum to the next (1 for tile_rows)    */
+    const float *b;             /* vectors                                                   */
+    ptrdiff_t b_step;           /* from one step of the sum to the next                      */
+    const ptrdiff_t *a_run;     /* [runs] offset of each run in a                            */
+    const ptrdiff_t *b_run;     /* [runs] offset of each run in b                            */
+    size_t runs, depth;         /* the sum has runs * depth steps, in this order             */
+    float *y;                   /* result                                                    */
+    ptrdiff_t y_row;            /* from one tile row to the next                             */
+    size_t last_lanes;          /* lanes of the last vector that are stored: 1 .. lanes      */
+    int accumulate;             /* continue the chain of sums found in y, else start from 0  */
+    const float *lane_bias;     /* added to every row when not NULL, one value a lane        */
+    const float *row_bias;      /* added to every lane when not NULL, one value a row        */
+} fc_tile;
+
+typedef void (*fc_tile_fn)(const fc_tile *);
+
+typedef struct fc_kernels {
+    const char *isa;                                   /* "baseline", "avx2", "avx512": the name users see */
+    size_t lanes;                                      /* floats in a vector                               */
+    int fma;                                           /* a * b + c is rounded once                        */
+    size_t max_rows[FC_MAX_VECTORS + 1];               /* [vectors] rows of the largest tile               */
+    fc_tile_fn tile_rows[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_step == 1      */
+    fc_tile_fn tile_cols[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_row == 1       */
+    void (*transpose)(size_t rows, size_t cols, const float *x, ptrdiff_t x_row, float *y, ptrdiff_t y_row);
+    void (*add_span)(size_t n, const float *x, float *y);        /* y += x                           */
+    void (*depthwise)(size_t channels, size_t pixels, size_t taps, const float *x, ptrdiff_t x_pixel,
+                      const ptrdiff_t *tap, const float *w, const float *bias, float *y, ptrdiff_t y_pixel);
+} fc_kernels;
+
+#endif

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/* Dense correlation: what forward and backward_input both are.
+ *
+ *   y[n][k][i + u*y_step][j + v*y_step] = bias[k] + sum over taps (r, s) of phase (i, j) and c of
+ *       x[n][c][u*x_step + row offset of r][v*x_step + column offset of s] * w[k][c][r][s]
+ *
+ * Forward has the one phase (0, 0), x_step = stride and offsets r*dilation - pad. Backward_input has
+ * stride_h x stride_w phases, x_step = 1 and for each phase only the taps that reach it, so that the
+ * zeros a strided gradient is often filled with are never made nor multiplied. */
+#ifndef FC_CORRELATE_H
+#define FC_CORRELATE_H
+
+#include "ops.h"
+
+/* The taps of one phase along one axis, by ascending offset. */
+typedef struct fc_taps {
+    ptrdiff_t count;
+    const ptrdiff_t *offset;     /* into x, relative to u * x_step */
+    const ptrdiff_t *index;      /* r or s: which filter tap       */
+} fc_taps;
+
+typedef struct fc_correlation {
+    fc_tensor x, y, w;           /* w: size and strides as [k][c][r][s] of the correlation, within a group */
+    ptrdiff_t groups;
+    ptrdiff_t w_group;           /* stride of w from group to group */
+    const float *bias;           /* [K] or NULL */
+    ptrdiff_t x_step[2], y_step[2];
+    const fc_taps *taps[2];      /* [axis][phase]: y_step[axis] phases */
+} fc_correlation;
+
+int fc_correlate(const fc_correlation *problem);
+
+#endif

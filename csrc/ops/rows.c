@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+#include "rows.h"
+
+#include <string.h>
+
+static void zero_columns(ptrdiff_t columns, ptrdiff_t channels, float *out, ptrdiff_t pitch)
+{
+    if (pitch == channels)
+        memset(out, 0, (size_t)(columns * channels) * sizeof(float));
+    else
+        for (ptrdiff_t w = 0; w < columns; w++)
+            memset(out + w * pitch, 0, (size_t)channels * sizeof(float));
+}
+
+void fc_copy_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t n, ptrdiff_t c0, ptrdiff_t channels,
+                 ptrdiff_t h, ptrdiff_t first, ptrdiff_t count, float *out, ptrdiff_t pitch)
+{
+    const ptrdiff_t width = x->size[3], x_c = x->stride[1], x_w = x->stride[3];
+    ptrdiff_t left = first < 0 ? -first : 0;
+    if (left > count)
+        left = count;
+    ptrdiff_t inside = width - (first + left);
+    if (inside < 0)
+        inside = 0;
+    if (inside > count - left)
+        inside = count - left;
+
+    zero_columns(left, channels, out, pitch);
+    zero_columns(count - left - inside, channels, out + (left + inside) * pitch, pitch);
+    if (!inside)
+        return;
+    out += left * pitch;
+    const float *from = x->data + n * x->stride[0] + c0 * x_c + h * x->stride[2] + (first + left) * x_w;
+    if ((x_c == 1 || channels == 1) && x_w == channels && pitch == channels)
+        memcpy(out, from, (size_t)(inside * channels) * sizeof(float));
+    else if (x_c == 1)
+        for (ptrdiff_t w = 0; w < inside; w++)
+            memcpy(out + w * pitch, from + w * x_w, (size_t)channels * sizeof(float));
+    else if (x_w == 1)
+        kernels->transpose((size_t)channels, (size_t)inside, from, x_c, out, pitch);
+    else
+        for (ptrdiff_t w = 0; w < inside; w++)
+            for (ptrdiff_t c = 0; c < channels; c++)
+                out[w * pitch + c] = from[w * x_w + c * x_c];
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* Rows of an image as kernels want them: channels-last, zero-padded, contiguous. */
+#ifndef FC_ROWS_H
+#define FC_ROWS_H
+
+#include "../kernels/kernels.h"
+#include "ops.h"
+
+/* A window of a row: columns first .. first + count - 1 of x[n][c0 .. c0+channels-1][h], where columns
+ * outside the image read as zero, to out[column][channel] of `pitch` floats a column. */
+void fc_copy_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t n, ptrdiff_t c0, ptrdiff_t channels,
+                 ptrdiff_t h, ptrdiff_t first, ptrdiff_t count, float *out, ptrdiff_t pitch);
+
+/* Floats from pixel to pixel in such a copy. A multiple of 2 KiB would put all pixels of a tile into a
+ * few sets of the L1 cache, so those are spread by one cache line. */
+static inline ptrdiff_t fc_pixel_pitch(ptrdiff_t channels)
+{
+    return channels % 512 ? channels : channels + 16;
+}
+
+#endif

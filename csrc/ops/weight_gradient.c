@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: MIT */
+/* conv2d backward_weight.
+ *
+ *   dw[k][c][r][s] = sum over n, p, q of  dy[n][k][p][q] * x[n][c][p*stride + r*dilation - pad][q*...]
+ *
+ * The images are cut into chunks and the chunks into blocks of rows, both fixed by the shape alone. In a
+ * block each dw is one chain of multiply-adds over its pixels; blocks are added in order within a chunk
+ * and chunks in order at the end: the same bits for any number of threads.
+ *
+ *   task = (chunk, group, panel of NB output channels), taken by the threads in turn:
+ *       for each block of rows
+ *           copy x rows, channels-last and zero-padded; pack dy to [pixel][NB]         (L2, L1)
+ *           for each tap row r, each tile of (s, c): kernels->tile_cols over the rows  (registers)
+ *   sum over chunks, write to dw's layout                                              (all threads) */
+#include <string.h>
+
+#include "../runtime/dispatch.h"
+#include "../runtime/memory.h"
+#include "../runtime/threads.h"
+#include "rows.h"
+
+enum {
+    BLOCK_PIXELS = 384,            /* of dy in a block: [384][32] floats are 48 KiB                     */
+    PARTIAL_FLOATS = 1 << 20,      /* of all chunks' sums together; beyond it there is one chunk        */
+    MOST_CHUNKS = 16,
+};
+
+typedef struct plan {
+    fc_conv2d conv;
+    fc_tensor dy, x, dw;
+    const fc_kernels *kernels;
+    ptrdiff_t channels, outputs, vectors, panel_width, panels;
+    ptrdiff_t pitch, columns;          /* of the copied x rows */
+    int dense;                         /* s and c are one contiguous run */
+    ptrdiff_t chunks, chunk_images;
+    ptrdiff_t block_rows;
+    size_t x_floats, dy_floats, scratch_floats, sum_floats;
+    float *scratch, *sums;             /* sums: [chunk][group][panel][r][s][c][NB] */
+    fc_counter next_task, next_sum;
+} plan;
+
+static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+
+/* dy[n][k0 .. k0+used-1][p][all q] to out[q][NB], the lanes behind `used` zero. */
+static void pack_gradient(const plan *plan, ptrdiff_t n, ptrdiff_t k0, ptrdiff_t used, ptrdiff_t p, float *out)
+{
+    if (used < plan->panel_width)
+        memset(out, 0, (size_t)(plan->dy.size[3] * plan->panel_width) * sizeof(float));
+    fc_copy_row(plan->kernels, &plan->dy, n, k0, used, p, 0, plan->dy.size[3], out, plan->panel_width);
+}
+
+/* Adds rows p0 .. p1-1 of image n to the sums of one panel. */
+static void add_block(const plan *plan, ptrdiff_t n, ptrdiff_t group, ptrdiff_t k0, ptrdiff_t used, ptrdiff_t p0,
+                      ptrdiff_t p1, int first, float *sums, float *scratch, ptrdiff_t *x_run, ptrdiff_t *dy_run)
+{
+    const fc_kernels *kernels = plan->kernels;
+    const ptrdiff_t filter_rows = plan->dw.size[2], filter_columns = plan->dw.size[3], q_count = plan->dy.size[3];
+    const ptrdiff_t stride = plan->conv.stride[0], dilation = plan->conv.dilation[0], pad = plan->conv.pad[0][0];
+    const ptrdiff_t row_floats = plan->columns * plan->pitch;
+    float *x = scratch, *dy = scratch + plan->x_floats;
+
+    const ptrdiff_t h0 = max(0, p0 * stride - pad);
+    const ptrdiff_t h1 = min(plan->x.size[2], (p1 - 1) * stride + (filter_rows - 1) * dilation - pad + 1);
+    for (ptrdiff_t h = h0; h < h1; h++)
+        fc_copy_row(kernels, &plan->x, n, group * plan->channels, plan->channels, h, -plan->conv.pad[1][0],
+                    plan->columns, x + (h - h0) * row_floats, plan->pitch);
+    for (ptrdiff_t p = p0; p < p1; p++)
+        pack_gradient(plan, n, k0, used, p, dy + (p - p0) * q_count * plan->panel_width);
+
+    const ptrdiff_t run = plan->dense ? filter_columns * plan->channels : plan->channels;
+    const ptrdiff_t parts = plan->dense ? 1 : filter_columns;
+    const ptrdiff_t most = (ptrdiff_t)kernels->max_rows[plan->vectors];
+    const ptrdiff_t tile = ceil_div(run, ceil_div(run, most));
+    for (ptrdiff_t r = 0; r < filter_rows; r++) {
+        size_t runs = 0;
+        for (ptrdiff_t p = p0; p < p1; p++) {
+            const ptrdiff_t h = p * stride + r * dilation - pad;
+            if (h >= 0 && h < plan->x.size[2]) {
+                x_run[runs] = (h - h0) * row_floats;
+                dy_run[runs++] = (p - p0) * q_count * plan->panel_width;
+            }
+        }
+        for (ptrdiff_t s = 0; s < parts; s++, sums += run * plan->panel_width)
+            for (ptrdiff_t m = 0; m < run && (runs || first); m += tile) {
+                const fc_tile t = {
+                    .a = x + s * plan->conv.dilation[1] * plan->pitch + m,
+                    .a_row = 1,
+                    .a_step = plan->conv.stride[1] * plan->pitch,
+                    .b = dy,
+                    .b_step = plan->panel_width,
+                    .a_run = x_run,
+                    .b_run = dy_run,
+                    .runs = runs,
+                    .depth = (size_t)q_count,
+                    .y = sums + m * plan->panel_width,
+                    .y_row = plan->panel_width,
+                    .last_lanes = kernels->lanes,
+                    .accumulate = !first,
+                };
+                kernels->tile_cols[plan->vectors][min(tile, run - m)](&t);
+            }
+    }
+}
+
+static void run_task(const plan *plan, size_t task, float *scratch)
+{
+    const ptrdiff_t panel = (ptrdiff_t)task % plan->panels;
+    const ptrdiff_t group = (ptrdiff_t)task / plan->panels % plan->conv.groups;
+    const ptrdiff_t chunk = (ptrdiff_t)task / plan->panels / plan->conv.groups;
+    const ptrdiff_t k_first = panel * plan->panel_width;
+    const ptrdiff_t used = min(plan->panel_width, plan->outputs - k_first);
+    float *sums = plan->sums + task * plan->sum_floats;
+    ptrdiff_t *x_run = (ptrdiff_t *)(scratch + plan->x_floats + plan->dy_floats), *dy_run = x_run + plan->block_rows;
+    const ptrdiff_t n_end = min(plan->x.size[0], (chunk + 1) * plan->chunk_images);
+    int first = 1;
+    for (ptrdiff_t n = chunk * plan->chunk_images; n < n_end; n++)
+        for (ptrdiff_t p = 0; p < plan->dy.size[2]; p += plan->block_rows, first = 0)
+            add_block(plan, n, group, group * plan->outputs + k_first, used, p,
+                      min(plan->dy.size[2], p + plan->block_rows), first, sums, scratch, x_run, dy_run);
+    if (first)
+        memset(sums, 0, plan->sum_floats * sizeof(float));
+}
+
+/* Adds up the chunks of one (group, panel) and writes it to dw. */
+static void write_panel(const plan *plan, size_t index)
+{
+    const size_t panels = (size_t)(plan->conv.groups * plan->panels);
+    float *sums = plan->sums + index * plan->sum_floats;
+    for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
+        plan->kernels->add_span(plan->sum_floats, sums + (size_t)chunk * panels * plan->sum_floats, sums);
+    const ptrdiff_t group = (ptrdiff_t)index / plan->panels, panel = (ptrdiff_t)index % plan->panels;
+    const ptrdiff_t k_first = panel * plan->panel_width, used = min(plan->panel_width, plan->outputs - k_first);
+    const fc_tensor *dw = &plan->dw;
+    for (ptrdiff_t r = 0; r < dw->size[2]; r++)
+        for (ptrdiff_t s = 0; s < dw->size[3]; s++, sums += plan->channels * plan->panel_width) {
+            float *to = dw->data + (group * plan->outputs + k_first) * dw->stride[0] + r * dw->stride[2] +
+                        s * dw->stride[3];
+            if (dw->stride[0] == 1)
+                for (ptrdiff_t c = 0; c < plan->channels; c++)
+                    memcpy(to + c * dw->stride[1], sums + c * plan->panel_width, (size_t)used * sizeof(float));
+            else
+                for (ptrdiff_t k = 0; k < used; k++)
+                    for (ptrdiff_t c = 0; c < plan->channels; c++)
+                        to[k * dw->stride[0] + c * dw->stride[1]] = sums[c * plan->panel_width + k];
+        }
+}
+
+static void body(void *context, int thread, int threads)
+{
+    plan *plan = context;
+    const size_t panels = (size_t)(plan->conv.groups * plan->panels);
+    float *scratch = plan->scratch + (size_t)thread * plan->scratch_floats;
+    for (size_t i; (i = fc_take(&plan->next_task)) < panels * (size_t)plan->chunks;)
+        run_task(plan, i, scratch);
+    if (threads > 1)
+        fc_team_barrier();
+    for (size_t i; (i = fc_take(&plan->next_sum)) < panels;)
+        write_panel(plan, i);
+}
+
+int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x,
+                              const fc_tensor *dweight)
+{
+    plan plan = {.conv = *conv, .dy = *dy, .x = *x, .dw = *dweight, .kernels = fc_kernels_active()};
+    plan.channels = dweight->size[1];
+    plan.outputs = dweight->size[0] / conv->groups;
+    if (!plan.outputs || !plan.channels || !dweight->size[2] || !dweight->size[3])
+        return 0;
+    const ptrdiff_t lanes = (ptrdiff_t)plan.kernels->lanes, images = x->size[0];
+    plan.vectors = min(ceil_div(plan.outputs, lanes), 2);
+    plan.panel_width = plan.vectors * lanes;
+    plan.panels = ceil_div(plan.outputs, plan.panel_width);
+    plan.pitch = fc_pixel_pitch(plan.channels);
+    plan.dense = plan.pitch == plan.channels && conv->dilation[1] == 1;
+    plan.columns = max(0, (dy->size[3] - 1) * conv->stride[1]) + (dweight->size[3] - 1) * conv->dilation[1] + 1;
+
+    /* Shape alone decides these: they fix the order of the sums. */
+    const ptrdiff_t weight_floats = dweight->size[0] * dweight->size[1] * dweight->size[2] * dweight->size[3];
+    const ptrdiff_t chunks = max(1, min(min(MOST_CHUNKS, images), PARTIAL_FLOATS / weight_floats));
+    plan.chunk_images = max(1, ceil_div(images, chunks));
+    plan.chunks = max(1, ceil_div(images, plan.chunk_images));
+    plan.block_rows = max(1, min(dy->size[2], BLOCK_PIXELS / max(1, dy->size[3])));
+
+    const ptrdiff_t x_rows = (plan.block_rows - 1) * conv->stride[0] + (dweight->size[2] - 1) * conv->dilation[0] + 1;
+    plan.x_floats = ((size_t)(min(x_rows, x->size[2]) * plan.columns * plan.pitch) + 31) & ~(size_t)15;
+    plan.dy_floats = ((size_t)(plan.block_rows * dy->size[3] * plan.panel_width) + 15) & ~(size_t)15;
+    plan.scratch_floats = plan.x_floats + plan.dy_floats + 2 * 2 * (size_t)plan.block_rows + 15;
+    plan.scratch_floats &= ~(size_t)15;
+    plan.scratch_floats += 16;
+    plan.sum_floats = (size_t)(dweight->size[2] * dweight->size[3] * plan.channels * plan.panel_width);
+    const size_t tasks = (size_t)(plan.chunks * conv->groups * plan.panels);
+    const double steps = (double)weight_floats * (double)images * (double)dy->size[2] * (double)dy->size[3];
+    const int threads = fc_team_size(steps * 0.02 * 16 / (double)lanes);
+
+    plan.sums = fc_alloc((tasks * plan.sum_floats + (size_t)threads * plan.scratch_floats + 16) * sizeof(float));
+    if (!plan.sums)
+        return -1;
+    plan.scratch = plan.sums + ((tasks * plan.sum_floats + 15) & ~(size_t)15);
+    fc_team_run(threads, 1, body, &plan);
+    fc_free(plan.sums);
+    return 0;
+}

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+#include "threads.h"
+
+#include <pthread.h>
+
+#include "cpu.h"
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+/* Waking a team costs 1 to 5 us; a thread must have several times that to do. */
+static const double PAYS_NS = 20e3;
+
+static atomic_int default_threads = 1;
+static _Thread_local int thread_limit;
+
+/* libgomp's workers do not survive fork: a child that entered a region would wait for them for ever,
+ * so a child of a process that has had a team runs alone. */
+static atomic_int had_team, alone;
+
+static void after_fork_in_child(void)
+{
+    if (atomic_load(&had_team))
+        atomic_store(&alone, 1);
+}
+
+static void register_fork_handler(void) { pthread_atfork(NULL, NULL, after_fork_in_child); }
+
+int fc_threads_default(void) { return atomic_load(&default_threads); }
+void fc_threads_set_default(int threads) { atomic_store(&default_threads, threads); }
+void fc_threads_limit(int threads) { thread_limit = threads; }
+int fc_threads_allowed(void) { return thread_limit ? thread_limit : fc_threads_default(); }
+
+#define FC_STRING_(x) #x
+#define FC_STRING(x) FC_STRING_(x)
+const char *fc_threads_runtime(void)
+{
+#if defined(_OPENMP)
+    return "OpenMP " FC_STRING(_OPENMP);
+#else
+    return "none (single-threaded build)";
+#endif
+}
+
+int fc_team_size(double cost_ns)
+{
+    int allowed = fc_threads_allowed();
+    double pays = cost_ns / PAYS_NS;
+    if (atomic_load(&alone) || pays < 2)
+        return 1;
+    return pays < allowed ? (int)pays : allowed;
+}
+
+static void run_one(int flush_denormals, void (*body)(void *, int, int), void *context, int thread, int threads)
+{
+    if (!flush_denormals) {
+        body(context, thread, threads);
+        return;
+    }
+    unsigned long long state = fc_cpu_flush_denormals();
+    body(context, thread, threads);
+    fc_cpu_restore(state);
+}
+
+void fc_team_run(int threads, int flush_denormals, void (*body)(void *, int, int), void *context)
+{
+#if defined(_OPENMP)
+    if (threads > 1) {
+        static pthread_once_t once = PTHREAD_ONCE_INIT;
+        pthread_once(&once, register_fork_handler);
+        atomic_store(&had_team, 1);
+#pragma omp parallel num_threads(threads)
+        run_one(flush_denormals, body, context, omp_get_thread_num(), omp_get_num_threads());
+        return;
+    }
+#endif
+    (void)threads;
+    run_one(flush_denormals, body, context, 0, 1);
+}
+
+void fc_team_barrier(void)
+{
+#if defined(_OPENMP)
+#pragma omp barrier
+#endif
+}
+
+typedef struct parallel_loop {
+    fc_counter counter;
+    size_t count;
+    void (*body)(void *context, size_t i);
+    void *context;
+} parallel_loop;
+
+static void loop_body(void *context, int thread, int threads)
+{
+    (void)thread, (void)threads;
+    parallel_loop *loop = context;
+    for (size_t i; (i = fc_take(&loop->counter)) < loop->count;)
+        loop->body(loop->context, i);
+}
+
+void fc_parallel_for(size_t count, double cost_ns, int flush_denormals, void (*body)(void *, size_t), void *context)
+{
+    parallel_loop loop = {.count = count, .body = body, .context = context};
+    int threads = fc_team_size(cost_ns);
+    if ((size_t)threads > count)
+        threads = count ? (int)count : 1;
+    fc_team_run(threads, flush_denormals, loop_body, &loop);
+}

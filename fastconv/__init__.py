@@ -1,0 +1,46 @@
+"""fastconv: convolutional networks on the CPU.
+
+    import fastconv
+    y = fastconv.functional.conv2d(x, weight, bias, padding=1)
+
+Submodules are imported on first use: functional, layers, losses, optim, init, data, models, train,
+summary, reference. FASTCONV_ISA forces an instruction set, FASTCONV_NUM_THREADS the threads.
+"""
+
+import importlib
+import os
+
+from . import _core
+from ._core import available_isas, isa, memory_stats, set_isa, trim
+from .threads import default_num_threads, get_num_threads, num_threads, set_num_threads
+
+__version__ = "0.1.0"
+
+_SUBMODULES = ("checkpoint", "data", "functional", "init", "layers", "losses", "metrics", "models",
+               "optim", "plots", "reference", "summary", "train")
+
+__all__ = [*_SUBMODULES, "algorithms", "available_isas", "get_num_threads", "info", "isa",
+           "memory_stats", "num_threads", "set_isa", "set_num_threads", "trim"]
+
+
+def algorithms():
+    """Names of the convolution algorithms, besides "auto"."""
+    return importlib.import_module("fastconv.functional").ALGORITHMS
+
+
+def info():
+    """Version, processor, caches, instruction sets, threads and OpenMP runtime, as a dict."""
+    threads, reason = default_num_threads()
+    return {"version": __version__, **_core.process_info(), "isa": isa(),
+            "available_isas": available_isas(), "num_threads": get_num_threads(),
+            "default_num_threads": threads, "default_num_threads_from": reason}
+
+
+def __getattr__(name):
+    if name in _SUBMODULES:
+        return importlib.import_module(f"fastconv.{name}")
+    raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
+
+
+if os.environ.get("FASTCONV_ISA"):
+    set_isa(os.environ["FASTCONV_ISA"])

@@ -1,0 +1,95 @@
+"""How many threads a call may use.
+
+The default is the least of FASTCONV_NUM_THREADS, else OMP_NUM_THREADS, else the processors this process
+may run on, its cgroup's quota (rounded down) and the physical cores. A call takes fewer when its work
+does not pay for them.
+"""
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import _core
+
+
+def _from_environment():
+    for name in ("FASTCONV_NUM_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(name, "").split(",")[0].strip()
+        if text:
+            if not text.isdigit() or int(text) < 1:
+                raise ValueError(f"{name} must be a positive integer, got {text!r}")
+            return int(text), name
+    return None
+
+
+def _affinity():
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cgroup_quota(root=Path("/sys/fs/cgroup")):
+    """Whole processors that the cgroup's quota allows, or None without a quota."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if not quota.isdigit():  # "max" or -1: no limit
+        return None
+    return max(1, int(quota) // int(period))
+
+
+def _physical_cores(root=Path("/sys/devices/system/cpu")):
+    """Distinct cores among the processors, or None where the system does not say."""
+    siblings = set()
+    for path in root.glob("cpu[0-9]*/topology/thread_siblings_list"):
+        try:
+            siblings.add(path.read_text().strip())
+        except OSError:
+            return None
+    return len(siblings) or None
+
+
+def default_num_threads():
+    """(threads, reason): the default limit and what set it."""
+    chosen = _from_environment()
+    if chosen:
+        return chosen
+    limits = [(_affinity(), "processors of this process"), (_cgroup_quota(), "cgroup quota"),
+              (_physical_cores(), "physical cores")]
+    return min((limit for limit in limits if limit[0]), key=lambda limit: limit[0])
+
+
+def _checked(n):
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"n must be a positive integer, got {n!r}")
+    return n
+
+
+def get_num_threads():
+    """Threads that a call from this Python thread may use."""
+    return _core.get_num_threads()
+
+
+def set_num_threads(n):
+    """Sets the default limit of the process; returns the limit it replaces."""
+    before = _core.get_num_threads()
+    _core.set_default_threads(_checked(n))
+    return before
+
+
+@contextmanager
+def num_threads(n):
+    """Limits the calls made from this Python thread inside the ``with`` block to n threads."""
+    before = _core.limit_threads(_checked(n))
+    try:
+        yield
+    finally:
+        _core.limit_threads(before)
+
+
+_core.set_default_threads(default_num_threads()[0])
