@@ -23,9 +23,8 @@ cdef extern from "runtime/dispatch.h":
 
 cdef extern from "runtime/threads.h":
     int fc_threads_allowed() nogil
-    void fc_threads_limit(int threads) nogil
+    int fc_threads_limit(int threads) nogil
     void fc_threads_set_default(int threads) nogil
-    int fc_threads_default() nogil
     const char *fc_threads_runtime() nogil
 
 cdef extern from "runtime/memory.h":
@@ -54,6 +53,35 @@ cdef extern from "ops/ops.h":
                                  const fc_tensor *dx) nogil
     int fc_conv2d_backward_weight(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *x,
                                   const fc_tensor *dweight) nogil
+    int fc_sum_channels(const fc_tensor *x, float *sum) nogil
+    ctypedef struct fc_pool2d:
+        ptrdiff_t kernel[2]
+        ptrdiff_t stride[2]
+        ptrdiff_t pad[2]
+        ptrdiff_t dilation[2]
+        bint count_include_pad
+        bint adaptive
+    int fc_max_pool2d_forward(const fc_pool2d *, const fc_tensor *x, const fc_tensor *y, void *argmax, bint wide) nogil
+    int fc_max_pool2d_backward(const fc_pool2d *, const fc_tensor *dy, const void *argmax, bint wide,
+                               const fc_tensor *dx) nogil
+    int fc_avg_pool2d_forward(const fc_pool2d *, const fc_tensor *x, const fc_tensor *y) nogil
+    int fc_avg_pool2d_backward(const fc_pool2d *, const fc_tensor *dy, const fc_tensor *dx) nogil
+    void fc_activation_forward(int kind, size_t n, const float *x, float *y) nogil
+    void fc_activation_backward(int kind, size_t n, const float *dy, const float *y, float *dx) nogil
+    void fc_softmax_forward(bint log, size_t rows, size_t n, const float *x, float *y) nogil
+    ctypedef struct fc_batch_norm:
+        const float *weight
+        const float *bias
+        float *mean
+        float *invstd
+        float *running_mean
+        float *running_var
+        double momentum
+        double eps
+        bint training
+    int fc_batch_norm_forward(const fc_batch_norm *, const fc_tensor *x, const fc_tensor *y) nogil
+    int fc_batch_norm_backward(const fc_batch_norm *, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dx,
+                               float *dweight, float *dbias) nogil
 
 
 # ---- the process ------------------------------------------------------------------------------------
@@ -88,9 +116,7 @@ def get_num_threads():
 
 def limit_threads(int threads):
     """Limit of the calling thread; 0 goes back to the default. Returns the limit it replaces."""
-    before = fc_threads_allowed() if fc_threads_allowed() != fc_threads_default() else 0
-    fc_threads_limit(threads)
-    return before
+    return fc_threads_limit(threads)
 
 
 def set_default_threads(int threads):
@@ -172,18 +198,16 @@ cdef object new_array(tuple shape, bint channels_last=False, object dtype=np.flo
 
 
 cdef class View:
-    """The buffer of an argument, held for one call."""
+    """The buffer of an argument, held for one call; `array` is what it belongs to."""
     cdef Py_buffer buffer
-    cdef object owner
+    cdef object array
 
     def __dealloc__(self):
         PyBuffer_Release(&self.buffer)
 
 
-cdef View view(str name, object array, int ndim, fc_tensor *t, bint writable=False):
-    """Describes float32 `array` of `ndim` <= 4 axes in `t`; the result keeps it valid.
-
-    Strides that floats cannot express (unaligned fields) are copied. Sizes of 1 get the stride 0."""
+cdef View acquire(str name, object array, bint writable):
+    """The buffer of a float32 array of any shape; strides that floats cannot express are copied."""
     cdef View held = View.__new__(View)
     cdef int flags = PyBUF_FORMAT | (PyBUF_STRIDED if writable else PyBUF_STRIDED_RO)
     cdef int i
@@ -192,20 +216,28 @@ cdef View view(str name, object array, int ndim, fc_tensor *t, bint writable=Fal
     except (TypeError, BufferError, ValueError) as error:
         raise TypeError(f"{name} must be a {'writable ' if writable else ''}float32 array, "
                         f"got {type(array).__name__} ({error})") from None
+    held.array = array
     cdef const char *form = held.buffer.format
     if form != NULL and (form[0] == c'<' or form[0] == c'=' or form[0] == c'@' or form[0] == c'^'):
         form += 1
     if form == NULL or form[0] != c'f' or form[1] != 0:
         raise TypeError(f"{name} must be float32, got {getattr(array, 'dtype', type(array).__name__)}")
+    cdef bint aligned = <uintptr_t>held.buffer.buf % 4 == 0
+    for i in range(held.buffer.ndim):
+        aligned = aligned and held.buffer.strides[i] % 4 == 0
+    if aligned:
+        return held
+    if writable:
+        raise ValueError(f"{name} must be aligned to 4 bytes")
+    return acquire(name, np.array(array, np.float32, copy=True), False)
+
+
+cdef View view(str name, object array, int ndim, fc_tensor *t, bint writable=False):
+    """Describes float32 `array` of `ndim` <= 4 axes in `t`; the result keeps it valid."""
+    cdef View held = acquire(name, array, writable)
+    cdef int i
     if held.buffer.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(array.shape)}")
-    cdef bint aligned = <uintptr_t>held.buffer.buf % 4 == 0
-    for i in range(ndim):
-        aligned = aligned and held.buffer.strides[i] % 4 == 0
-    if not aligned:
-        if writable:
-            raise ValueError(f"{name} must be aligned to 4 bytes")
-        return view(name, np.array(array, np.float32, copy=True), ndim, t)
     t.data = <float *>held.buffer.buf
     for i in range(4):
         t.size[i] = held.buffer.shape[i] if i < ndim else 1
@@ -240,10 +272,90 @@ cdef View output(object out, tuple shape, bint channels_last, fc_tensor *t, list
     return held
 
 
-cdef int no_overlap(object out, str name, object array) except -1:
-    if out is not None and np.may_share_memory(out, array):
+cdef void bounds(View held, uintptr_t *low, uintptr_t *high) noexcept:
+    """Addresses of the first byte and behind the last one."""
+    cdef int i
+    low[0] = high[0] = <uintptr_t>held.buffer.buf
+    for i in range(held.buffer.ndim):
+        if held.buffer.shape[i] == 0:
+            return
+        if held.buffer.strides[i] < 0:
+            low[0] += (held.buffer.shape[i] - 1) * held.buffer.strides[i]
+        else:
+            high[0] += (held.buffer.shape[i] - 1) * held.buffer.strides[i]
+    high[0] += 4
+
+
+cdef bint overlap(View a, View b) noexcept:
+    """Whether the address ranges meet."""
+    cdef uintptr_t a_low, a_high, b_low, b_high
+    bounds(a, &a_low, &a_high)
+    bounds(b, &b_low, &b_high)
+    return a_low < b_high and b_low < a_high
+
+
+cdef int no_overlap(View out, str name, View array) except -1:
+    if overlap(out, array) and np.shares_memory(out.array, array.array):
         raise ValueError(f"out must not overlap {name}")
     return 0
+
+
+cdef bint is_native(const fc_tensor *t):
+    """Whether a 4-D array is dense, NCHW or channels-last."""
+    cdef ptrdiff_t n = t.size[0], c = t.size[1], h = t.size[2], w = t.size[3]
+    if n == 0 or c == 0 or h == 0 or w == 0:
+        return True
+    if ((w == 1 or t.stride[3] == 1) and (h == 1 or t.stride[2] == w) and (c == 1 or t.stride[1] == h * w)
+            and (n == 1 or t.stride[0] == c * h * w)):
+        return True
+    return ((c == 1 or t.stride[1] == 1) and (w == 1 or t.stride[3] == c) and (h == 1 or t.stride[2] == w * c)
+            and (n == 1 or t.stride[0] == c * h * w))
+
+
+cdef bint same_layout(const fc_tensor *a, const fc_tensor *b):
+    """Whether two arrays of one shape have the same strides; axes of size 1 do not matter."""
+    cdef int i
+    for i in range(4):
+        if a.size[i] > 1 and a.stride[i] != b.stride[i]:
+            return False
+    return True
+
+
+cdef View native(str name, object array, fc_tensor *t):
+    """A 4-D array, copied to contiguous memory unless it is dense in one of the two layouts."""
+    cdef View held = view(name, array, 4, t)
+    if is_native(t):
+        return held
+    return view(name, np.ascontiguousarray(array), 4, t)
+
+
+cdef View like(str name, object array, const fc_tensor *model, fc_tensor *t):
+    """A 4-D array of the model's shape, copied to the model's layout unless it has it."""
+    cdef View held = view(name, array, 4, t)
+    if shape_of(t) != shape_of(model):
+        raise ValueError(f"{name} must have shape {shape_of(model)}, got {shape_of(t)}")
+    if same_layout(t, model):
+        return held
+    copy = new_array(shape_of(model), is_channels_last(model))
+    np.copyto(copy, array)
+    return view(name, copy, 4, t)
+
+
+cdef View vector(str name, object array, Py_ssize_t size, float **data, bint writable=False):
+    """A contiguous array of shape (size,); None gives NULL."""
+    cdef fc_tensor t
+    data[0] = NULL
+    if array is None:
+        return None
+    cdef View held = view(name, array, 1, &t, writable)
+    if t.size[0] != size:
+        raise ValueError(f"{name} must have shape ({size},), got ({t.size[0]},)")
+    if size > 1 and t.stride[0] != 1:
+        if writable:
+            raise ValueError(f"{name} must be contiguous, got strides {array.strides}")
+        held = view(name, np.ascontiguousarray(array), 1, &t)
+    data[0] = t.data
+    return held
 
 
 # ---- conv2d -----------------------------------------------------------------------------------------
@@ -284,27 +396,22 @@ cdef int geometry(fc_conv2d *conv, tuple x_shape, tuple w_shape, tuple stride, t
 
 
 def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, Py_ssize_t groups, out):
-    cdef fc_tensor tx, tw, tb, ty
+    cdef fc_tensor tx, tw, ty
+    cdef float *bias_data
     cdef fc_conv2d conv
     cdef ptrdiff_t size[2]
     cdef int status
     cdef View hx = view("x", x, 4, &tx)
     cdef View hw = view("weight", weight, 4, &tw)
-    cdef View hb = None
     geometry(&conv, shape_of(&tx), shape_of(&tw), stride, padding, dilation, groups, size)
-    tb.data = NULL
-    if bias is not None:
-        hb = view("bias", bias, 1, &tb)
-        if tb.size[0] != tw.size[0]:
-            raise ValueError(f"bias must have shape ({tw.size[0]},), got ({tb.size[0]},)")
-        if tb.size[0] > 1 and tb.stride[0] != 1:
-            return conv2d(x, weight, np.ascontiguousarray(bias), stride, padding, dilation, groups, out)
-    no_overlap(out, "x", x)
+    cdef View hb = vector("bias", bias, tw.size[0], &bias_data)
     cdef list result = []
     cdef bint last = is_channels_last(&tx) or (says_nothing(&tx) and tw.stride[0] == 1)
     cdef View hy = output(out, (tx.size[0], tw.size[0], size[0], size[1]), last, &ty, result)
+    no_overlap(hy, "x", hx)
+    no_overlap(hy, "weight", hw)
     with nogil:
-        status = fc_conv2d_forward(&conv, &tx, &tw, tb.data, &ty)
+        status = fc_conv2d_forward(&conv, &tx, &tw, bias_data, &ty)
     if status:
         raise MemoryError("no memory for the workspace of conv2d")
     return result[0]
@@ -326,9 +433,10 @@ def conv2d_backward_input(grad_output, weight, tuple input_shape, tuple stride, 
     cdef View hw = view("weight", weight, 4, &tw)
     geometry(&conv, input_shape, shape_of(&tw), stride, padding, dilation, groups, size)
     same_gradient_shape(&tdy, input_shape[0], tw.size[0], size)
-    no_overlap(out, "grad_output", grad_output)
     cdef list result = []
     cdef View hdx = output(out, input_shape, is_channels_last(&tdy), &tdx, result)
+    no_overlap(hdx, "grad_output", hdy)
+    no_overlap(hdx, "weight", hw)
     with nogil:
         status = fc_conv2d_backward_input(&conv, &tdy, &tw, &tdx)
     if status:
@@ -354,8 +462,469 @@ def conv2d_backward_weight(grad_output, x, tuple weight_shape, tuple stride, tup
             out = new_array(weight_shape)
     cdef list result = []
     cdef View hdw = output(out, weight_shape, False, &tdw, result)
+    no_overlap(hdw, "grad_output", hdy)
+    no_overlap(hdw, "x", hx)
     with nogil:
         status = fc_conv2d_backward_weight(&conv, &tdy, &tx, &tdw)
     if status:
         raise MemoryError("no memory for the workspace of conv2d_backward_weight")
     return result[0]
+
+
+def sum_channels(grad_output, out):
+    """Sum over images and pixels of a 4-D array, (N, K, P, Q) -> (K,)."""
+    cdef fc_tensor t
+    cdef float *data
+    cdef int status
+    cdef View held = native("grad_output", grad_output, &t)
+    if out is None:
+        out = np.empty(t.size[1], np.float32)
+    cdef View hout = vector("out", out, t.size[1], &data, True)
+    with nogil:
+        status = fc_sum_channels(&t, data)
+    if status:
+        raise MemoryError("no memory for the workspace of conv2d_backward_bias")
+    return out
+
+
+# ---- linear: 1x1 convolutions over one row of N pixels ------------------------------------------------
+
+cdef fc_conv2d POINTWISE
+POINTWISE.stride[0] = POINTWISE.stride[1] = 1
+POINTWISE.dilation[0] = POINTWISE.dilation[1] = 1
+POINTWISE.pad[0][0] = POINTWISE.pad[0][1] = POINTWISE.pad[1][0] = POINTWISE.pad[1][1] = 0
+POINTWISE.groups = 1
+
+
+cdef void as_row(fc_tensor *t) noexcept:
+    """(N, D) seen as one image of D channels and one row of N pixels."""
+    t.size[3] = t.size[0]
+    t.stride[3] = t.stride[0]
+    t.size[0] = 1
+    t.stride[0] = 0
+
+
+cdef View output2(object out, Py_ssize_t rows, Py_ssize_t columns, bint columns_first, fc_tensor *t, list result):
+    """The 2-D output; columns_first: a new one has its first axis fastest in memory."""
+    if out is None:
+        out = new_array((columns, rows)).T if columns_first else new_array((rows, columns))
+    cdef View held = view("out", out, 2, t, True)
+    if t.size[0] != rows or t.size[1] != columns:
+        raise ValueError(f"out must have shape ({rows}, {columns}), got ({t.size[0]}, {t.size[1]})")
+    result.append(out)
+    return held
+
+
+def linear(x, weight, bias, out):
+    cdef fc_tensor tx, tw, ty
+    cdef float *bias_data
+    cdef int status
+    cdef View hx = view("x", x, 2, &tx)
+    cdef View hw = view("weight", weight, 2, &tw)
+    if tw.size[1] != tx.size[1]:
+        raise ValueError(f"weight must have {tx.size[1]} columns, as x of shape ({tx.size[0]}, {tx.size[1]}), "
+                         f"got shape ({tw.size[0]}, {tw.size[1]})")
+    cdef View hb = vector("bias", bias, tw.size[0], &bias_data)
+    cdef list result = []
+    cdef View hy = output2(out, tx.size[0], tw.size[0], False, &ty, result)
+    no_overlap(hy, "x", hx)
+    no_overlap(hy, "weight", hw)
+    as_row(&tx)
+    as_row(&ty)
+    with nogil:
+        status = fc_conv2d_forward(&POINTWISE, &tx, &tw, bias_data, &ty)
+    if status:
+        raise MemoryError("no memory for the workspace of linear")
+    return result[0]
+
+
+def linear_backward_input(grad_output, weight, out):
+    cdef fc_tensor tdy, tw, tdx
+    cdef int status
+    cdef View hdy = view("grad_output", grad_output, 2, &tdy)
+    cdef View hw = view("weight", weight, 2, &tw)
+    if tw.size[0] != tdy.size[1]:
+        raise ValueError(f"weight must have {tdy.size[1]} rows, as grad_output of shape ({tdy.size[0]}, "
+                         f"{tdy.size[1]}), got shape ({tw.size[0]}, {tw.size[1]})")
+    cdef list result = []
+    cdef View hdx = output2(out, tdy.size[0], tw.size[1], False, &tdx, result)
+    no_overlap(hdx, "grad_output", hdy)
+    no_overlap(hdx, "weight", hw)
+    as_row(&tdy)
+    as_row(&tdx)
+    with nogil:
+        status = fc_conv2d_backward_input(&POINTWISE, &tdy, &tw, &tdx)
+    if status:
+        raise MemoryError("no memory for the workspace of linear_backward_input")
+    return result[0]
+
+
+def linear_backward_weight(grad_output, x, out):
+    cdef fc_tensor tdy, tx, tdw
+    cdef int status
+    cdef View hdy = view("grad_output", grad_output, 2, &tdy)
+    cdef View hx = view("x", x, 2, &tx)
+    if tdy.size[0] != tx.size[0]:
+        raise ValueError(f"grad_output must have {tx.size[0]} rows, as x, got shape ({tdy.size[0]}, {tdy.size[1]})")
+    cdef list result = []
+    cdef View hdw = output2(out, tdy.size[1], tx.size[1], True, &tdw, result)
+    no_overlap(hdw, "grad_output", hdy)
+    no_overlap(hdw, "x", hx)
+    as_row(&tdy)
+    as_row(&tx)
+    with nogil:
+        status = fc_conv2d_backward_weight(&POINTWISE, &tdy, &tx, &tdw)
+    if status:
+        raise MemoryError("no memory for the workspace of linear_backward_weight")
+    return result[0]
+
+
+def sum_rows(grad_output, out):
+    """Sum over the first axis, (N, K) -> (K,)."""
+    cdef fc_tensor t
+    cdef float *data
+    cdef int status
+    cdef View held = view("grad_output", grad_output, 2, &t)
+    if t.size[1] > 1 and (t.stride[1] != 1 or t.stride[0] != t.size[1]):
+        held = view("grad_output", np.ascontiguousarray(grad_output), 2, &t)
+    if out is None:
+        out = np.empty(t.size[1], np.float32)
+    cdef View hout = vector("out", out, t.size[1], &data, True)
+    with nogil:
+        status = fc_sum_channels(&t, data)
+    if status:
+        raise MemoryError("no memory for the workspace of linear_backward_bias")
+    return out
+
+
+# ---- pooling ----------------------------------------------------------------------------------------
+
+cdef int pool_geometry(fc_pool2d *pool, tuple kernel, tuple stride, tuple padding, tuple dilation) except -1:
+    cdef int axis
+    for axis in range(2):
+        pool.kernel[axis] = kernel[axis]
+        pool.stride[axis] = stride[axis]
+        pool.pad[axis] = padding[axis]
+        pool.dilation[axis] = dilation[axis]
+    pool.count_include_pad = False
+    pool.adaptive = False
+    return 0
+
+
+cdef object argmax_array(tuple shape, bint wide):
+    return new_array(shape, True, np.int32 if wide else np.uint8)
+
+
+cdef object native_argmax(object argmax, tuple shape, bint wide):
+    """argmax in the memory order of the kernels."""
+    if not isinstance(argmax, np.ndarray) or argmax.dtype != (np.int32 if wide else np.uint8):
+        raise TypeError(f"argmax must be an array of {'int32' if wide else 'uint8'}, "
+                        f"got {getattr(argmax, 'dtype', type(argmax).__name__)}")
+    if argmax.shape != shape:
+        raise ValueError(f"argmax must have shape {shape}, got {argmax.shape}")
+    if argmax.transpose(0, 2, 3, 1).flags.c_contiguous:
+        return argmax
+    copy = argmax_array(shape, wide)
+    copy[...] = argmax
+    return copy
+
+
+def max_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple dilation, tuple size, bint with_argmax, out):
+    """(y, argmax or None); `size` is the output's height and width, checked by the caller."""
+    cdef fc_tensor tx, ty
+    cdef fc_pool2d pool
+    cdef int status
+    cdef bint wide = kernel[0] * kernel[1] > 256
+    cdef Py_buffer positions
+    cdef void *data = NULL
+    cdef View hx = view("x", x, 4, &tx)
+    pool_geometry(&pool, kernel, stride, padding, dilation)
+    cdef list result = []
+    cdef tuple shape = (tx.size[0], tx.size[1], size[0], size[1])
+    cdef View hy = output(out, shape, is_channels_last(&tx), &ty, result)
+    no_overlap(hy, "x", hx)
+    argmax = argmax_array(shape, wide) if with_argmax else None
+    if with_argmax:
+        PyObject_GetBuffer(argmax, &positions, PyBUF_STRIDED)
+        data = positions.buf
+    with nogil:
+        status = fc_max_pool2d_forward(&pool, &tx, &ty, data, wide)
+    if with_argmax:
+        PyBuffer_Release(&positions)
+    if status:
+        raise MemoryError("no memory for the workspace of max_pool2d")
+    return result[0], argmax
+
+
+def max_pool2d_backward(grad_output, argmax, tuple input_shape, tuple kernel, tuple stride, tuple padding,
+                        tuple dilation, out):
+    cdef fc_tensor tdy, tdx
+    cdef fc_pool2d pool
+    cdef int status
+    cdef bint wide = kernel[0] * kernel[1] > 256
+    cdef Py_buffer positions
+    cdef View hdy = view("grad_output", grad_output, 4, &tdy)
+    pool_geometry(&pool, kernel, stride, padding, dilation)
+    argmax = native_argmax(argmax, shape_of(&tdy), wide)
+    cdef list result = []
+    cdef View hdx = output(out, input_shape, is_channels_last(&tdy), &tdx, result)
+    no_overlap(hdx, "grad_output", hdy)
+    PyObject_GetBuffer(argmax, &positions, PyBUF_STRIDED_RO)
+    with nogil:
+        status = fc_max_pool2d_backward(&pool, &tdy, positions.buf, wide, &tdx)
+    PyBuffer_Release(&positions)
+    if status:
+        raise MemoryError("no memory for the workspace of max_pool2d_backward")
+    return result[0]
+
+
+def avg_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple size, bint count_include_pad, bint adaptive, out):
+    cdef fc_tensor tx, ty
+    cdef fc_pool2d pool
+    cdef int status
+    cdef View hx = view("x", x, 4, &tx)
+    pool_geometry(&pool, kernel, stride, padding, (1, 1))
+    pool.count_include_pad = count_include_pad
+    pool.adaptive = adaptive
+    cdef list result = []
+    cdef View hy = output(out, (tx.size[0], tx.size[1], size[0], size[1]), is_channels_last(&tx), &ty, result)
+    no_overlap(hy, "x", hx)
+    with nogil:
+        status = fc_avg_pool2d_forward(&pool, &tx, &ty)
+    if status:
+        raise MemoryError("no memory for the workspace of avg_pool2d")
+    return result[0]
+
+
+def avg_pool2d_backward(grad_output, tuple input_shape, tuple kernel, tuple stride, tuple padding,
+                        bint count_include_pad, bint adaptive, out):
+    cdef fc_tensor tdy, tdx
+    cdef fc_pool2d pool
+    cdef int status
+    cdef View hdy = view("grad_output", grad_output, 4, &tdy)
+    pool_geometry(&pool, kernel, stride, padding, (1, 1))
+    pool.count_include_pad = count_include_pad
+    pool.adaptive = adaptive
+    cdef list result = []
+    cdef View hdx = output(out, input_shape, is_channels_last(&tdy), &tdx, result)
+    no_overlap(hdx, "grad_output", hdy)
+    with nogil:
+        status = fc_avg_pool2d_backward(&pool, &tdy, &tdx)
+    if status:
+        raise MemoryError("no memory for the workspace of avg_pool2d_backward")
+    return result[0]
+
+
+# ---- activations ------------------------------------------------------------------------------------
+
+RELU, SIGMOID, TANH = range(3)
+
+
+cdef Py_ssize_t count_of(View held) noexcept:
+    cdef Py_ssize_t count = 1
+    cdef int i
+    for i in range(held.buffer.ndim):
+        count *= held.buffer.shape[i]
+    return count
+
+
+cdef bint is_dense(View held) noexcept:
+    """Whether the elements fill a span of memory, in any order of the axes."""
+    cdef Py_ssize_t expected = 4, smallest
+    cdef int i, axis, left = 0
+    cdef unsigned long long seen = 0
+    if held.buffer.ndim > 64:
+        return False
+    for i in range(held.buffer.ndim):
+        if held.buffer.shape[i] == 0:
+            return True
+        left += held.buffer.shape[i] > 1
+    while left:
+        axis = -1
+        smallest = 0
+        for i in range(held.buffer.ndim):
+            if held.buffer.shape[i] > 1 and not seen >> i & 1 and held.buffer.strides[i] == expected:
+                axis = i
+        if axis < 0:
+            return False
+        seen |= 1ULL << axis
+        expected *= held.buffer.shape[axis]
+        left -= 1
+    return True
+
+
+cdef bint same_order(View a, View b) noexcept:
+    """Whether two arrays of one shape have the same strides; axes of size 1 do not matter."""
+    cdef int i
+    for i in range(a.buffer.ndim):
+        if a.buffer.shape[i] > 1 and a.buffer.strides[i] != b.buffer.strides[i]:
+            return False
+    return True
+
+
+cdef bint same_shape(View a, View b) noexcept:
+    cdef int i
+    if a.buffer.ndim != b.buffer.ndim:
+        return False
+    for i in range(a.buffer.ndim):
+        if a.buffer.shape[i] != b.buffer.shape[i]:
+            return False
+    return True
+
+
+cdef object new_like(View held):
+    """A new array of the shape and memory order of a dense one."""
+    if count_of(held) * 4 < POOL_BYTES:
+        return np.empty_like(held.array, subok=False) if isinstance(held.array, np.ndarray) else np.empty(
+            held.array.shape, np.float32)
+    order = sorted(range(held.buffer.ndim), key=lambda i: (-held.buffer.strides[i], i))
+    stored = new_array(tuple(held.buffer.shape[i] for i in order))
+    return stored.transpose([order.index(i) for i in range(held.buffer.ndim)])
+
+
+cdef View dense(str name, object array):
+    """The array, copied to contiguous memory where it is not dense."""
+    cdef View held = acquire(name, array, False)
+    return held if is_dense(held) else acquire(name, np.ascontiguousarray(array), False)
+
+
+cdef View matching(str name, object array, str model_name, View model):
+    """An array of the model's shape, copied to its memory order unless it has it."""
+    cdef View held = acquire(name, array, False)
+    if not same_shape(held, model):
+        raise ValueError(f"{name} must have the shape {tuple(model.array.shape)} of {model_name}, "
+                         f"got {tuple(array.shape)}")
+    if same_order(held, model):
+        return held
+    copy = new_like(model)
+    np.copyto(copy, array)
+    return acquire(name, copy, False)
+
+
+cdef View result_like(View model, object out):
+    """Where the result goes: `out` itself when it lies as the model does, else a new array to copy from."""
+    cdef View held
+    if out is not None:
+        held = acquire("out", out, True)
+        if not same_shape(held, model):
+            raise ValueError(f"out must have shape {tuple(model.array.shape)}, got {tuple(out.shape)}")
+        if same_order(held, model) and (held.buffer.buf == model.buffer.buf or not overlap(held, model)):
+            return held
+    return acquire("out", new_like(model), True)
+
+
+cdef object delivered(View result, object out):
+    if out is None or result.array is out:
+        return result.array
+    np.copyto(out, result.array)
+    return out
+
+
+def activation(int kind, x, out):
+    cdef View hx = dense("x", x)
+    cdef View hy = result_like(hx, out)
+    cdef size_t n = count_of(hx)
+    with nogil:
+        fc_activation_forward(kind, n, <float *>hx.buffer.buf, <float *>hy.buffer.buf)
+    return delivered(hy, out)
+
+
+def activation_backward(int kind, grad_output, y, out):
+    cdef View hy = dense("y", y)
+    cdef View hdy = matching("grad_output", grad_output, "y", hy)
+    cdef View hdx = result_like(hdy, out)
+    if hdx.buffer.buf != hy.buffer.buf and overlap(hdx, hy):
+        hdx = acquire("out", new_like(hdy), True)
+    cdef size_t n = count_of(hy)
+    with nogil:
+        fc_activation_backward(kind, n, <float *>hdy.buffer.buf, <float *>hy.buffer.buf, <float *>hdx.buffer.buf)
+    return delivered(hdx, out)
+
+
+def softmax(x, bint log, out):
+    """Over the last axis of a C-contiguous array."""
+    cdef View hx = acquire("x", x, False)
+    cdef View hy = acquire("out", out, True)
+    cdef size_t n = hx.buffer.shape[hx.buffer.ndim - 1]
+    cdef size_t rows = count_of(hx) // n if n else 0
+    with nogil:
+        fc_softmax_forward(log, rows, n, <float *>hx.buffer.buf, <float *>hy.buffer.buf)
+    return out
+
+
+# ---- batch normalisation ----------------------------------------------------------------------------
+
+def batch_norm(x, weight, bias, running_mean, running_var, bint training, double momentum, double eps, out):
+    """(y, mean, invstd)."""
+    cdef fc_tensor tx, ty
+    cdef fc_batch_norm norm
+    cdef int status
+    cdef View hx = native("x", x, &tx)
+    cdef Py_ssize_t channels = tx.size[1]
+    cdef Py_ssize_t count = tx.size[0] * tx.size[2] * tx.size[3]
+    cdef View hw = vector("weight", weight, channels, <float **>&norm.weight)
+    cdef View hb = vector("bias", bias, channels, <float **>&norm.bias)
+    cdef View hm = vector("running_mean", running_mean, channels, &norm.running_mean, training)
+    cdef View hv = vector("running_var", running_var, channels, &norm.running_var, training)
+    if training and count < 2:
+        raise ValueError(f"x must have more than one value per channel in training, got shape {shape_of(&tx)}")
+    if not training and (running_mean is None or running_var is None):
+        raise ValueError("running_mean and running_var must be given when training is False")
+    norm.momentum = momentum
+    norm.eps = eps
+    norm.training = training
+    if training:
+        mean = np.empty(channels, np.float32)
+        invstd = np.empty(channels, np.float32)
+    else:
+        mean = np.ascontiguousarray(running_mean)
+        invstd = (1 / np.sqrt(np.asarray(running_var, np.float64) + eps)).astype(np.float32)
+    cdef View hmean = vector("mean", mean, channels, &norm.mean)
+    cdef View hinvstd = vector("invstd", invstd, channels, &norm.invstd)
+    cdef View hy = layout_of(&tx, shape_of(&tx), out, &ty)
+    with nogil:
+        status = fc_batch_norm_forward(&norm, &tx, &ty)
+    if status:
+        raise MemoryError("no memory for the workspace of batch_norm")
+    return delivered(hy, out), mean, invstd
+
+
+cdef View layout_of(const fc_tensor *model, tuple shape, object out, fc_tensor *t):
+    """`out` when it has the model's layout, else a new array of that layout to copy from."""
+    cdef View held
+    if out is not None:
+        held = view("out", out, 4, t, True)
+        if shape_of(t) != shape:
+            raise ValueError(f"out must have shape {shape}, got {shape_of(t)}")
+        if same_layout(t, model):
+            return held
+    return view("out", new_array(shape, is_channels_last(model)), 4, t, True)
+
+
+def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, out):
+    """(grad_input, grad_weight, grad_bias)."""
+    cdef fc_tensor tdy, tx, tdx
+    cdef fc_batch_norm norm
+    cdef float *dweight_data
+    cdef float *dbias_data
+    cdef int status
+    cdef View hx = native("x", x, &tx)
+    cdef View hdy = like("grad_output", grad_output, &tx, &tdy)
+    cdef Py_ssize_t channels = tx.size[1]
+    cdef View hw = vector("weight", weight, channels, <float **>&norm.weight)
+    cdef View hm = vector("mean", mean, channels, &norm.mean)
+    cdef View hi = vector("invstd", invstd, channels, &norm.invstd)
+    if hm is None or hi is None:
+        raise TypeError("mean and invstd must be arrays, got None")
+    norm.bias = norm.running_mean = norm.running_var = NULL
+    norm.training = training
+    dweight = np.empty(channels, np.float32)
+    dbias = np.empty(channels, np.float32)
+    cdef View hdw = vector("dweight", dweight, channels, &dweight_data, True)
+    cdef View hdb = vector("dbias", dbias, channels, &dbias_data, True)
+    cdef View hdx = layout_of(&tx, shape_of(&tx), out, &tdx)
+    with nogil:
+        status = fc_batch_norm_backward(&norm, &tdy, &tx, &tdx, dweight_data, dbias_data)
+    if status:
+        raise MemoryError("no memory for the workspace of batch_norm_backward")
+    return delivered(hdx, out), dweight, dbias

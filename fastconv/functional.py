@@ -5,6 +5,8 @@ through ``transpose(0, 3, 1, 2)``). Every function takes ``out=``. Wrong dtypes 
 shapes and options ValueError, both naming the argument and its value.
 """
 
+import numpy as np
+
 from . import _core
 
 ALGORITHMS = ("direct",)
@@ -96,3 +98,291 @@ def conv2d_backward_weight(grad_output, x, weight_shape, stride=1, padding=0, di
     stride, padding, dilation = _geometry(weight_shape, stride, padding, dilation, algorithm)
     return _core.conv2d_backward_weight(grad_output, x, weight_shape, stride, padding, dilation,
                                         groups, out)
+
+
+def conv2d_backward_bias(grad_output, *, out=None):
+    """Gradient of conv2d with respect to bias: the sum over images and pixels, (N, K, P, Q) -> (K,)."""
+    return _core.sum_channels(grad_output, out)
+
+
+# ---- linear -----------------------------------------------------------------------------------------
+
+
+def linear(x, weight, bias=None, *, out=None):
+    """Fully connected layer: x (N, D), weight (K, D), bias (K,) -> x weight^T + bias, (N, K).
+
+    Fastest when the output features are the fastest axis of weight in memory (weight.T contiguous).
+    Raises ValueError or TypeError for shapes and dtypes that do not fit, MemoryError.
+    """
+    return _core.linear(x, weight, bias, out)
+
+
+def linear_backward_input(grad_output, weight, *, out=None):
+    """Gradient of linear with respect to x: grad_output (N, K), weight (K, D) -> (N, D)."""
+    return _core.linear_backward_input(grad_output, weight, out)
+
+
+def linear_backward_weight(grad_output, x, *, out=None):
+    """Gradient of linear with respect to weight: grad_output (N, K), x (N, D) -> (K, D).
+
+    Without out= the output features are the fastest axis of the result in memory.
+    """
+    return _core.linear_backward_weight(grad_output, x, out)
+
+
+def linear_backward_bias(grad_output, *, out=None):
+    """Gradient of linear with respect to bias: the sum over rows, (N, K) -> (K,)."""
+    return _core.sum_rows(grad_output, out)
+
+
+# ---- pooling ----------------------------------------------------------------------------------------
+
+
+def _positive(name, value, least=1):
+    pair = _pair(name, value)
+    if min(pair) < least or max(pair) >= 1 << 31:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return pair
+
+
+def _pool_options(kernel_size, stride, padding, dilation):
+    kernel = _positive("kernel_size", kernel_size)
+    stride = kernel if stride is None else _positive("stride", stride)
+    padding = _positive("padding", padding, 0)
+    if padding[0] > kernel[0] // 2 or padding[1] > kernel[1] // 2:
+        raise ValueError(f"padding must be at most half of kernel_size {kernel}, got {padding}")
+    return kernel, stride, padding, _positive("dilation", dilation)
+
+
+def _pooled_size(name, shape, kernel, stride, padding, dilation, ceil_mode):
+    """Windows per axis. A window of ceil_mode must start inside the image or the padding before it."""
+    if len(shape) != 4:
+        raise ValueError(f"{name} must have 4 axes, got shape {tuple(shape)}")
+    sizes = []
+    for axis in range(2):
+        size, step = shape[2 + axis], stride[axis]
+        room = size + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1
+        count = (-(-room // step) if ceil_mode else room // step) + 1
+        if ceil_mode and (count - 1) * step >= size + padding[axis]:
+            count -= 1
+        if room < 0 or count < 1:
+            raise ValueError(f"kernel_size {kernel} with dilation {dilation} is larger than {name} of shape "
+                             f"{tuple(shape)} with padding {padding}")
+        sizes.append(count)
+    return tuple(sizes)
+
+
+def _check_gradient(grad_output, input_shape, size):
+    expected = (*input_shape[:2], *size)
+    if tuple(grad_output.shape) != expected:
+        raise ValueError(f"grad_output must have shape {expected}, got {tuple(grad_output.shape)}")
+
+
+def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False, *,
+               out=None):
+    """Maximum over windows: x (N, C, H, W) -> (N, C, P, Q).
+
+    P = floor((H + 2*padding - dilation*(kernel_size-1) - 1) / stride) + 1 (ceil with ceil_mode, where a window
+    must still start inside the image or its left padding); stride None is kernel_size. Padding never wins; the
+    first of equal maxima wins; NaN wins over numbers.
+    return_indices: also the int64 positions h*W + w of the maxima, (N, C, P, Q).
+    Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
+    """
+    options = _pool_options(kernel_size, stride, padding, dilation)
+    size = _pooled_size("x", x.shape, *options, ceil_mode)
+    y, argmax = _core.max_pool2d(x, *options, size, return_indices, out)
+    if not return_indices:
+        return y
+    kernel, stride, padding, dilation = options
+    row, column = np.divmod(argmax.astype(np.int64), kernel[1])
+    row = row * dilation[0] + (np.arange(size[0]) * stride[0] - padding[0])[:, None]
+    column = column * dilation[1] + (np.arange(size[1]) * stride[1] - padding[1])
+    return y, row * x.shape[3] + column
+
+
+def max_pool2d_argmax(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *, out=None):
+    """(y, argmax): max_pool2d and, for its backward pass, where in its window each maximum lies.
+
+    argmax (N, C, P, Q) holds r*S + s for tap (r, s): uint8, or int32 for windows of more than 256 pixels.
+    """
+    options = _pool_options(kernel_size, stride, padding, dilation)
+    size = _pooled_size("x", x.shape, *options, ceil_mode)
+    return _core.max_pool2d(x, *options, size, True, out)
+
+
+def max_pool2d_backward(grad_output, argmax, input_shape, kernel_size, stride=None, padding=0, dilation=1,
+                        ceil_mode=False, *, out=None):
+    """Gradient of max_pool2d: each grad_output (N, C, P, Q) goes to the pixel that won, (N, C, H, W).
+
+    argmax: from max_pool2d_argmax with the same options.
+    """
+    input_shape = _shape("input_shape", input_shape)
+    options = _pool_options(kernel_size, stride, padding, dilation)
+    _check_gradient(grad_output, input_shape, _pooled_size("input_shape", input_shape, *options, ceil_mode))
+    return _core.max_pool2d_backward(grad_output, argmax, input_shape, *options, out)
+
+
+def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, *, out=None):
+    """Mean over windows: x (N, C, H, W) -> (N, C, P, Q); sizes as of max_pool2d.
+
+    count_include_pad: divide by the pixels of the window that lie in the padded image, else by those in the image.
+    Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
+    """
+    kernel, stride, padding, dilation = _pool_options(kernel_size, stride, padding, 1)
+    size = _pooled_size("x", x.shape, kernel, stride, padding, dilation, ceil_mode)
+    return _core.avg_pool2d(x, kernel, stride, padding, size, count_include_pad, False, out)
+
+
+def avg_pool2d_backward(grad_output, input_shape, kernel_size, stride=None, padding=0, ceil_mode=False,
+                        count_include_pad=True, *, out=None):
+    """Gradient of avg_pool2d: grad_output (N, C, P, Q) -> (N, C, H, W) = input_shape."""
+    input_shape = _shape("input_shape", input_shape)
+    kernel, stride, padding, dilation = _pool_options(kernel_size, stride, padding, 1)
+    size = _pooled_size("input_shape", input_shape, kernel, stride, padding, dilation, ceil_mode)
+    _check_gradient(grad_output, input_shape, size)
+    return _core.avg_pool2d_backward(grad_output, input_shape, kernel, stride, padding, count_include_pad, False, out)
+
+
+def adaptive_avg_pool2d(x, output_size, *, out=None):
+    """Mean over output_size windows: x (N, C, H, W) -> (N, C, P, Q).
+
+    Window p covers the rows floor(p H / P) up to ceil((p + 1) H / P), as in torch.
+    """
+    size = _positive("output_size", output_size)
+    if len(x.shape) != 4 or min(x.shape[2:]) < 1:
+        raise ValueError(f"x must have 4 axes and pixels, got shape {tuple(x.shape)}")
+    return _core.avg_pool2d(x, (1, 1), (1, 1), (0, 0), size, False, True, out)
+
+
+def adaptive_avg_pool2d_backward(grad_output, input_shape, *, out=None):
+    """Gradient of adaptive_avg_pool2d: grad_output (N, C, P, Q) -> (N, C, H, W) = input_shape."""
+    input_shape = _shape("input_shape", input_shape)
+    if len(grad_output.shape) != 4 or tuple(grad_output.shape[:2]) != input_shape[:2]:
+        raise ValueError(f"grad_output must have the images and channels of input_shape {input_shape}, "
+                         f"got shape {tuple(grad_output.shape)}")
+    return _core.avg_pool2d_backward(grad_output, input_shape, (1, 1), (1, 1), (0, 0), False, True, out)
+
+
+def global_avg_pool2d(x, *, out=None):
+    """Mean over all pixels: x (N, C, H, W) -> (N, C, 1, 1)."""
+    return adaptive_avg_pool2d(x, 1, out=out)
+
+
+# ---- activations ------------------------------------------------------------------------------------
+
+
+def relu(x, *, out=None):
+    """max(x, 0), any shape; NaN stays NaN. out may be x."""
+    return _core.activation(_core.RELU, x, out)
+
+
+def relu_backward(grad_output, y, *, out=None):
+    """grad_output where y, the output (or input) of relu, is positive or NaN, else 0. out may be grad_output."""
+    return _core.activation_backward(_core.RELU, grad_output, y, out)
+
+
+def sigmoid(x, *, out=None):
+    """1 / (1 + exp(-x)), any shape. out may be x."""
+    return _core.activation(_core.SIGMOID, x, out)
+
+
+def sigmoid_backward(grad_output, y, *, out=None):
+    """grad_output * y * (1 - y), y the output of sigmoid. out may be grad_output."""
+    return _core.activation_backward(_core.SIGMOID, grad_output, y, out)
+
+
+def tanh(x, *, out=None):
+    """Hyperbolic tangent, any shape. out may be x."""
+    return _core.activation(_core.TANH, x, out)
+
+
+def tanh_backward(grad_output, y, *, out=None):
+    """grad_output * (1 - y**2), y the output of tanh. out may be grad_output."""
+    return _core.activation_backward(_core.TANH, grad_output, y, out)
+
+
+def _softmax(x, axis, log, out):
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis must be an axis of x of shape {x.shape}, got {axis!r}")
+    rows = np.ascontiguousarray(np.moveaxis(x, axis, -1))
+    y = np.moveaxis(_core.softmax(rows, log, np.empty_like(rows)), -1, axis)
+    if out is None:
+        return y
+    if out.shape != x.shape:
+        raise ValueError(f"out must have shape {x.shape}, got {out.shape}")
+    np.copyto(out, y)
+    return out
+
+
+def softmax(x, axis=-1, *, out=None):
+    """exp(x) / sum of exp(x) over `axis`; the largest x is subtracted first."""
+    return _softmax(x, axis, False, out)
+
+
+def log_softmax(x, axis=-1, *, out=None):
+    """log(softmax(x)) without the rounding of small probabilities."""
+    return _softmax(x, axis, True, out)
+
+
+# ---- batch normalisation and dropout ----------------------------------------------------------------
+
+
+def _check_norm(momentum, eps):
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must be from 0 to 1, got {momentum!r}")
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps must be a non-negative number, got {eps!r}")
+
+
+def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *,
+               out=None):
+    """(x - mean) / sqrt(var + eps) * weight + bias per channel: x (N, C, H, W), the others (C,) or None.
+
+    Ioffe & Szegedy, arXiv 1502.03167. Training takes mean and the biased variance (divided by n = N H W) of the
+    batch and moves the running averages in place: running += momentum * (batch - running), with the unbiased
+    variance (divided by n - 1), as torch does. Otherwise the running averages are used.
+    Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
+    """
+    _check_norm(momentum, eps)
+    return _core.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, out)[0]
+
+
+def batch_norm_train(x, weight=None, bias=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-5, *,
+                     out=None):
+    """(y, mean, invstd): batch_norm in training and, for its backward pass, mean and 1 / sqrt(var + eps), (C,)."""
+    _check_norm(momentum, eps)
+    return _core.batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps, out)
+
+
+def batch_norm_backward(grad_output, x, mean, invstd, weight=None, training=True, *, out=None):
+    """(grad_input, grad_weight, grad_bias) of batch_norm; shapes of x, (C,) and (C,).
+
+    training=False: mean and invstd are constants, as in evaluation with the running averages.
+    """
+    return _core.batch_norm_backward(grad_output, x, mean, invstd, weight, training, out)
+
+
+def dropout(x, p=0.5, training=True, *, rng=None, return_mask=False, out=None):
+    """Zeroes each element with probability p and scales the others by 1 / (1 - p); x itself if not training.
+
+    Srivastava et al., JMLR 15 (2014), in its inverted form. rng: a numpy Generator, default a new one.
+    return_mask: also the bool array of the kept elements, for dropout_backward.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must be from 0 to 1, got {p!r}")
+    if not training or p == 0:
+        mask = np.ones(x.shape, bool)
+    else:
+        rng = rng or np.random.default_rng()
+        order = np.argsort([-stride for stride in x.strides], kind="stable")
+        kept = rng.random([x.shape[axis] for axis in order], np.float32) >= p
+        mask = kept.transpose(np.argsort(order))
+    y = dropout_backward(x, mask, p if training else 0, out=out)
+    return (y, mask) if return_mask else y
+
+
+def dropout_backward(grad_output, mask, p, *, out=None):
+    """Gradient of dropout: grad_output where the mask is set, scaled by 1 / (1 - p)."""
+    if mask.shape != grad_output.shape:
+        raise ValueError(f"mask must have shape {grad_output.shape}, got {mask.shape}")
+    return np.multiply(grad_output, mask * np.float32(1 / (1 - p) if p < 1 else 0), out=out)

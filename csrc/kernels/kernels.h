@@ -34,6 +34,20 @@ typedef struct fc_tile {
 
 typedef void (*fc_tile_fn)(const fc_tile *);
 
+/* Pixels that each gather `terms` source pixels, channels-last (see pool.h). Strides and offsets are in
+ * elements: floats of x, positions of argmax. */
+typedef struct fc_gather {
+    size_t channels, pixels, terms;
+    const float *x;
+    ptrdiff_t x_step, y_step, argmax_step;     /* from one result pixel to the next          */
+    const ptrdiff_t *offset;                   /* [terms] of a source in x                   */
+    const ptrdiff_t *argmax_offset;            /* [terms] of a source in argmax, backward    */
+    const int32_t *position;                   /* [terms] of a source in its window          */
+    const float *scale;                        /* [terms] factor of a source                 */
+} fc_gather;
+
+enum { FC_RELU, FC_SIGMOID, FC_TANH, FC_ACTIVATIONS };
+
 typedef struct fc_kernels {
     const char *isa;                                   /* "baseline", "avx2", "avx512": the name users see */
     size_t lanes;                                      /* floats in a vector                               */
@@ -45,6 +59,22 @@ typedef struct fc_kernels {
     void (*add_span)(size_t n, const float *x, float *y);        /* y += x                           */
     void (*depthwise)(size_t channels, size_t pixels, size_t taps, const float *x, ptrdiff_t x_pixel,
                       const ptrdiff_t *tap, const float *w, const float *bias, float *y, ptrdiff_t y_pixel);
+    void (*activation[FC_ACTIVATIONS])(size_t n, const float *x, float *y);
+    void (*activation_backward[FC_ACTIVATIONS])(size_t n, const float *dy, const float *y, float *dx);
+    void (*softmax_row)(size_t n, const float *x, float *y);
+    void (*log_softmax_row)(size_t n, const float *x, float *y);
+    void (*max_pool)(const fc_gather *g, float *y, void *argmax, int wide);
+    void (*max_pool_backward)(const fc_gather *g, float *dx, const void *argmax, int wide);
+    void (*weighted_sum)(const fc_gather *g, float *y);
+    void (*moments)(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, float *mean, float *delta,
+                    float *m2);
+    void (*normalize)(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, const float *mean,
+                      const float *scale, const float *bias, float *y, ptrdiff_t y_pixel);
+    void (*gradient_sums)(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
+                          ptrdiff_t x_pixel, const float *mean, float *sum_dy, float *sum_dy_x);
+    void (*norm_backward)(size_t channels, size_t pixels, const float *dy, const float *x, ptrdiff_t pixel,
+                          const float *mean, const float *mean_dy, const float *slope, const float *scale,
+                          float *dx, ptrdiff_t dx_pixel);
 } fc_kernels;
 
 #endif

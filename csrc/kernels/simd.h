@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* One vector of FC_LANES floats, whatever the instruction set.
  *
- * Built on the compiler's own vector type: + - * are native operators and a * b + c contracts to one
- * FMA where the instruction set has it. An operation is added here only when two kernels need it.
+ * Built on the compiler's own vector type: + - * / and comparisons are native operators and a * b + c
+ * contracts to one FMA where the instruction set has it. An operation is added here only when two
+ * kernels need it; intrinsics appear here only, where the vector type has no words for them.
  */
 #ifndef FC_SIMD_H
 #define FC_SIMD_H
@@ -10,9 +11,13 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#if FC_LANES == 16 || FC_LANES == 8
+#include <immintrin.h>
+#endif
 
 typedef float   vf __attribute__((vector_size(FC_LANES * sizeof(float))));
 typedef int32_t vi __attribute__((vector_size(FC_LANES * sizeof(int32_t))));
+typedef uint8_t vb __attribute__((vector_size(FC_LANES)));
 
 #define FC_INLINE static inline __attribute__((always_inline, unused))
 
@@ -20,18 +25,56 @@ FC_INLINE vf   vload(const float *p)           { vf v; memcpy(&v, p, sizeof v); 
 FC_INLINE void vstore(float *p, vf v)          { memcpy(p, &v, sizeof v); }
 FC_INLINE vf   vset1(float s)                  { return s - (vf){0}; }
 FC_INLINE vf   vpick(vi take_a, vf a, vf b)    { return (vf)(((vi)a & take_a) | ((vi)b & ~take_a)); }
+FC_INLINE vi   vpick_int(vi take_a, vi a, vi b) { return (a & take_a) | (b & ~take_a); }
+
+/* FC_LANES bytes, widened to or narrowed from the integers of a vector. */
+FC_INLINE vi   vload_bytes(const uint8_t *p)   { vb v; memcpy(&v, p, sizeof v); return __builtin_convertvector(v, vi); }
+FC_INLINE void vstore_bytes(uint8_t *p, vi v)  { vb b = __builtin_convertvector(v, vb); memcpy(p, &b, sizeof b); }
 
 /* The first `count` lanes only; memory behind them is neither read nor written. */
+#if FC_LANES == 16
+FC_INLINE __mmask16 vmask(size_t count)        { return (__mmask16)((1u << count) - 1); }
+
+FC_INLINE vf   vload_part(const float *p, size_t count)          { return (vf)_mm512_maskz_loadu_ps(vmask(count), p); }
+FC_INLINE void vstore_part(float *p, vf v, size_t count)         { _mm512_mask_storeu_ps(p, vmask(count), (__m512)v); }
+#elif FC_LANES == 8
+FC_INLINE __m256i vmask(size_t count)
+{
+    static const int32_t lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    return _mm256_loadu_si256((const __m256i *)(lanes + 8 - count));
+}
+
+FC_INLINE vf   vload_part(const float *p, size_t count)          { return (vf)_mm256_maskload_ps(p, vmask(count)); }
+FC_INLINE void vstore_part(float *p, vf v, size_t count)         { _mm256_maskstore_ps(p, vmask(count), (__m256)v); }
+#else
 FC_INLINE vf vload_part(const float *p, size_t count)
 {
     vf v = {0};
-    memcpy(&v, p, count * sizeof(float));
+    for (size_t i = 0; i < count; i++)
+        v[i] = p[i];
     return v;
 }
 
 FC_INLINE void vstore_part(float *p, vf v, size_t count)
 {
-    memcpy(p, &v, count * sizeof(float));
+    for (size_t i = 0; i < count; i++)
+        p[i] = v[i];
+}
+#endif
+
+FC_INLINE vi vload_bytes_part(const uint8_t *p, size_t count)
+{
+    vb v = {0};
+    for (size_t i = 0; i < count; i++)
+        v[i] = p[i];
+    return __builtin_convertvector(v, vi);
+}
+
+FC_INLINE void vstore_bytes_part(uint8_t *p, vi v, size_t count)
+{
+    vb b = __builtin_convertvector(v, vb);
+    for (size_t i = 0; i < count; i++)
+        p[i] = b[i];
 }
 
 #endif

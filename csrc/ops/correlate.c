@@ -129,17 +129,6 @@ static void multiply_row(const plan *plan, const phase *ph, const float *x, cons
     }
 }
 
-static void unstage(const plan *plan, const float *stage, ptrdiff_t columns, ptrdiff_t used, float *y)
-{
-    const ptrdiff_t y_c = plan->p.y.stride[1], y_w = plan->p.y.stride[3] * plan->p.y_step[1];
-    if (y_w == 1)
-        plan->kernels->transpose((size_t)columns, (size_t)used, stage, plan->panel_width, y, y_c);
-    else
-        for (ptrdiff_t v = 0; v < columns; v++)
-            for (ptrdiff_t k = 0; k < used; k++)
-                y[v * y_w + k * y_c] = stage[v * plan->panel_width + k];
-}
-
 /* The valid taps of output row u: those whose input row exists. */
 static void valid_rows(const plan *plan, const phase *ph, ptrdiff_t u, ptrdiff_t *first, ptrdiff_t *last)
 {
@@ -186,7 +175,8 @@ static void multiply_phase(const plan *plan, const phase *ph, const block *b, fl
                                      runs, columns, r0 > 0, final_taps && bias ? bias + k_all : NULL, to_y,
                                      y_pixel, used);
                     if (plan->staged && final_taps)
-                        unstage(plan, staged, columns, used, out);
+                        fc_store_row(plan->kernels, staged, plan->panel_width, columns, used, out, y->stride[1],
+                                     y->stride[3] * plan->p.y_step[1]);
                 }
         }
     }

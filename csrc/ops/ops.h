@@ -30,4 +30,42 @@ int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const f
 int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x,
                               const fc_tensor *dweight);
 
+/* Sum over images and pixels of each channel of a dense array, NCHW or channels-last. */
+int fc_sum_channels(const fc_tensor *x, float *sum);
+
+/* Windows of a pooling, vertical then horizontal. adaptive: window p of P covers floor(p H / P) up to
+ * ceil((p + 1) H / P), and the other fields are not used. */
+typedef struct fc_pool2d {
+    ptrdiff_t kernel[2], stride[2], pad[2], dilation[2];
+    int count_include_pad, adaptive;
+} fc_pool2d;
+
+/* argmax: [N][P][Q][C] positions r * S + s of the maxima in their windows, bytes or (wide) 32-bit; may be NULL. */
+int fc_max_pool2d_forward(const fc_pool2d *pool, const fc_tensor *x, const fc_tensor *y, void *argmax, int wide);
+int fc_max_pool2d_backward(const fc_pool2d *pool, const fc_tensor *dy, const void *argmax, int wide,
+                           const fc_tensor *dx);
+int fc_avg_pool2d_forward(const fc_pool2d *pool, const fc_tensor *x, const fc_tensor *y);
+int fc_avg_pool2d_backward(const fc_pool2d *pool, const fc_tensor *dy, const fc_tensor *dx);
+
+/* Spans of n floats; kind: FC_RELU, FC_SIGMOID or FC_TANH. y, dx may be x, dy. */
+void fc_activation_forward(int kind, size_t n, const float *x, float *y);
+void fc_activation_backward(int kind, size_t n, const float *dy, const float *y, float *dx);
+
+/* Rows of n contiguous floats. */
+void fc_softmax_forward(int log, size_t rows, size_t n, const float *x, float *y);
+
+/* Batch normalisation of x and y in the same dense layout, NCHW or channels-last.
+ * statistics: mean and 1 / sqrt(var + eps), [C] each. Training writes them, and moves the running averages
+ * (NULL: none) by momentum, variance unbiased; otherwise they are read. weight and bias may be NULL. */
+typedef struct fc_batch_norm {
+    const float *weight, *bias;
+    float *mean, *invstd;
+    float *running_mean, *running_var;
+    double momentum, eps;
+    int training;
+} fc_batch_norm;
+int fc_batch_norm_forward(const fc_batch_norm *norm, const fc_tensor *x, const fc_tensor *y);
+int fc_batch_norm_backward(const fc_batch_norm *norm, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dx,
+                           float *dweight, float *dbias);
+
 #endif

@@ -43,3 +43,17 @@ void fc_copy_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t n, ptr
             for (ptrdiff_t c = 0; c < channels; c++)
                 out[w * pitch + c] = from[w * x_w + c * x_c];
 }
+
+void fc_store_row(const fc_kernels *kernels, const float *from, ptrdiff_t pitch, ptrdiff_t columns,
+                  ptrdiff_t channels, float *y, ptrdiff_t y_c, ptrdiff_t y_w)
+{
+    if (y_c == 1)
+        for (ptrdiff_t w = 0; w < columns; w++)
+            memcpy(y + w * y_w, from + w * pitch, (size_t)channels * sizeof(float));
+    else if (y_w == 1)
+        kernels->transpose((size_t)columns, (size_t)channels, from, pitch, y, y_c);
+    else
+        for (ptrdiff_t w = 0; w < columns; w++)
+            for (ptrdiff_t c = 0; c < channels; c++)
+                y[w * y_w + c * y_c] = from[w * pitch + c];
+}

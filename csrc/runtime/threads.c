@@ -28,7 +28,14 @@ static void register_fork_handler(void) { pthread_atfork(NULL, NULL, after_fork_
 
 int fc_threads_default(void) { return atomic_load(&default_threads); }
 void fc_threads_set_default(int threads) { atomic_store(&default_threads, threads); }
-void fc_threads_limit(int threads) { thread_limit = threads; }
+
+int fc_threads_limit(int threads)
+{
+    int before = thread_limit;
+    thread_limit = threads;
+    return before;
+}
+
 int fc_threads_allowed(void) { return thread_limit ? thread_limit : fc_threads_default(); }
 
 #define FC_STRING_(x) #x
@@ -88,22 +95,22 @@ void fc_team_barrier(void)
 typedef struct parallel_loop {
     fc_counter counter;
     size_t count;
-    void (*body)(void *context, size_t i);
+    void (*body)(void *context, size_t i, int thread);
     void *context;
 } parallel_loop;
 
 static void loop_body(void *context, int thread, int threads)
 {
-    (void)thread, (void)threads;
+    (void)threads;
     parallel_loop *loop = context;
     for (size_t i; (i = fc_take(&loop->counter)) < loop->count;)
-        loop->body(loop->context, i);
+        loop->body(loop->context, i, thread);
 }
 
-void fc_parallel_for(size_t count, double cost_ns, int flush_denormals, void (*body)(void *, size_t), void *context)
+void fc_parallel_for(size_t count, int threads, int flush_denormals, void (*body)(void *, size_t, int),
+                     void *context)
 {
     parallel_loop loop = {.count = count, .body = body, .context = context};
-    int threads = fc_team_size(cost_ns);
     if ((size_t)threads > count)
         threads = count ? (int)count : 1;
     fc_team_run(threads, flush_denormals, loop_body, &loop);

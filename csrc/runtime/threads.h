@@ -11,7 +11,7 @@ typedef struct fc_counter { atomic_size_t next; } fc_counter;
 static inline size_t fc_take(fc_counter *counter) { return atomic_fetch_add(&counter->next, 1); }
 
 int fc_threads_allowed(void);              /* limit of the calling thread                          */
-void fc_threads_limit(int threads);        /* sets it; 0: back to the process's default            */
+int fc_threads_limit(int threads);         /* sets it, 0: the process's default; returns the one before */
 void fc_threads_set_default(int threads);
 int fc_threads_default(void);
 const char *fc_threads_runtime(void);      /* "OpenMP 201511", or "none (single-threaded build)"   */
@@ -24,8 +24,8 @@ void fc_team_run(int threads, int flush_denormals, void (*body)(void *context, i
                  void *context);
 void fc_team_barrier(void);                /* all of the team, inside body */
 
-/* The caller's own loop: body(context, i) for every i < count, in any order. */
-void fc_parallel_for(size_t count, double cost_ns, int flush_denormals, void (*body)(void *context, size_t i),
-                     void *context);
+/* body(context, i, thread) for every i < count, in any order, by at most `threads` threads. */
+void fc_parallel_for(size_t count, int threads, int flush_denormals,
+                     void (*body)(void *context, size_t i, int thread), void *context);
 
 #endif

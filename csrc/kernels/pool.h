@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+/* Pooling, channels-last: each result pixel gathers `terms` source pixels, vectors run over channels.
+ * Result pixel i reads its sources at x + i*x_step + offset[t]; results lie y_step floats apart.
+ *
+ *   max_pool            y = max over t, argmax = position of the first maximum; a NaN beats what came before
+ *   max_pool_backward   dx = sum over t of  argmax == position[t] ? dy : 0      (t: windows over the pixel)
+ *   weighted_sum        y = sum over t of  x * scale[t]                         (average pooling, both ways)
+ *
+ * Positions are bytes, or 32-bit integers for windows of more than 256 pixels. */
+#ifndef FC_POOL_H
+#define FC_POOL_H
+
+#include <math.h>
+
+#include "kernels.h"
+#include "simd.h"
+
+FC_INLINE vf load_lanes(const float *p, size_t lanes)
+{
+    return lanes == FC_LANES ? vload(p) : vload_part(p, lanes);
+}
+
+FC_INLINE void store_lanes(float *p, vf v, size_t lanes)
+{
+    if (lanes == FC_LANES)
+        vstore(p, v);
+    else
+        vstore_part(p, v, lanes);
+}
+
+FC_INLINE vi load_positions(const void *p, ptrdiff_t at, size_t lanes, int wide)
+{
+    if (wide) {
+        const float *words = (const float *)p + at;
+        return (vi)load_lanes(words, lanes);
+    }
+    const uint8_t *bytes = (const uint8_t *)p + at;
+    return lanes == FC_LANES ? vload_bytes(bytes) : vload_bytes_part(bytes, lanes);
+}
+
+FC_INLINE void store_positions(void *p, ptrdiff_t at, vi v, size_t lanes, int wide)
+{
+    uint8_t *bytes = (uint8_t *)p + at;
+    if (wide)
+        store_lanes((float *)p + at, (vf)v, lanes);
+    else if (lanes == FC_LANES)
+        vstore_bytes(bytes, v);
+    else
+        vstore_bytes_part(bytes, v, lanes);
+}
+
+/* keep: 0 the maximum only, 1 positions as bytes, 2 as 32-bit integers. */
+FC_INLINE void max_pool_lanes(int keep, size_t lanes, size_t c, const fc_gather *g, float *y, void *argmax)
+{
+    for (size_t i = 0; i < g->pixels; i++) {
+        const float *x = g->x + (ptrdiff_t)i * g->x_step + c;
+        vf best = vset1(-INFINITY);
+        vi where = {0};
+        if (g->terms) {
+            best = load_lanes(x + g->offset[0], lanes);
+            where += g->position[0];
+        }
+        for (size_t t = 1; t < g->terms; t++) {
+            const vf value = load_lanes(x + g->offset[t], lanes);
+            const vi take = (value > best) | (value != value);
+            best = vpick(take, value, best);
+            if (keep)
+                where = vpick_int(take, g->position[t] - (vi){0}, where);
+        }
+        const ptrdiff_t at = (ptrdiff_t)i * g->y_step + (ptrdiff_t)c;
+        store_lanes(y + at, best, lanes);
+        if (keep)
+            store_positions(argmax, (ptrdiff_t)i * g->argmax_step + (ptrdiff_t)c, where, lanes, keep == 2);
+    }
+}
+
+FC_INLINE void max_pool_backward_lanes(int wide, size_t lanes, size_t c, const fc_gather *g, float *dx,
+                                       const void *argmax)
+{
+    for (size_t i = 0; i < g->pixels; i++) {
+        const float *dy = g->x + (ptrdiff_t)i * g->x_step + c;
+        vf sum = {0};
+        for (size_t t = 0; t < g->terms; t++) {
+            const ptrdiff_t from = (ptrdiff_t)i * g->argmax_step + g->argmax_offset[t] + (ptrdiff_t)c;
+            const vi here = load_positions(argmax, from, lanes, wide) == g->position[t];
+            sum += (vf)((vi)load_lanes(dy + g->offset[t], lanes) & here);
+        }
+        store_lanes(dx + (ptrdiff_t)i * g->y_step + c, sum, lanes);
+    }
+}
+
+FC_INLINE void weighted_sum_lanes(size_t lanes, size_t c, const fc_gather *g, float *y)
+{
+    for (size_t i = 0; i < g->pixels; i++) {
+        const float *x = g->x + (ptrdiff_t)i * g->x_step + c;
+        vf sum = {0};
+        for (size_t t = 0; t < g->terms; t++)
+            sum += load_lanes(x + g->offset[t], lanes) * g->scale[t];
+        store_lanes(y + (ptrdiff_t)i * g->y_step + c, sum, lanes);
+    }
+}
+
+#define FC_OVER_CHANNELS(CHANNELS, CALL)                                  \
+    do {                                                                  \
+        size_t c = 0;                                                     \
+        for (; c + FC_LANES <= (CHANNELS); c += FC_LANES) {               \
+            enum { lanes = FC_LANES };                                    \
+            CALL;                                                         \
+        }                                                                 \
+        if (c < (CHANNELS)) {                                             \
+            const size_t lanes = (CHANNELS) - c;                          \
+            CALL;                                                         \
+        }                                                                 \
+    } while (0)
+
+static void max_pool(const fc_gather *g, float *y, void *argmax, int wide)
+{
+    if (!argmax)
+        FC_OVER_CHANNELS(g->channels, max_pool_lanes(0, lanes, c, g, y, NULL));
+    else if (!wide)
+        FC_OVER_CHANNELS(g->channels, max_pool_lanes(1, lanes, c, g, y, argmax));
+    else
+        FC_OVER_CHANNELS(g->channels, max_pool_lanes(2, lanes, c, g, y, argmax));
+}
+
+static void max_pool_backward(const fc_gather *g, float *dx, const void *argmax, int wide)
+{
+    if (!wide)
+        FC_OVER_CHANNELS(g->channels, max_pool_backward_lanes(0, lanes, c, g, dx, argmax));
+    else
+        FC_OVER_CHANNELS(g->channels, max_pool_backward_lanes(1, lanes, c, g, dx, argmax));
+}
+
+static void weighted_sum(const fc_gather *g, float *y)
+{
+    FC_OVER_CHANNELS(g->channels, weighted_sum_lanes(lanes, c, g, y));
+}
+#undef FC_OVER_CHANNELS
+
+#endif

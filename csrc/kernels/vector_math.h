@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+/* exp and tanh of a vector, within 2 units in the last place: argument reduction and the minimax
+ * polynomials of the Cephes library (S. Moshier). NaN and infinities go through as IEEE says. */
+#ifndef FC_VECTOR_MATH_H
+#define FC_VECTOR_MATH_H
+
+#include "simd.h"
+
+/* exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln 2 / 2. ln 2 is split in two so that r is exact. */
+FC_INLINE vf vexp(vf x)
+{
+    const vf shift = vset1(0x1.8p23f);             /* adding it rounds to an integer */
+    x = vpick(x > 89.0f, vset1(89.0f), x);         /* exp overflows, underflows beyond these */
+    x = vpick(x < -104.0f, vset1(-104.0f), x);
+    const vf shifted = x * 0x1.715476p0f + shift;
+    const vi n = (vi)shifted - (vi)shift;
+    const vf whole = shifted - shift;
+    vf r = whole * -0.693359375f + x;
+    r = whole * 2.12194440e-4f + r;
+    vf p = vset1(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    const vf square = r * r;
+    p = p * square + r;
+    p = p + 1.0f;
+    const vi half = n >> 1;                        /* 2^n alone may overflow */
+    return p * (vf)((half + 127) << 23) * (vf)((n - half + 127) << 23);
+}
+
+/* A polynomial near 0, where 1 - 2 / (exp(2x) + 1) would cancel. */
+FC_INLINE vf vtanh(vf x)
+{
+    const vi sign = (vi)x & INT32_MIN;
+    const vf size = (vf)((vi)x ^ sign);
+    const vf z = x * x;
+    vf p = vset1(-5.70498872745e-3f);
+    p = p * z + 2.06390887954e-2f;
+    p = p * z + -5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z + -3.33332819422e-1f;
+    const vf cubed = z * x;
+    p = p * cubed + x;
+    const vf far = 1.0f - 2.0f / (vexp(size + size) + 1.0f);
+    return vpick(size < 0.625f, p, (vf)((vi)far | sign));
+}
+
+#endif

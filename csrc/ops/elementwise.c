@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/* Activations over whole arrays, softmax over rows: spans taken by the threads in turn. */
+#include "../runtime/dispatch.h"
+#include "../runtime/threads.h"
+#include "ops.h"
+
+enum { SPAN_FLOATS = 1 << 14 };         /* 64 KiB of each array a turn */
+
+/* Nanoseconds a float from memory takes one thread, and what exp adds. */
+static const double FLOAT_NS = 0.4, EXP_NS = 0.6;
+
+typedef struct spans {
+    const fc_kernels *kernels;
+    int kind;
+    size_t n;                           /* floats in all, or in a row */
+    const float *x, *y;
+    float *out;
+} spans;
+
+static size_t span_length(const spans *s, size_t i)
+{
+    const size_t left = s->n - i * SPAN_FLOATS;
+    return left < SPAN_FLOATS ? left : SPAN_FLOATS;
+}
+
+static void forward_span(void *context, size_t i, int thread)
+{
+    (void)thread;
+    const spans *s = context;
+    const size_t at = i * SPAN_FLOATS;
+    s->kernels->activation[s->kind](span_length(s, i), s->x + at, s->out + at);
+}
+
+static void backward_span(void *context, size_t i, int thread)
+{
+    (void)thread;
+    const spans *s = context;
+    const size_t at = i * SPAN_FLOATS;
+    s->kernels->activation_backward[s->kind](span_length(s, i), s->x + at, s->y + at, s->out + at);
+}
+
+static double cost_ns(int kind, size_t n) { return (double)n * (kind == FC_RELU ? FLOAT_NS : FLOAT_NS + EXP_NS); }
+
+/* relu keeps denormals as they are: comparing and masking them costs nothing. */
+void fc_activation_forward(int kind, size_t n, const float *x, float *y)
+{
+    spans s = {.kernels = fc_kernels_active(), .kind = kind, .n = n, .x = x, .out = y};
+    fc_parallel_for((n + SPAN_FLOATS - 1) / SPAN_FLOATS, fc_team_size(cost_ns(kind, n)), kind != FC_RELU,
+                    forward_span, &s);
+}
+
+void fc_activation_backward(int kind, size_t n, const float *dy, const float *y, float *dx)
+{
+    spans s = {.kernels = fc_kernels_active(), .kind = kind, .n = n, .x = dy, .y = y, .out = dx};
+    fc_parallel_for((n + SPAN_FLOATS - 1) / SPAN_FLOATS, fc_team_size((double)n * FLOAT_NS), kind != FC_RELU,
+                    backward_span, &s);
+}
+
+static void softmax_row(void *context, size_t row, int thread)
+{
+    (void)thread;
+    const spans *s = context;
+    const size_t at = row * s->n;
+    (s->kind ? s->kernels->log_softmax_row : s->kernels->softmax_row)(s->n, s->x + at, s->out + at);
+}
+
+void fc_softmax_forward(int log, size_t rows, size_t n, const float *x, float *y)
+{
+    spans s = {.kernels = fc_kernels_active(), .kind = log, .n = n, .x = x, .out = y};
+    fc_parallel_for(n ? rows : 0, fc_team_size(cost_ns(FC_SIGMOID, rows * n)), 1, softmax_row, &s);
+}

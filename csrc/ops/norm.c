@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: MIT */
+/* Batch normalisation and sums over channels.
+ *
+ *   training    mean_c, var_c over images and pixels;  y = (x - mean) / sqrt(var + eps) * weight + bias
+ *   backward    dx = weight / sqrt(var + eps) * (dy - mean(dy) - (x - mean) / (var + eps) * mean(dy * (x - mean)))
+ *               (Ioffe & Szegedy, arXiv 1502.03167, section 3)
+ *
+ * Arrays are cut into blocks that stay in the L2 cache, by shape alone. Each block's mean and sum of squared
+ * deviations are taken in two passes over the cached block; blocks are merged in order, in double (Chan,
+ * Golub & LeVeque 1983). So the array is read from memory once for its statistics, the digits of a small
+ * variance about a large mean survive, and the bits do not depend on the threads.
+ *
+ *   channels-last   block = pixels x all channels
+ *   NCHW            block = part of each of an image's planes; a plane is handled as 16 interleaved channels */
+#include <math.h>
+#include <string.h>
+
+#include "../runtime/dispatch.h"
+#include "../runtime/memory.h"
+#include "../runtime/threads.h"
+#include "ops.h"
+
+enum {
+    BLOCK_FLOATS = 32 << 10,      /* 128 KiB of L2 */
+    INTERLEAVED = 16,             /* channels that a plane is handled as */
+    MERGE_CHANNELS = 64,          /* merged in a turn */
+};
+
+static const double FLOAT_NS = 0.4;     /* one thread, a float read and written in memory */
+
+static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+
+/* Per channel: what the second pass over the array needs. */
+typedef struct coefficients {
+    float *mean, *scale, *bias;         /* forward; backward: mean, scale and */
+    float *mean_dy, *slope;
+} coefficients;
+
+typedef struct plan plan;
+struct plan {
+    const fc_kernels *kernels;
+    const fc_batch_norm *norm;          /* NULL: sums alone */
+    int channels_last;
+    ptrdiff_t images, channels, plane;  /* plane: pixels of an image */
+    ptrdiff_t block, blocks;            /* pixels of a block; blocks of the array (of all images) */
+    ptrdiff_t group, groups;            /* channels of a task */
+    const float *x, *dy;
+    float *out;
+    float *partial[3];                  /* [blocks][channels] */
+    coefficients per;
+    float *dweight, *dbias;
+    void (*measure)(const plan *, ptrdiff_t block, ptrdiff_t c0, ptrdiff_t channels);
+    void (*merge)(const plan *, ptrdiff_t c0, ptrdiff_t channels);
+    void (*apply)(const plan *, ptrdiff_t block, ptrdiff_t c0, ptrdiff_t channels);
+    fc_counter next_measure, next_merge, next_apply;
+};
+
+/* ---- blocks ----------------------------------------------------------------------------------------- */
+
+static ptrdiff_t chunks_of_plane(const plan *p) { return ceil_div(p->plane, p->block); }
+
+static ptrdiff_t block_pixels(const plan *p, ptrdiff_t block)
+{
+    if (p->channels_last)
+        return min(p->block, p->images * p->plane - block * p->block);
+    return min(p->block, p->plane - block % chunks_of_plane(p) * p->block);
+}
+
+/* First float of channel c in a block. */
+static ptrdiff_t block_start(const plan *p, ptrdiff_t block, ptrdiff_t c)
+{
+    if (p->channels_last)
+        return block * p->block * p->channels + c;
+    const ptrdiff_t chunks = chunks_of_plane(p);
+    return (block / chunks * p->channels + c) * p->plane + block % chunks * p->block;
+}
+
+static void spread(float value, float *lanes)
+{
+    for (int l = 0; l < INTERLEAVED; l++)
+        lanes[l] = value;
+}
+
+/* ---- measure: the partial results of one block ------------------------------------------------------- */
+
+static void merge_moments(double *count, double *mean, double *m2, double n, double other_mean, double other_m2)
+{
+    const double both = *count + n, apart = other_mean - *mean;
+    *mean += apart * (n / both);
+    *m2 += other_m2 + apart * apart * (*count * (n / both));
+    *count = both;
+}
+
+static void plane_moments(const fc_kernels *kernels, const float *x, ptrdiff_t pixels, float *mean, float *delta,
+                          float *m2)
+{
+    float m[INTERLEAVED], d[INTERLEAVED], s[INTERLEAVED];
+    const ptrdiff_t each = pixels / INTERLEAVED, rest = pixels % INTERLEAVED;
+    double count = 0, all_mean = 0, all_m2 = 0;
+    if (each) {
+        kernels->moments(INTERLEAVED, (size_t)each, x, INTERLEAVED, m, d, s);
+        for (int l = 0; l < INTERLEAVED; l++)
+            all_mean += ((double)m[l] + d[l]) / INTERLEAVED;
+        for (int l = 0; l < INTERLEAVED; l++) {
+            const double apart = ((double)m[l] + d[l]) - all_mean;
+            all_m2 += s[l] + apart * apart * (double)each;
+        }
+        count = (double)(each * INTERLEAVED);
+    }
+    for (ptrdiff_t i = pixels - rest; i < pixels; i++)
+        merge_moments(&count, &all_mean, &all_m2, 1, x[i], 0);
+    *mean = (float)all_mean;
+    *delta = (float)(all_mean - *mean);
+    *m2 = (float)all_m2;
+}
+
+static void measure_moments(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff_t channels)
+{
+    const ptrdiff_t pixels = block_pixels(p, block), at = block * p->channels;
+    if (p->channels_last)
+        p->kernels->moments((size_t)channels, (size_t)pixels, p->x + block_start(p, block, c0), p->channels,
+                            p->partial[0] + at + c0, p->partial[1] + at + c0, p->partial[2] + at + c0);
+    else
+        for (ptrdiff_t c = c0; c < c0 + channels; c++)
+            plane_moments(p->kernels, p->x + block_start(p, block, c), pixels, p->partial[0] + at + c,
+                          p->partial[1] + at + c, p->partial[2] + at + c);
+}
+
+static void plane_gradient_sums(const fc_kernels *kernels, const float *dy, const float *x, ptrdiff_t pixels,
+                                float mean, float *sum_dy, float *sum_dy_x)
+{
+    float m[INTERLEAVED], g[INTERLEAVED] = {0}, k[INTERLEAVED] = {0};
+    const ptrdiff_t each = pixels / INTERLEAVED;
+    double plain = 0, product = 0;
+    spread(mean, m);
+    if (each)
+        kernels->gradient_sums(INTERLEAVED, (size_t)each, dy, INTERLEAVED, x, INTERLEAVED, m, g, k);
+    for (int l = 0; l < INTERLEAVED; l++) {
+        plain += g[l];
+        product += k[l];
+    }
+    for (ptrdiff_t i = each * INTERLEAVED; i < pixels; i++) {
+        plain += dy[i];
+        if (x)
+            product += (double)dy[i] * ((double)x[i] - mean);
+    }
+    *sum_dy = (float)plain;
+    if (x)
+        *sum_dy_x = (float)product;
+}
+
+static void measure_gradient(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff_t channels)
+{
+    const ptrdiff_t pixels = block_pixels(p, block), at = block * p->channels, start = block_start(p, block, c0);
+    if (p->channels_last)
+        p->kernels->gradient_sums((size_t)channels, (size_t)pixels, p->dy + start, p->channels,
+                                  p->x ? p->x + start : NULL, p->channels, p->x ? p->per.mean + c0 : NULL,
+                                  p->partial[0] + at + c0, p->partial[1] + at + c0);
+    else
+        for (ptrdiff_t c = 0; c < channels; c++)
+            plane_gradient_sums(p->kernels, p->dy + start + c * p->plane, p->x ? p->x + start + c * p->plane : NULL,
+                                pixels, p->x ? p->per.mean[c0 + c] : 0, p->partial[0] + at + c0 + c,
+                                p->partial[1] + at + c0 + c);
+}
+
+/* ---- merge: the blocks of some channels --------------------------------------------------------------- */
+
+static void merge_forward(const plan *p, ptrdiff_t c0, ptrdiff_t channels)
+{
+    const fc_batch_norm *norm = p->norm;
+    for (ptrdiff_t c = c0; c < c0 + channels; c++) {
+        double count = 0, mean = 0, m2 = 0;
+        for (ptrdiff_t b = 0; b < p->blocks; b++) {
+            const ptrdiff_t at = b * p->channels + c;
+            merge_moments(&count, &mean, &m2, (double)block_pixels(p, b), (double)p->partial[0][at] + p->partial[1][at],
+                          p->partial[2][at]);
+        }
+        m2 = m2 > 0 || m2 != m2 ? m2 : 0;
+        norm->mean[c] = (float)mean;
+        norm->invstd[c] = (float)(1 / sqrt(m2 / count + norm->eps));
+        if (norm->running_mean)
+            norm->running_mean[c] += (float)(norm->momentum * (mean - norm->running_mean[c]));
+        if (norm->running_var)
+            norm->running_var[c] += (float)(norm->momentum * (m2 / (count - 1) - norm->running_var[c]));
+        p->per.scale[c] = norm->weight ? norm->weight[c] * norm->invstd[c] : norm->invstd[c];
+        p->per.bias[c] = norm->bias ? norm->bias[c] : 0;
+    }
+}
+
+static void merge_backward(const plan *p, ptrdiff_t c0, ptrdiff_t channels)
+{
+    const fc_batch_norm *norm = p->norm;
+    const double count = (double)(p->images * p->plane);
+    for (ptrdiff_t c = c0; c < c0 + channels; c++) {
+        double sum_dy = 0, sum_dy_x = 0;
+        for (ptrdiff_t b = 0; b < p->blocks; b++) {
+            sum_dy += p->partial[0][b * p->channels + c];
+            if (p->x)
+                sum_dy_x += p->partial[1][b * p->channels + c];
+        }
+        p->dbias[c] = (float)sum_dy;
+        if (!norm)
+            continue;
+        const double invstd = norm->invstd[c];
+        p->dweight[c] = (float)(sum_dy_x * invstd);
+        p->per.scale[c] = norm->weight ? norm->weight[c] * norm->invstd[c] : norm->invstd[c];
+        p->per.mean_dy[c] = norm->training ? (float)(sum_dy / count) : 0;
+        p->per.slope[c] = norm->training ? (float)(sum_dy_x * invstd * invstd / count) : 0;
+    }
+}
+
+/* ---- apply: the result of one block ------------------------------------------------------------------- */
+
+static void apply_forward(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff_t channels)
+{
+    const ptrdiff_t pixels = block_pixels(p, block), start = block_start(p, block, c0);
+    const coefficients *per = &p->per;
+    if (p->channels_last) {
+        p->kernels->normalize((size_t)channels, (size_t)pixels, p->x + start, p->channels, per->mean + c0,
+                              per->scale + c0, per->bias + c0, p->out + start, p->channels);
+        return;
+    }
+    const ptrdiff_t each = pixels / INTERLEAVED, done = each * INTERLEAVED;
+    for (ptrdiff_t c = 0; c < channels; c++) {
+        const float *x = p->x + start + c * p->plane;
+        float *y = p->out + start + c * p->plane, m[INTERLEAVED], s[INTERLEAVED], b[INTERLEAVED];
+        spread(per->mean[c0 + c], m);
+        spread(per->scale[c0 + c], s);
+        spread(per->bias[c0 + c], b);
+        p->kernels->normalize(INTERLEAVED, (size_t)each, x, INTERLEAVED, m, s, b, y, INTERLEAVED);
+        p->kernels->normalize((size_t)(pixels - done), 1, x + done, INTERLEAVED, m, s, b, y + done, INTERLEAVED);
+    }
+}
+
+static void apply_backward(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff_t channels)
+{
+    const ptrdiff_t pixels = block_pixels(p, block), start = block_start(p, block, c0);
+    const coefficients *per = &p->per;
+    if (p->channels_last) {
+        p->kernels->norm_backward((size_t)channels, (size_t)pixels, p->dy + start, p->x + start, p->channels,
+                                  per->mean + c0, per->mean_dy + c0, per->slope + c0, per->scale + c0, p->out + start,
+                                  p->channels);
+        return;
+    }
+    const ptrdiff_t each = pixels / INTERLEAVED, done = each * INTERLEAVED;
+    for (ptrdiff_t c = 0; c < channels; c++) {
+        const float *dy = p->dy + start + c * p->plane, *x = p->x + start + c * p->plane;
+        float *dx = p->out + start + c * p->plane;
+        float m[INTERLEAVED], g[INTERLEAVED], k[INTERLEAVED], s[INTERLEAVED];
+        spread(per->mean[c0 + c], m);
+        spread(per->mean_dy[c0 + c], g);
+        spread(per->slope[c0 + c], k);
+        spread(per->scale[c0 + c], s);
+        p->kernels->norm_backward(INTERLEAVED, (size_t)each, dy, x, INTERLEAVED, m, g, k, s, dx, INTERLEAVED);
+        p->kernels->norm_backward((size_t)(pixels - done), 1, dy + done, x + done, INTERLEAVED, m, g, k, s, dx + done,
+                                  INTERLEAVED);
+    }
+}
+
+/* ---- the three phases ---------------------------------------------------------------------------------- */
+
+static void body(void *context, int thread, int threads)
+{
+    (void)thread;
+    plan *p = context;
+    const size_t tasks = (size_t)(p->blocks * p->groups);
+    if (p->measure) {
+        for (size_t i; (i = fc_take(&p->next_measure)) < tasks;) {
+            const ptrdiff_t c0 = (ptrdiff_t)i % p->groups * p->group;
+            p->measure(p, (ptrdiff_t)i / p->groups, c0, min(p->group, p->channels - c0));
+        }
+        if (threads > 1)
+            fc_team_barrier();
+        for (size_t i; (i = fc_take(&p->next_merge)) < (size_t)ceil_div(p->channels, MERGE_CHANNELS);) {
+            const ptrdiff_t c0 = (ptrdiff_t)i * MERGE_CHANNELS;
+            p->merge(p, c0, min(MERGE_CHANNELS, p->channels - c0));
+        }
+        if (threads > 1)
+            fc_team_barrier();
+    }
+    /* Backwards: the blocks measured last are still in the cache. */
+    if (p->apply)
+        for (size_t i; (i = fc_take(&p->next_apply)) < tasks;) {
+            const size_t task = tasks - 1 - i;
+            const ptrdiff_t c0 = (ptrdiff_t)task % p->groups * p->group;
+            p->apply(p, (ptrdiff_t)task / p->groups, c0, min(p->group, p->channels - c0));
+        }
+}
+
+static int run(plan *p, const fc_tensor *t, int arrays)
+{
+    p->kernels = fc_kernels_active();
+    p->images = t->size[0];
+    p->channels = t->size[1];
+    p->plane = t->size[2] * t->size[3];
+    p->channels_last = t->stride[1] == 1 || p->plane == 1;
+    if (p->channels_last) {
+        p->block = max(1, BLOCK_FLOATS / p->channels);
+        p->blocks = ceil_div(p->images * p->plane, p->block);
+        p->group = p->channels;
+    } else {
+        p->block = max(1, min(p->plane, BLOCK_FLOATS));
+        p->blocks = p->images * chunks_of_plane(p);
+        p->group = min(p->channels, ceil_div(BLOCK_FLOATS, p->block));
+    }
+    p->groups = ceil_div(p->channels, p->group);
+
+    const size_t partial = p->measure ? (size_t)(p->blocks * p->channels) : 0, channels = (size_t)p->channels;
+    float *place = fc_alloc((3 * partial + 5 * channels + 1) * sizeof(float));
+    if (!place)
+        return -1;
+    float *whole = place;
+    for (int i = 0; i < 3; i++, place += partial)
+        p->partial[i] = place;
+    p->per.scale = place;
+    p->per.bias = place + channels;
+    p->per.mean_dy = place + 2 * channels;
+    p->per.slope = place + 3 * channels;
+    if (p->norm) {
+        p->per.mean = p->norm->mean;
+        if (!p->measure)
+            for (size_t c = 0; c < channels; c++) {
+                p->per.scale[c] = p->norm->weight ? p->norm->weight[c] * p->norm->invstd[c] : p->norm->invstd[c];
+                p->per.bias[c] = p->norm->bias ? p->norm->bias[c] : 0;
+            }
+    }
+    fc_team_run(fc_team_size((double)(p->images * p->plane * p->channels) * arrays * FLOAT_NS), 1, body, p);
+    fc_free(whole);
+    return 0;
+}
+
+int fc_sum_channels(const fc_tensor *x, float *sum)
+{
+    plan p = {.dy = x->data, .dbias = sum, .measure = measure_gradient, .merge = merge_backward};
+    if (!x->size[1])
+        return 0;
+    return run(&p, x, 1);
+}
+
+int fc_batch_norm_forward(const fc_batch_norm *norm, const fc_tensor *x, const fc_tensor *y)
+{
+    plan p = {.norm = norm, .x = x->data, .out = y->data, .apply = apply_forward};
+    if (norm->training) {
+        p.measure = measure_moments;
+        p.merge = merge_forward;
+    }
+    if (!x->size[0] || !x->size[1] || !x->size[2] || !x->size[3])
+        return 0;
+    return run(&p, x, norm->training ? 2 : 1);
+}
+
+int fc_batch_norm_backward(const fc_batch_norm *norm, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dx,
+                           float *dweight, float *dbias)
+{
+    plan p = {.norm = norm, .x = x->data, .dy = dy->data, .out = dx->data, .dweight = dweight, .dbias = dbias,
+              .measure = measure_gradient, .merge = merge_backward, .apply = apply_backward};
+    if (!x->size[1])
+        return 0;
+    return run(&p, x, 3);
+}
