@@ -7,10 +7,12 @@
  * block each dw is one chain of multiply-adds over its pixels; blocks are added in order within a chunk
  * and chunks in order at the end: the same bits for any number of threads.
  *
- *   task = (chunk, group, panel of NB output channels), taken by the threads in turn:
+ *   task = (chunk, group, some panels of NB output channels), taken by the threads in turn:
  *       for each block of rows
- *           copy x rows, channels-last and zero-padded; pack dy to [pixel][NB]         (L2, L1)
- *           for each tap row r, each tile of (s, c): kernels->tile_cols over the rows  (registers)
+ *           copy x rows, channels-last and zero-padded                                     (L2)
+ *           for each panel
+ *               pack dy to [pixel][NB]                                                     (L1)
+ *               for each tap row r, each tile of (s, c): kernels->tile_cols over the rows  (registers)
  *   sum over chunks, write to dw's layout                                              (all threads) */
 #include <string.h>
 
@@ -23,6 +25,7 @@ enum {
     BLOCK_PIXELS = 384,            /* of dy in a block: [384][32] floats are 48 KiB                     */
     PARTIAL_FLOATS = 1 << 20,      /* of all chunks' sums together; beyond it there is one chunk        */
     MOST_CHUNKS = 16,
+    TASKS_A_THREAD = 4,
 };
 
 typedef struct plan {
@@ -30,10 +33,12 @@ typedef struct plan {
     fc_tensor dy, x, dw;
     const fc_kernels *kernels;
     ptrdiff_t channels, outputs, vectors, panel_width, panels;
-    ptrdiff_t pitch, columns;          /* of the copied x rows */
+    int in_place;                      /* x is read where it lies, not copied */
+    ptrdiff_t pitch, columns, x_row;   /* of the x rows that are read */
     int dense;                         /* s and c are one contiguous run */
     ptrdiff_t chunks, chunk_images;
     ptrdiff_t block_rows;
+    ptrdiff_t task_panels, task_parts; /* panels of a task, tasks of a (chunk, group) */
     size_t x_floats, dy_floats, scratch_floats, sum_floats;
     float *scratch, *sums;             /* sums: [chunk][group][panel][r][s][c][NB] */
     fc_counter next_task, next_sum;
@@ -51,23 +56,25 @@ static void pack_gradient(const plan *plan, ptrdiff_t n, ptrdiff_t k0, ptrdiff_t
     fc_copy_row(plan->kernels, &plan->dy, n, k0, used, p, 0, plan->dy.size[3], out, plan->panel_width);
 }
 
-/* Adds rows p0 .. p1-1 of image n to the sums of one panel. */
-static void add_block(const plan *plan, ptrdiff_t n, ptrdiff_t group, ptrdiff_t k0, ptrdiff_t used, ptrdiff_t p0,
-                      ptrdiff_t p1, int first, float *sums, float *scratch, ptrdiff_t *x_run, ptrdiff_t *dy_run)
+/* Rows p0 .. p1-1 of dy in image n, and the rows of x that they meet. */
+typedef struct block {
+    ptrdiff_t n, group, p0, p1, h0;
+    int first;                         /* of its chunk: the sums start from 0 */
+    float *x, *dy;
+    ptrdiff_t *x_run, *dy_run;         /* [rows] */
+} block;
+
+/* Adds a block to the sums of one panel. */
+static void add_block(const plan *plan, const block *b, ptrdiff_t panel, float *sums)
 {
     const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t filter_rows = plan->dw.size[2], filter_columns = plan->dw.size[3], q_count = plan->dy.size[3];
     const ptrdiff_t stride = plan->conv.stride[0], dilation = plan->conv.dilation[0], pad = plan->conv.pad[0][0];
-    const ptrdiff_t row_floats = plan->columns * plan->pitch;
-    float *x = scratch, *dy = scratch + plan->x_floats;
+    const ptrdiff_t k0 = panel * plan->panel_width, used = min(plan->panel_width, plan->outputs - k0);
 
-    const ptrdiff_t h0 = max(0, p0 * stride - pad);
-    const ptrdiff_t h1 = min(plan->x.size[2], (p1 - 1) * stride + (filter_rows - 1) * dilation - pad + 1);
-    for (ptrdiff_t h = h0; h < h1; h++)
-        fc_copy_row(kernels, &plan->x, n, group * plan->channels, plan->channels, h, -plan->conv.pad[1][0],
-                    plan->columns, x + (h - h0) * row_floats, plan->pitch);
-    for (ptrdiff_t p = p0; p < p1; p++)
-        pack_gradient(plan, n, k0, used, p, dy + (p - p0) * q_count * plan->panel_width);
+    for (ptrdiff_t p = b->p0; p < b->p1; p++)
+        pack_gradient(plan, b->n, b->group * plan->outputs + k0, used, p,
+                      b->dy + (p - b->p0) * q_count * plan->panel_width);
 
     const ptrdiff_t run = plan->dense ? filter_columns * plan->channels : plan->channels;
     const ptrdiff_t parts = plan->dense ? 1 : filter_columns;
@@ -75,52 +82,73 @@ static void add_block(const plan *plan, ptrdiff_t n, ptrdiff_t group, ptrdiff_t 
     const ptrdiff_t tile = ceil_div(run, ceil_div(run, most));
     for (ptrdiff_t r = 0; r < filter_rows; r++) {
         size_t runs = 0;
-        for (ptrdiff_t p = p0; p < p1; p++) {
+        for (ptrdiff_t p = b->p0; p < b->p1; p++) {
             const ptrdiff_t h = p * stride + r * dilation - pad;
             if (h >= 0 && h < plan->x.size[2]) {
-                x_run[runs] = (h - h0) * row_floats;
-                dy_run[runs++] = (p - p0) * q_count * plan->panel_width;
+                b->x_run[runs] = (h - b->h0) * plan->x_row;
+                b->dy_run[runs++] = (p - b->p0) * q_count * plan->panel_width;
             }
         }
         for (ptrdiff_t s = 0; s < parts; s++, sums += run * plan->panel_width)
-            for (ptrdiff_t m = 0; m < run && (runs || first); m += tile) {
+            for (ptrdiff_t m = 0; m < run && (runs || b->first); m += tile) {
                 const fc_tile t = {
-                    .a = x + s * plan->conv.dilation[1] * plan->pitch + m,
+                    .a = b->x + s * plan->conv.dilation[1] * plan->pitch + m,
                     .a_row = 1,
                     .a_step = plan->conv.stride[1] * plan->pitch,
-                    .b = dy,
+                    .b = b->dy,
                     .b_step = plan->panel_width,
-                    .a_run = x_run,
-                    .b_run = dy_run,
+                    .a_run = b->x_run,
+                    .b_run = b->dy_run,
                     .runs = runs,
                     .depth = (size_t)q_count,
                     .y = sums + m * plan->panel_width,
                     .y_row = plan->panel_width,
                     .last_lanes = kernels->lanes,
-                    .accumulate = !first,
+                    .accumulate = !b->first,
                 };
                 kernels->tile_cols[plan->vectors][min(tile, run - m)](&t);
             }
     }
 }
 
+/* The rows of x that a block meets: copied, or where they lie if no column is padded. */
+static void find_rows(const plan *plan, block *b, float *copy)
+{
+    const ptrdiff_t stride = plan->conv.stride[0], pad = plan->conv.pad[0][0];
+    const ptrdiff_t reach = (plan->dw.size[2] - 1) * plan->conv.dilation[0] - pad + 1;
+    const ptrdiff_t c0 = b->group * plan->channels;
+    b->h0 = max(0, b->p0 * stride - pad);
+    b->x = copy;
+    if (plan->in_place)
+        b->x = plan->x.data + b->n * plan->x.stride[0] + c0 * plan->x.stride[1] + b->h0 * plan->x.stride[2];
+    else
+        for (ptrdiff_t h = b->h0; h < min(plan->x.size[2], (b->p1 - 1) * stride + reach); h++)
+            fc_copy_row(plan->kernels, &plan->x, b->n, c0, plan->channels, h, -plan->conv.pad[1][0], plan->columns,
+                        copy + (h - b->h0) * plan->x_row, plan->pitch);
+}
+
 static void run_task(const plan *plan, size_t task, float *scratch)
 {
-    const ptrdiff_t panel = (ptrdiff_t)task % plan->panels;
-    const ptrdiff_t group = (ptrdiff_t)task / plan->panels % plan->conv.groups;
-    const ptrdiff_t chunk = (ptrdiff_t)task / plan->panels / plan->conv.groups;
-    const ptrdiff_t k_first = panel * plan->panel_width;
-    const ptrdiff_t used = min(plan->panel_width, plan->outputs - k_first);
-    float *sums = plan->sums + task * plan->sum_floats;
-    ptrdiff_t *x_run = (ptrdiff_t *)(scratch + plan->x_floats + plan->dy_floats), *dy_run = x_run + plan->block_rows;
+    const ptrdiff_t part = (ptrdiff_t)task % plan->task_parts;
+    const ptrdiff_t group = (ptrdiff_t)task / plan->task_parts % plan->conv.groups;
+    const ptrdiff_t chunk = (ptrdiff_t)task / plan->task_parts / plan->conv.groups;
+    const ptrdiff_t first_panel = part * plan->task_panels;
+    const ptrdiff_t last_panel = min(plan->panels, first_panel + plan->task_panels);
     const ptrdiff_t n_end = min(plan->x.size[0], (chunk + 1) * plan->chunk_images);
-    int first = 1;
-    for (ptrdiff_t n = chunk * plan->chunk_images; n < n_end; n++)
-        for (ptrdiff_t p = 0; p < plan->dy.size[2]; p += plan->block_rows, first = 0)
-            add_block(plan, n, group, group * plan->outputs + k_first, used, p,
-                      min(plan->dy.size[2], p + plan->block_rows), first, sums, scratch, x_run, dy_run);
-    if (first)
-        memset(sums, 0, plan->sum_floats * sizeof(float));
+    float *sums = plan->sums + (size_t)((chunk * plan->conv.groups + group) * plan->panels) * plan->sum_floats;
+    block b = {.group = group, .first = 1, .dy = scratch + plan->x_floats};
+    b.x_run = (ptrdiff_t *)(b.dy + plan->dy_floats);
+    b.dy_run = b.x_run + plan->block_rows;
+    for (b.n = chunk * plan->chunk_images; b.n < n_end; b.n++)
+        for (b.p0 = 0; b.p0 < plan->dy.size[2]; b.p0 = b.p1, b.first = 0) {
+            b.p1 = min(plan->dy.size[2], b.p0 + plan->block_rows);
+            find_rows(plan, &b, scratch);
+            for (ptrdiff_t panel = first_panel; panel < last_panel; panel++)
+                add_block(plan, &b, panel, sums + (size_t)panel * plan->sum_floats);
+        }
+    if (b.first)
+        memset(sums + (size_t)first_panel * plan->sum_floats, 0,
+               (size_t)(last_panel - first_panel) * plan->sum_floats * sizeof(float));
 }
 
 /* Adds up the chunks of one (group, panel) and writes it to dw. */
@@ -141,9 +169,8 @@ static void write_panel(const plan *plan, size_t index)
                 for (ptrdiff_t c = 0; c < plan->channels; c++)
                     memcpy(to + c * dw->stride[1], sums + c * plan->panel_width, (size_t)used * sizeof(float));
             else
-                for (ptrdiff_t k = 0; k < used; k++)
-                    for (ptrdiff_t c = 0; c < plan->channels; c++)
-                        to[k * dw->stride[0] + c * dw->stride[1]] = sums[c * plan->panel_width + k];
+                fc_store_row(plan->kernels, sums, plan->panel_width, plan->channels, used, to, dw->stride[0],
+                             dw->stride[1]);
         }
 }
 
@@ -152,7 +179,8 @@ static void body(void *context, int thread, int threads)
     plan *plan = context;
     const size_t panels = (size_t)(plan->conv.groups * plan->panels);
     float *scratch = plan->scratch + (size_t)thread * plan->scratch_floats;
-    for (size_t i; (i = fc_take(&plan->next_task)) < panels * (size_t)plan->chunks;)
+    const size_t tasks = (size_t)(plan->chunks * plan->conv.groups * plan->task_parts);
+    for (size_t i; (i = fc_take(&plan->next_task)) < tasks;)
         run_task(plan, i, scratch);
     if (threads > 1)
         fc_team_barrier();
@@ -172,9 +200,11 @@ int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
     plan.vectors = min(ceil_div(plan.outputs, lanes), 2);
     plan.panel_width = plan.vectors * lanes;
     plan.panels = ceil_div(plan.outputs, plan.panel_width);
-    plan.pitch = fc_pixel_pitch(plan.channels);
-    plan.dense = plan.pitch == plan.channels && conv->dilation[1] == 1;
     plan.columns = max(0, (dy->size[3] - 1) * conv->stride[1]) + (dweight->size[3] - 1) * conv->dilation[1] + 1;
+    plan.in_place = (x->stride[1] == 1 || plan.channels == 1) && !conv->pad[1][0] && plan.columns <= x->size[3];
+    plan.pitch = plan.in_place ? x->stride[3] : fc_pixel_pitch(plan.channels);
+    plan.x_row = plan.in_place ? x->stride[2] : plan.columns * plan.pitch;
+    plan.dense = plan.pitch == plan.channels && conv->dilation[1] == 1;
 
     /* Shape alone decides these: they fix the order of the sums. */
     const ptrdiff_t weight_floats = dweight->size[0] * dweight->size[1] * dweight->size[2] * dweight->size[3];
@@ -184,20 +214,25 @@ int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
     plan.block_rows = max(1, min(dy->size[2], BLOCK_PIXELS / max(1, dy->size[3])));
 
     const ptrdiff_t x_rows = (plan.block_rows - 1) * conv->stride[0] + (dweight->size[2] - 1) * conv->dilation[0] + 1;
-    plan.x_floats = ((size_t)(min(x_rows, x->size[2]) * plan.columns * plan.pitch) + 31) & ~(size_t)15;
+    if (!plan.in_place)
+        plan.x_floats = ((size_t)(min(x_rows, x->size[2]) * plan.x_row) + 31) & ~(size_t)15;
     plan.dy_floats = ((size_t)(plan.block_rows * dy->size[3] * plan.panel_width) + 15) & ~(size_t)15;
     plan.scratch_floats = plan.x_floats + plan.dy_floats + 2 * 2 * (size_t)plan.block_rows + 15;
     plan.scratch_floats &= ~(size_t)15;
     plan.scratch_floats += 16;
     plan.sum_floats = (size_t)(dweight->size[2] * dweight->size[3] * plan.channels * plan.panel_width);
-    const size_t tasks = (size_t)(plan.chunks * conv->groups * plan.panels);
+    const size_t partials = (size_t)(plan.chunks * conv->groups * plan.panels);
     const double steps = (double)weight_floats * (double)images * (double)dy->size[2] * (double)dy->size[3];
     const int threads = fc_team_size(steps * 0.02 * 16 / (double)lanes);
+    /* Panels of one task share the copy of x; every thread should have several tasks. */
+    const ptrdiff_t wanted = threads > 1 ? ceil_div(TASKS_A_THREAD * threads, plan.chunks * conv->groups) : 1;
+    plan.task_panels = ceil_div(plan.panels, min(wanted, plan.panels));
+    plan.task_parts = ceil_div(plan.panels, plan.task_panels);
 
-    plan.sums = fc_alloc((tasks * plan.sum_floats + (size_t)threads * plan.scratch_floats + 16) * sizeof(float));
+    plan.sums = fc_alloc((partials * plan.sum_floats + (size_t)threads * plan.scratch_floats + 16) * sizeof(float));
     if (!plan.sums)
         return -1;
-    plan.scratch = plan.sums + ((tasks * plan.sum_floats + 15) & ~(size_t)15);
+    plan.scratch = plan.sums + ((partials * plan.sum_floats + 15) & ~(size_t)15);
     fc_team_run(threads, 1, body, &plan);
     fc_free(plan.sums);
     return 0;
