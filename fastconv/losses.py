@@ -25,8 +25,8 @@ class Loss:
         output = np.asarray(output)
         if output.dtype not in (np.float32, np.float64):
             raise TypeError(f"output must be float32 or float64, got {output.dtype}")
-        if output.size == 0:
-            raise ValueError(f"output must hold at least one value, got shape {output.shape}")
+        if output.ndim == 0 or output.size == 0:
+            raise ValueError(f"output must be a batch of at least one value, got shape {output.shape}")
         with np.errstate(over="ignore", invalid="ignore"):
             loss, self._saved = self._forward(output.astype(np.float64), np.asarray(target))
         return float(loss)
@@ -143,7 +143,7 @@ class ExponentialLoss(MarginLoss):
 
 
 class HingeLoss(MarginLoss):
-    """max(0, 1 - m), or its square with squared=True (Crammer and Singer's and Lee and Mangasarian's SVM).
+    """max(0, 1 - m) (Cortes and Vapnik 1995), or with squared=True its square (the L2-SVM of Tang 2013).
 
     Targets: see MarginLoss.  At the kink m = 1 the slope is taken as 0.
     """

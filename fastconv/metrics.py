@@ -41,8 +41,8 @@ def format_confusion_matrix(matrix, names=None):
     """Text table of a confusion matrix (K, K): a row per true class, a column per predicted one.
 
     Zeros are dots, so that the mistakes stand out; the last column is the recall, the share of the row on the
-    diagonal.  names: K class names (default 0 .. K-1); the heads of columns are cut to the width of the counts.
-    Raises ValueError for a matrix that is not square or another number of names.
+    diagonal.  names: K class names (default 0 .. K-1); in the heads of columns they are cut to the width of the
+    counts.  Raises ValueError for a matrix that is not square or another number of names.
     """
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:

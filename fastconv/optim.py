@@ -9,6 +9,7 @@ under "i.name".  Its arrays are live and have the parameter's shape.  Loading it
 """
 
 import math
+import operator
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class Optimizer:
                             + ", ".join(sorted(map(str, dtypes))))
         size = min(_BLOCK, max(parameter.data.size for parameter in self.parameters))
         self._scratch = np.empty((2, size), dtypes.pop())
+        self._views = [((), ()) for _ in self.parameters]
 
     def zero_grad(self):
         """Clears the gradient of every parameter."""
@@ -57,16 +59,23 @@ class Optimizer:
                 raise ValueError(f"parameters[{index}].grad must have shape {data.shape}, got {grad.shape}")
             if grad.strides != data.strides:
                 grad = _like(data, grad)
-            self._update(data, grad, state)
+            self._update(index, data, grad, state)
 
-    def _blocks(self, *arrays):
-        """Walks through arrays of one memory order: yields a block of each and two blocks of scratch."""
-        arrays = [_flat(array) for array in arrays]
-        first, second = self._scratch
-        for start in range(0, arrays[0].size, _BLOCK):
-            blocks = [array[start : start + _BLOCK] for array in arrays]
-            size = blocks[0].size
-            yield first[:size], second[:size], *blocks
+    def _blocks(self, index, *arrays):
+        """Tuples of two blocks of scratch and a block of each of the index-th parameter's arrays.
+
+        The arrays have one memory order. Making the views costs as much as updating a small parameter, so
+        they are kept until one of the arrays is replaced.
+        """
+        known, blocks = self._views[index]
+        if len(known) != len(arrays) or not all(map(operator.is_, known, arrays)):
+            flats = [_flat(array) for array in arrays]
+            blocks = []
+            for start in range(0, len(flats[0]), _BLOCK):
+                block = [flat[start : start + _BLOCK] for flat in flats]
+                blocks.append((*self._scratch[:, : len(block[0])], *block))
+            self._views[index] = arrays, blocks
+        return blocks
 
     def state_dict(self):
         """Options and state of all parameters: {"lr": number, ..., "0.name": number or live array, ...}."""
@@ -78,7 +87,7 @@ class Optimizer:
     def load_state_dict(self, state):
         """Takes over options and state (copied) from `state`, a state_dict of the same kind of optimiser.
 
-        Raises one ValueError that lists all missing, unexpected and misshapen entries; nothing is changed then.
+        Raises one ValueError that lists all missing, unexpected and misshapen entries, and changes nothing.
         """
         names = (*self._counts, *self._buffers)
         problems = [f"missing {name}" for name in self._options if name not in state]
@@ -98,7 +107,7 @@ class Optimizer:
         if problems:
             raise ValueError(f"state does not fit this {type(self).__name__}: " + ", ".join(problems))
         for name in self._options:
-            setattr(self, name, type(getattr(self, name))(state[name]))
+            setattr(self, name, (bool if name == "nesterov" else float)(state[name]))
         self._state = [
             {name: int(value) if name in self._counts else _like(parameter.data, value)
              for name, value in own.items()}
@@ -130,7 +139,7 @@ class SGD(Optimizer):
             raise ValueError("nesterov needs momentum > 0 and dampening 0, "
                              f"got momentum {momentum!r} and dampening {dampening!r}")
 
-    def _update(self, data, grad, state):
+    def _update(self, index, data, grad, state):
         lr, momentum, weight_decay = float(self.lr), self.momentum, self.weight_decay
         arrays = [data, grad]
         first = momentum and "momentum_buffer" not in state
@@ -138,7 +147,7 @@ class SGD(Optimizer):
             state["momentum_buffer"] = np.empty_like(data)
         if momentum:
             arrays.append(state["momentum_buffer"])
-        for decayed, change, p, g, *buffer in self._blocks(*arrays):
+        for decayed, change, p, g, *buffer in self._blocks(index, *arrays):
             if weight_decay:
                 np.multiply(p, weight_decay, out=decayed)
                 g = np.add(g, decayed, out=decayed)
@@ -180,14 +189,14 @@ class Adam(Optimizer):
         self.eps = _at_least_zero("eps", eps)
         self.weight_decay = _at_least_zero("weight_decay", weight_decay)
 
-    def _update(self, data, grad, state):
+    def _update(self, index, data, grad, state):
         if not state:
             state.update(step=0, exp_avg=np.zeros_like(data), exp_avg_sq=np.zeros_like(data))
         state["step"] += 1
         step_size = float(self.lr) / (1 - self.beta1 ** state["step"])
         root_correction = math.sqrt(1 - self.beta2 ** state["step"])
         arrays = data, grad, state["exp_avg"], state["exp_avg_sq"]
-        for decayed, change, p, g, m, v in self._blocks(*arrays):
+        for decayed, change, p, g, m, v in self._blocks(index, *arrays):
             if self.weight_decay:
                 np.multiply(p, self.weight_decay, out=decayed)
                 g = np.add(g, decayed, out=decayed)
@@ -257,7 +266,7 @@ class StepLR(Schedule):
 
 
 class CosineLR(Schedule):
-    """Half a cosine from base_lr to min_lr over total_steps, after a linear warm-up (Loshchilov and Hutter 2017).
+    """Half a cosine from base_lr to min_lr (Loshchilov and Hutter 2017), after a linear warm-up.
 
     lr = min_lr + (base_lr - min_lr) * (1 + cos(pi * (t - W) / (T - W))) / 2,   t steps, W warmup_steps,
     T total_steps; before W: base_lr * (t + 1) / (W + 1), so that no step has rate 0; after T: min_lr.
@@ -310,6 +319,6 @@ def _at_least_zero(name, value):
 
 
 def _count(name, value, least):
-    if int(value) != value or value < least:
+    if not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     return int(value)
