@@ -40,9 +40,9 @@ def confusion_matrix(predictions, labels, num_classes):
 def format_confusion_matrix(matrix, names=None):
     """Text table of a confusion matrix (K, K): a row per true class, a column per predicted one.
 
-    Zeros are dots, so that the mistakes stand out; the last column is the recall, the share of the row on the
-    diagonal.  names: K class names (default 0 .. K-1); in the heads of columns they are cut to the width of the
-    counts.  Raises ValueError for a matrix that is not square or another number of names.
+    Zeros are dots, so that the mistakes stand out; the last column is the recall, the share of the row on
+    the diagonal.  names: K class names (default 0 .. K-1), cut to the width of the counts at the head of
+    columns.  Raises ValueError for a matrix that is not square or another number of names.
     """
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
@@ -53,7 +53,7 @@ def format_confusion_matrix(matrix, names=None):
     corner = "true \\ predicted"
     head = max(len(corner), *map(len, names))
     width = max(5, len(str(matrix.max())))
-    lines = [" ".join([corner.ljust(head), *(name[:width].rjust(width) for name in names), " recall"])]
+    lines = [" ".join([corner.ljust(head), *(name[:width].strip().rjust(width) for name in names), " recall"])]
     for index, (name, row) in enumerate(zip(names, matrix, strict=True)):
         counts = [(str(count) if count else ".").rjust(width) for count in row]
         recall = f"{100 * row[index] / row.sum():6.2f}%" if row.sum() else "      -"

@@ -59,7 +59,7 @@ def test_confusion_matrix_names_wrong_arguments(predictions, labels, count, mess
 def test_format_confusion_matrix():
     matrix = [[1234567, 1, 0], [0, 0, 0], [1, 0, 2]]
     assert format_confusion_matrix(matrix, ["cat", "automobile", "a long name of a class"]).splitlines() == [
-        "true \\ predicted           cat automob a long  recall",
+        "true \\ predicted           cat automob  a long  recall",
         "cat                    1234567       1       . 100.00%",
         "automobile                   .       .       .       -",
         "a long name of a class       1       .       2  66.67%",
