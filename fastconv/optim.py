@@ -2,8 +2,8 @@
 
 An optimiser takes any objects with `data` (float32 or float64 array that fills its memory without gaps, in
 any order of axes), `grad` (array of the same shape, or None: the parameter is skipped) and `zero_grad()`.
-It updates `data` in place and, while these arrays stay the same objects, allocates nothing after a parameter's
-first step.  A gradient in another memory order than its parameter's is copied first.
+It updates `data` in place and, while these arrays stay the same objects, allocates nothing after the first
+step.  A gradient in another memory order than its parameter's is copied first.
 
 State is a flat dict of numbers and arrays: the options under their names, and the state of the i-th parameter
 under "i.name".  Its arrays are live and have the parameter's shape.  Loading it continues to the same bits.
