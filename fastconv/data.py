@@ -166,13 +166,13 @@ def cifar10(folder=None, *, download=True):
     else (with download=True) downloads the archive to the latter. Raises as mnist() does.
     """
     folders = _folders("cifar10", folder)
-    for place in folders:
+    for place in (place / below for place in folders for below in ("", "cifar-10-batches-bin")):
         paths = [place / name for name in CIFAR10_BATCHES]
         if all(path.is_file() for path in paths):
             parts = [read_cifar10(path) for path in paths]
             break
     else:
-        [archive] = _found("cifar10", [CIFAR10_ARCHIVE], folders, download)
+        [archive] = _found("cifar10", [CIFAR10_ARCHIVE], folders, download, "or the .bin files in it")
         verify(archive, CIFAR10_ARCHIVE)
         parts = read_cifar10_archive(archive, CIFAR10_BATCHES)
     train = (np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True))
@@ -229,18 +229,18 @@ def _normalised(pixels, largest, normalisation, size=None):
     if height != width or odd or before < 0:
         raise ValueError(f"size must be {height}, {height + 2}, {height + 4}, ..., got {size!r}")
     inside = slice(before, before + height)
-    images = np.empty((count, size, size, channels), np.float32)
-    levels = np.arange(256) / largest
+    images = np.zeros((count, size, size, channels), np.float32)
     for channel, (mean, deviation) in enumerate(zip(*normalisation, strict=True)):
-        table = ((levels - mean) / deviation).astype(np.float32)
-        if before:
-            images[..., channel] = table[0]
-        images[:, inside, inside, channel] = table[pixels[:, channel]]
+        plane = images[..., channel]
+        plane[:, inside, inside] = pixels[:, channel]
+        plane /= largest
+        plane -= mean
+        plane /= deviation
     return images.transpose(0, 3, 1, 2)
 
 
 def _load_idx(name, folder, may_download, size, files, normalisation, class_names):
-    paths = _found(name, files, _folders(name, folder), may_download)
+    paths = _found(name, files, _folders(name, folder), may_download, "compressed or not")
     parts = []
     for images_path, labels_path in (paths[:2], paths[2:]):
         images, labels = read_idx(images_path), read_idx(labels_path)
@@ -264,12 +264,12 @@ def _folders(name, folder):
     return [Path(folder), cache_folder() / name]
 
 
-def _found(name, files, folders, may_download):
-    """The path of each file: as it is or unpacked, in the first folder that has it, else downloaded."""
+def _found(name, files, folders, may_download, forms):
+    """The path of each file: in the first folder that has it (IDX: unpacked or not), else downloaded."""
     paths = {}
     for remote in files:
-        forms = (remote.name.removesuffix(".gz"), remote.name)
-        places = (place / form for place in folders for form in forms)
+        spellings = (remote.name.replace("-ubyte.gz", "-ubyte"), remote.name)
+        places = (place / spelling for place in folders for spelling in spellings)
         paths[remote] = next((path for path in places if path.is_file()), None)
     try:
         for remote in files:
@@ -281,7 +281,7 @@ def _found(name, files, folders, may_download):
         wanted = "".join(f"\n  {remote.name}  ({remote.size} bytes, {remote.mirrors[0]})"
                          for remote in files if paths[remote] is None)
         raise FileNotFoundError(
-            f"{name} needs these files, compressed or not:{wanted}\n"
+            f"{name} needs ({forms}):{wanted}\n"
             f"Put them into {folders[-1]}, or say which folder has them (folder=, --data-dir). "
             f"Looked in {', '.join(map(str, folders))}.\n"
             f"Download: {error}") from error

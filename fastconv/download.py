@@ -7,7 +7,6 @@ than it should. An interrupted download leaves nothing behind.
 import hashlib
 import http.client
 import sys
-import urllib.error
 import urllib.request
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,13 +16,6 @@ from .files import atomic_write
 
 _CHUNK_BYTES = 1 << 16
 _TIMEOUT_SECONDS = 20  # to connect, and between two reads
-
-# urllib's own opener would also take file: and ftp:, from a mirror's redirect too.
-_OPENER = urllib.request.OpenerDirector()
-for _handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
-                 urllib.request.HTTPRedirectHandler, urllib.request.HTTPDefaultErrorHandler,
-                 urllib.request.HTTPErrorProcessor, urllib.request.UnknownHandler):
-    _OPENER.add_handler(_handler())
 
 
 class DownloadError(RuntimeError):
@@ -80,7 +72,7 @@ def _verified_chunks(url, remote):
     received = 0
     request = urllib.request.Request(url, headers={"User-Agent": "fastconv"})
     try:
-        with _OPENER.open(request, timeout=_TIMEOUT_SECONDS) as response:
+        with _opener().open(request, timeout=_TIMEOUT_SECONDS) as response:
             stated = response.headers.get("Content-Length", str(remote.size))
             if stated != str(remote.size):
                 raise DownloadError(f"offers {stated} bytes, not {remote.size}")
@@ -97,6 +89,16 @@ def _verified_chunks(url, remote):
         raise DownloadError(f"sent {received} of {remote.size} bytes")
     if digest.hexdigest() != remote.sha256:
         raise DownloadError(f"the SHA-256 is {digest.hexdigest()}, not {remote.sha256}")
+
+
+def _opener():
+    """urllib's opener without file: and ftp:, which it would otherwise take, from a mirror's redirect too."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
+                    urllib.request.HTTPRedirectHandler, urllib.request.HTTPDefaultErrorHandler,
+                    urllib.request.HTTPErrorProcessor, urllib.request.UnknownHandler):
+        opener.add_handler(handler())
+    return opener
 
 
 def _bar(remote, progress):
