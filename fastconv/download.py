@@ -70,8 +70,8 @@ def _verified_chunks(url, remote):
     """The bytes at `url`; raises DownloadError, at the latest after the last chunk, where they are wrong."""
     digest = hashlib.sha256()
     received = 0
-    request = urllib.request.Request(url, headers={"User-Agent": "fastconv"})
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": "fastconv"})
         with _opener().open(request, timeout=_TIMEOUT_SECONDS) as response:
             stated = response.headers.get("Content-Length", str(remote.size))
             if stated != str(remote.size):
