@@ -161,7 +161,7 @@ def test_fashion_mnist_has_its_own_cache(cache):
 
 
 def test_load_unknown_name():
-    with pytest.raises(ValueError, match="name must be one of digits, mnist, .*, got 'svhn'"):
+    with pytest.raises(ValueError, match=r"name must be one of digits, mnist, .*, got 'svhn'"):
         data.load("svhn")
 
 
