@@ -222,9 +222,9 @@ def _enlarged(images):
 
 
 def _normalised(pixels, largest, normalisation, size=None):
-    """uint8 (N, C, H, W) -> float32 of mean 0 and deviation 1, channels-last, padded evenly with 0."""
+    """uint8 (N, C, H, W) -> float32 of mean 0 and deviation 1, channels-last; an even margin of 0 fills it to `size`."""
     count, channels, height, width = pixels.shape
-    size = size or height
+    size = height if size is None else size
     before, odd = divmod(size - height, 2)
     if height != width or odd or before < 0:
         raise ValueError(f"size must be {height}, {height + 2}, {height + 4}, ..., got {size!r}")

@@ -59,8 +59,6 @@ def check_normalised(images, deviation):
     assert abs(np.sqrt(square - mean**2) * deviation - deviation) < 0.5e-4
 
 
-# --- the embedded digits
-
 def test_digits_are_those_of_scikit_learn():
     original = pytest.importorskip("sklearn.datasets").load_digits()
     folder = data.Path(data.__file__).with_name("datasets")
@@ -104,8 +102,6 @@ def test_digits_enlarged_constant_stays_constant():
     assert (large[:3] == 0).all()
 
 
-# --- files
-
 @pytest.mark.parametrize("pack", [gzip.compress, bytes], ids=["gzip", "plain"])
 def test_mnist_from_a_folder(tmp_path, pack):
     arrays = write_mnist(tmp_path / "files", pack)
@@ -141,7 +137,7 @@ def test_load_pads_to_32(cache):
         assert (train.images[border] == blank).all()
 
 
-@pytest.mark.parametrize("size", [27, 29, 20, -1])
+@pytest.mark.parametrize("size", [27, 29, 20, 0, -1])
 def test_load_refuses_other_sizes(cache, size):
     write_mnist(cache / "mnist")
     with pytest.raises(ValueError, match=rf"size must be 28, 30, 32, \.\.\., got {size}"):
@@ -275,8 +271,6 @@ def test_cache_folder(monkeypatch, variables, platform, expected):
     monkeypatch.setattr(data, "sys", types.SimpleNamespace(platform=platform))
     assert str(data.cache_folder()) == expected
 
-
-# --- Dataset and batches
 
 def test_dataset_keeps_channels_last_memory():
     images = np.random.default_rng(0).random((4, 3, 5, 6), np.float32)

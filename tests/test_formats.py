@@ -7,13 +7,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastconv.formats import read_cifar10, read_cifar10_archive, read_idx
 
 IDX_CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 RECORD = 3073
+
+fuzz = settings(deadline=None)  # the time of a file operation says nothing
 
 
 def idx_header(code, *extents):
@@ -81,6 +83,7 @@ def test_read_idx_says_what_is_wrong(path, contents, message):
             read_idx(path)
 
 
+@fuzz
 @given(cut=st.integers(0, len(idx_bytes(ARRAY)) - 1), pack=st.sampled_from([bytes, packed]))
 def test_read_idx_truncated(path, cut, pack):
     path.write_bytes(pack(idx_bytes(ARRAY)[:cut]))
@@ -88,6 +91,7 @@ def test_read_idx_truncated(path, cut, pack):
         read_idx(path)
 
 
+@fuzz
 @given(header=st.binary(max_size=24), rest=st.binary(max_size=64), pack=st.sampled_from([bytes, packed]))
 def test_read_idx_arbitrary_header(path, header, rest, pack):
     contents = b"\0\0" + header + rest
@@ -100,6 +104,7 @@ def test_read_idx_arbitrary_header(path, header, rest, pack):
         assert idx_bytes(array) == contents or np.isnan(array).any()
 
 
+@fuzz
 @given(where=st.integers(0, len(packed(idx_bytes(ARRAY))) - 1), bit=st.integers(0, 7))
 def test_read_idx_flipped_bit_in_gzip(path, where, bit):
     damaged = bytearray(packed(idx_bytes(ARRAY)))
@@ -113,6 +118,7 @@ def test_read_idx_flipped_bit_in_gzip(path, where, bit):
         np.testing.assert_array_equal(found, ARRAY)
 
 
+@fuzz
 @given(cut=st.integers(2, len(packed(idx_bytes(ARRAY))) - 1))
 def test_read_idx_truncated_gzip(path, cut):
     path.write_bytes(packed(idx_bytes(ARRAY))[:cut])
