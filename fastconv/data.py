@@ -222,7 +222,7 @@ def _enlarged(images):
 
 
 def _normalised(pixels, largest, normalisation, size=None):
-    """uint8 (N, C, H, W) -> float32 of mean 0 and deviation 1, channels-last; an even margin of 0 fills it to `size`."""
+    """uint8 (N, C, H, W) -> float32 of mean 0 and deviation 1, channels-last, padded to size with 0."""
     count, channels, height, width = pixels.shape
     size = height if size is None else size
     before, odd = divmod(size - height, 2)
