@@ -31,7 +31,10 @@ typedef float vector __attribute__((vector_size(LANES * sizeof(float))));
 /* Runs `repeats` rounds of {CHAINS} multiply-adds; returns the floating-point operations of a round. */
 int fma_loop(long repeats, float factor, float *result)
 {{
-    vector sum[{CHAINS}] = {{{{0}}}}, a = sum[0] + factor, b = sum[0] + 1.0f, total = sum[0];
+    volatile float start = 0; /* read anew for every chain, or the compiler keeps one of twelve equal sums */
+    vector zero = {{0}}, a = zero + factor, b = zero + 1.0f, total = zero, sum[{CHAINS}];
+    for (int chain = 0; chain < {CHAINS}; chain++)
+        sum[chain] = zero + start;
     for (long i = 0; i < repeats; i++)
 #pragma GCC unroll {CHAINS}
         for (int chain = 0; chain < {CHAINS}; chain++)
