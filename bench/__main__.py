@@ -11,7 +11,8 @@ SUITES = ("conv", "pool", "norm", "activation", "overhead", "lenet", "import")
 def _arguments(argv):
     parser = argparse.ArgumentParser(prog="python -m bench", description="Times fastconv against its peers.")
     parser.add_argument("suite", nargs="?", default="all", choices=(*SUITES, "all"))
-    parser.add_argument("--layers", default="", metavar="SUBSTRING", help="conv: layers with this in their name")
+    parser.add_argument("--layers", default="", metavar="SUBSTRING",
+                        help="conv: layers with this in their name")
     parser.add_argument("--pass", dest="passes", default="forward,backward_input,backward_weight",
                         metavar="LIST", help="conv: which of %(default)s")
     parser.add_argument("--threads", type=int, default=2, help="for every contender (default %(default)s)")

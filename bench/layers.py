@@ -1,4 +1,4 @@
-"""The convolution layers that are timed: LeNet-5, AlexNet, VGG-16, GoogLeNet, ResNet-50, and single images."""
+"""The convolution layers that are timed: from LeNet-5, AlexNet, VGG-16, GoogLeNet and ResNet-50."""
 
 from dataclasses import dataclass
 
@@ -42,8 +42,8 @@ class ConvLayer:
 
 
 LAYERS = (
-    ConvLayer("LeNet c1 5x5 1->6 @28", 128, 1, 28, 6, 5, padding=2, backward=True),
-    ConvLayer("LeNet c3 5x5 6->16 @14", 128, 6, 14, 16, 5, backward=True),
+    ConvLayer("LeNet-5 c1 5x5 1->6 @28", 128, 1, 28, 6, 5, padding=2, backward=True),
+    ConvLayer("LeNet-5 c3 5x5 6->16 @14", 128, 6, 14, 16, 5, backward=True),
     ConvLayer("AlexNet 1 11x11/4 3->64 @224", 16, 3, 224, 64, 11, 4, 2, backward=True),
     ConvLayer("AlexNet 2 5x5 64->192 @27", 16, 64, 27, 192, 5, padding=2, backward=True),
     ConvLayer("AlexNet 3 3x3 192->384 @13", 16, 192, 13, 384, 3, padding=1, backward=True),

@@ -106,7 +106,8 @@ OPERATIONS = (
 
 def contenders(operation, shape=SHAPE):
     """{name: callable} of everything installed that computes the operation."""
-    found = {f"fastconv {layout}": partial(operation.fastconv, Data.numpy(shape, layout)) for layout in LAYOUTS}
+    found = {f"fastconv {layout}": partial(operation.fastconv, Data.numpy(shape, layout))
+             for layout in LAYOUTS}
     if peers.torch:
         for layout in LAYOUTS:
             found[f"torch {layout}"] = partial(operation.torch, Data.torch(shape, layout))

@@ -127,5 +127,7 @@ def batch_norm_backward(grad_output, x, mean, invstd, weight):
     grad_bias = grad_output.sum((0, 2, 3))
     grad_weight = (grad_output * normalised).sum((0, 2, 3))
     count = np.float32(x.size // x.shape[1])
-    centred = grad_output - (grad_bias / count)[:, None, None] - normalised * (grad_weight / count)[:, None, None]
-    return centred * (invstd * weight)[:, None, None], grad_weight, grad_bias
+    grad_input = grad_output - (grad_bias / count)[:, None, None]
+    grad_input -= normalised * (grad_weight / count)[:, None, None]
+    grad_input *= (invstd * weight)[:, None, None]
+    return grad_input, grad_weight, grad_bias

@@ -46,7 +46,7 @@ class Measurement:
 
 @dataclass
 class Table:
-    """Rows as they are measured. `unit` is a key of SCALE; `ours` the contender shown as a share of the limit."""
+    """Rows as they are measured; `unit` is a key of SCALE, `ours` is shown as a share of the limit too."""
 
     title: str
     unit: str
@@ -79,7 +79,8 @@ def summary(rows):
 
 
 def _print_line(name, cells):
-    print(f"{name:<{NAME_WIDTH}.{NAME_WIDTH}}" + "".join(f"{cell:>{COLUMN_WIDTH}}" for cell in cells), flush=True)
+    columns = "".join(f"{cell:>{COLUMN_WIDTH}}" for cell in cells)
+    print(f"{name:<{NAME_WIDTH}.{NAME_WIDTH}}{columns}", flush=True)
 
 
 def _print_head(labels):
@@ -116,10 +117,10 @@ def show(table):
 
 def machine(threads, peak):
     """What the figures depend on besides the code."""
-    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "fastconv": fastconv.info(),
-            "threads": threads, "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(), "system": platform.platform(), "python": platform.python_version(),
-            "numpy": np.__version__, "peers": peers.versions(), "peak": peak.name}
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "threads": threads,
+            "processors": os.cpu_count(), "system": platform.platform(),
+            "python": platform.python_version(), "numpy": np.__version__, "peers": peers.versions(),
+            "fastconv": fastconv.info(), "peak": peak.name}
 
 
 def write(path, document):

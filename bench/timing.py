@@ -6,8 +6,10 @@ the contenders take turns, and each keeps the fastest of all its calls.
 
 from time import perf_counter
 
-CALLS = 4  # at least so many consecutive calls a turn: the first finds the caches as another contender left them
-TURN_SECONDS = 0.01  # and at least so long: other libraries' idle threads spin for milliseconds after a call
+# A turn is at least so many consecutive calls, as the first finds the caches as another contender left them,
+# and at least so long, as the idle threads of other libraries spin on: OpenBLAS's for 2^26 cycles, about 25 ms.
+CALLS = 4
+TURN_SECONDS = 0.04
 
 
 def best_seconds(contenders, budget, calls=CALLS):
