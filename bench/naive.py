@@ -7,8 +7,9 @@ and does one product.  NCHW arrays, one stride and one padding for both axes, no
 import numpy as np
 
 
-def _padded(x, padding):
-    return np.pad(x, [(0, 0), (0, 0), (padding, padding), (padding, padding)]) if padding else x
+def _padded(x, padding, fill=0):
+    border = [(0, 0), (0, 0), (padding, padding), (padding, padding)]
+    return np.pad(x, border, constant_values=fill) if padding else x
 
 
 def _tap(image, r, s, size, stride):
@@ -93,15 +94,15 @@ def backward_weight_taps(grad_output, x, weight_shape, stride=1, padding=0):
 
 def max_pool2d(x, kernel, stride, padding=0):
     """(y, argmax): the maximum of every window and the tap, r * kernel + s, that holds it."""
-    image = np.pad(x, [(0, 0), (0, 0), (padding, padding), (padding, padding)], constant_values=-np.inf)
+    image = _padded(x, padding, -np.inf)
     size = _output_size(x.shape, (kernel, kernel), stride, padding)
     y = np.full((*x.shape[:2], *size), -np.inf, np.float32)
     argmax = np.zeros(y.shape, np.uint8)
     for tap, (r, s) in enumerate(np.ndindex(kernel, kernel)):
         pixels = _tap(image, r, s, size, stride)
         larger = pixels > y
-        y[larger] = pixels[larger]
-        argmax[larger] = tap
+        np.copyto(y, pixels, where=larger)
+        np.copyto(argmax, tap, where=larger)
     return y, argmax
 
 

@@ -6,8 +6,8 @@ the contenders take turns, and each keeps the fastest of all its calls.
 
 from time import perf_counter
 
-# A turn is at least so many consecutive calls, as the first finds the caches as another contender left them,
-# and at least so long, as the idle threads of other libraries spin on: OpenBLAS's for 2^26 cycles, about 25 ms.
+# A turn is at least so many consecutive calls: the first finds the caches as another contender left them.
+# And at least so long: the idle threads of other libraries spin on, OpenBLAS's for 2^26 cycles or 25 ms.
 CALLS = 4
 TURN_SECONDS = 0.04
 
