@@ -26,7 +26,7 @@ def _filters_last(weight):
     return weight.transpose(2, 3, 1, 0).copy().transpose(3, 2, 0, 1)
 
 
-def _arrays(layer):
+def arrays(layer):
     """x, weight and grad_output of a layer, contiguous."""
     rng = np.random.default_rng(0)
     shapes = layer.input_shape, layer.weight_shape, layer.output_shape
@@ -60,21 +60,27 @@ def _torch(layer, direction, x, weight, grad_output):
     return lambda: backward()[index]
 
 
-def contenders(layer, direction, threads):
-    """{name: callable} of everything installed that computes `direction` of the layer."""
-    arrays = x, weight, grad_output = _arrays(layer)
-    found = {
+def ours(layer, direction):
+    """{name: callable} of fastconv on channels-last and on contiguous arrays."""
+    x, weight, grad_output = arrays(layer)
+    return {
         "fastconv NHWC": _fastconv(layer, direction, peers.channels_last(x), _filters_last(weight),
                                    peers.channels_last(grad_output)),
-        "fastconv NCHW": _fastconv(layer, direction, *arrays),
+        "fastconv NCHW": _fastconv(layer, direction, x, weight, grad_output),
     }
+
+
+def contenders(layer, direction, threads):
+    """{name: callable} of everything installed that computes `direction` of the layer."""
+    found = ours(layer, direction)
+    x, weight, grad_output = operands = arrays(layer)
     if peers.torch:
         for name in TORCH:
-            found[name] = _torch(layer, direction, *peers.to_torch(arrays, name.split()[1]))
+            found[name] = _torch(layer, direction, *peers.to_torch(operands, name.split()[1]))
     if peers.onnxruntime and peers.onnx and direction == "forward":
         found["onnxrt"] = peers.onnx_conv(layer, x, weight, threads)
     for form in ("im2col", "taps"):
-        found[f"NumPy {form}"] = _naive(layer, direction, form, *arrays)
+        found[f"NumPy {form}"] = _naive(layer, direction, form, *operands)
     return found
 
 

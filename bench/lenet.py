@@ -102,7 +102,8 @@ class NaiveLeNet:
         g5 /= len(labels)
         g4 = (g5 @ w5) * (fc2 > 0)
         g3 = (g4 @ w4) * (fc1 > 0)
-        g2 = naive.max_pool2d_backward((g3 @ w3).reshape(pool2.shape), argmax2, conv2.shape, 2, 2) * (conv2 > 0)
+        g2 = (g3 @ w3).reshape(pool2.shape)
+        g2 = naive.max_pool2d_backward(g2, argmax2, conv2.shape, 2, 2) * (conv2 > 0)
         g1 = naive.backward_input_im2col(g2, w2, pool1.shape)
         g1 = naive.max_pool2d_backward(g1, argmax1, conv1.shape, 2, 2) * (conv1 > 0)
         return loss, [naive.backward_weight_im2col(g1, images, w1.shape), g1.sum((0, 2, 3)),
