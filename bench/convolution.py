@@ -73,12 +73,12 @@ def ours(layer, direction):
 def contenders(layer, direction, threads):
     """{name: callable} of everything installed that computes `direction` of the layer."""
     found = ours(layer, direction)
-    x, weight, grad_output = operands = arrays(layer)
+    operands = arrays(layer)
     if peers.torch:
         for name in TORCH:
             found[name] = _torch(layer, direction, *peers.to_torch(operands, name.split()[1]))
     if peers.onnxruntime and peers.onnx and direction == "forward":
-        found["onnxrt"] = peers.onnx_conv(layer, x, weight, threads)
+        found["onnxrt"] = peers.onnx_conv(layer, *operands[:2], threads)
     for form in ("im2col", "taps"):
         found[f"NumPy {form}"] = _naive(layer, direction, form, *operands)
     return found

@@ -1,4 +1,4 @@
-"""pytest bench: fastconv's operations under pytest-benchmark, and a check that the contenders compute the same."""
+"""pytest bench: fastconv's operations under pytest-benchmark; the contenders compute the same."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from fastconv import functional, reference
 
 from . import convolution, memory_bound, naive, peers
 from .layers import LAYERS, ConvLayer
-from .lenet import NaiveLeNet
+from .naive_lenet import NaiveLeNet
 
 UNIT = 2.0**-24  # the relative rounding error of a float32 operation
 SMALL_LAYERS = (
@@ -95,9 +95,9 @@ def test_naive_lenet_descends():
     images = rng.standard_normal((16, 1, 32, 32), np.float32)
     labels = rng.integers(10, size=16)
     network = NaiveLeNet(rng)
-    first = network.step(images, labels)
+    first = network.step(images, labels, 0.05, 0.9)
     for _ in range(20):
-        last = network.step(images, labels)
+        last = network.step(images, labels, 0.05, 0.9)
     assert last < first
 
 
