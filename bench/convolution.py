@@ -88,7 +88,8 @@ def _rows(layers, direction, budget, threads, peak):
     for layer in layers:
         seconds = best_seconds({**contenders(layer, direction, threads), "peak": peak.call}, budget)
         limit = peak.flops / seconds.pop("peak")
-        yield Measurement(layer.name, seconds, ratios(seconds, COMPARISONS), layer.flops, limit)
+        yield Measurement(layer.name, seconds, ratios(seconds, COMPARISONS), layer.flops, limit,
+                          layer.mid_size)
 
 
 def tables(passes, substring, budget, threads, peak):

@@ -25,7 +25,8 @@ class Measurement:
     """One row: the fastest call of every contender, and what follows from it.
 
     `ratios` says how many times as fast we were as the best of some contenders; `work` is the flops or the
-    bytes of a call where the table shows rates; `limit` the flops or bytes a second the machine reaches.
+    bytes of a call where the table shows rates; `limit` the flops or bytes a second the machine reaches;
+    `mid_size` marks the rows whose share of the limit is summed up.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Measurement:
     ratios: dict[str, float]
     work: float | None = None
     limit: float | None = None
+    mid_size: bool = False
 
     def value(self, contender):
         """In the table's unit without its scale: work a second, or seconds."""
@@ -107,12 +109,18 @@ def show(table):
             values += [_number(row.limit * SCALE[table.unit]), f"{100 * row.share(table.ours):.0f}"]
         _print_line(row.name, values + [f"{ratio:.2f}" for ratio in row.ratios.values()])
         rows.append(row)
-    means = summary(rows)
-    for label, mean in means.items():
+    result = {"title": table.title, "unit": table.unit, "rows": [vars(row) for row in rows],
+              "summary": summary(rows)}
+    for label, mean in result["summary"].items():
         if mean["rows"] > 1:
             print(f"    {label}: geometric mean {mean['geometric_mean']:.2f}, "
                   f"worst {mean['worst']:.2f} ({mean['worst_row']}), {mean['rows']} rows")
-    return {"title": table.title, "unit": table.unit, "rows": [vars(row) for row in rows], "summary": means}
+    if mid_size := [(row.share(table.ours), row.name) for row in rows if row.mid_size]:
+        least, name = min(mid_size)
+        result["mid_size"] = {"least_share": least, "row": name, "rows": len(mid_size)}
+        print(f"    {table.ours}, mid-size: at least {100 * least:.1f} % of the limit ({name}), "
+              f"{len(mid_size)} rows")
+    return result
 
 
 def machine(threads, peak):
