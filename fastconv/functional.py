@@ -182,9 +182,9 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
                out=None):
     """Maximum over windows: x (N, C, H, W) -> (N, C, P, Q).
 
-    P = floor((H + 2*padding - dilation*(kernel_size-1) - 1) / stride) + 1 (ceil with ceil_mode, where a window
-    must still start inside the image or its left padding); stride None is kernel_size. Padding never wins; the
-    first of equal maxima wins; NaN wins over numbers.
+    P = floor((H + 2*padding - dilation*(kernel_size-1) - 1) / stride) + 1; with ceil_mode the quotient is
+    rounded up, but a window must still start inside the image or its left padding. stride None is kernel_size.
+    Padding never wins; the first of equal maxima wins; NaN wins over numbers.
     return_indices: also the int64 positions h*W + w of the maxima, (N, C, P, Q).
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
@@ -225,7 +225,7 @@ def max_pool2d_backward(grad_output, argmax, input_shape, kernel_size, stride=No
 def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, *, out=None):
     """Mean over windows: x (N, C, H, W) -> (N, C, P, Q); sizes as of max_pool2d.
 
-    count_include_pad: divide by the pixels of the window that lie in the padded image, else by those in the image.
+    count_include_pad: divide by the window's pixels in the padded image, else by those in the image.
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
     kernel, stride, padding, dilation = _pool_options(kernel_size, stride, padding, 1)
@@ -240,7 +240,8 @@ def avg_pool2d_backward(grad_output, input_shape, kernel_size, stride=None, padd
     kernel, stride, padding, dilation = _pool_options(kernel_size, stride, padding, 1)
     size = _pooled_size("input_shape", input_shape, kernel, stride, padding, dilation, ceil_mode)
     _check_gradient(grad_output, input_shape, size)
-    return _core.avg_pool2d_backward(grad_output, input_shape, kernel, stride, padding, count_include_pad, False, out)
+    return _core.avg_pool2d_backward(grad_output, input_shape, kernel, stride, padding, count_include_pad, False,
+                                     out)
 
 
 def adaptive_avg_pool2d(x, output_size, *, out=None):
@@ -277,7 +278,10 @@ def relu(x, *, out=None):
 
 
 def relu_backward(grad_output, y, *, out=None):
-    """grad_output where y, the output (or input) of relu, is positive or NaN, else 0. out may be grad_output."""
+    """grad_output where y, the output (or input) of relu, is positive or NaN, else 0.
+
+    out may be grad_output.
+    """
     return _core.activation_backward(_core.RELU, grad_output, y, out)
 
 
@@ -334,22 +338,25 @@ def _check_norm(momentum, eps):
         raise ValueError(f"eps must be a non-negative number, got {eps!r}")
 
 
-def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *,
-               out=None):
+def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5,
+               *, out=None):
     """(x - mean) / sqrt(var + eps) * weight + bias per channel: x (N, C, H, W), the others (C,) or None.
 
-    Ioffe & Szegedy, arXiv 1502.03167. Training takes mean and the biased variance (divided by n = N H W) of the
-    batch and moves the running averages in place: running += momentum * (batch - running), with the unbiased
-    variance (divided by n - 1), as torch does. Otherwise the running averages are used.
+    Ioffe & Szegedy, arXiv 1502.03167. Training takes mean and the biased variance (divided by n = N H W) of
+    the batch and moves the running averages in place: running += momentum * (batch - running), with the
+    unbiased variance (divided by n - 1), as torch does. Otherwise the running averages are used.
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
     _check_norm(momentum, eps)
     return _core.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, out)[0]
 
 
-def batch_norm_train(x, weight=None, bias=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-5, *,
-                     out=None):
-    """(y, mean, invstd): batch_norm in training and, for its backward pass, mean and 1 / sqrt(var + eps), (C,)."""
+def batch_norm_train(x, weight=None, bias=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-5,
+                     *, out=None):
+    """(y, mean, invstd): batch_norm in training and, for its backward pass, the batch's statistics.
+
+    mean and invstd = 1 / sqrt(var + eps) have shape (C,).
+    """
     _check_norm(momentum, eps)
     return _core.batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps, out)
 
