@@ -183,8 +183,8 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     """Maximum over windows: x (N, C, H, W) -> (N, C, P, Q).
 
     P = floor((H + 2*padding - dilation*(kernel_size-1) - 1) / stride) + 1; with ceil_mode the quotient is
-    rounded up, but a window must still start inside the image or its left padding. stride None is kernel_size.
-    Padding never wins; the first of equal maxima wins; NaN wins over numbers.
+    rounded up, but a window must still start inside the image or its left padding. stride None is
+    kernel_size. Padding never wins; the first of equal maxima wins; NaN wins over numbers.
     return_indices: also the int64 positions h*W + w of the maxima, (N, C, P, Q).
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
@@ -240,8 +240,8 @@ def avg_pool2d_backward(grad_output, input_shape, kernel_size, stride=None, padd
     kernel, stride, padding, dilation = _pool_options(kernel_size, stride, padding, 1)
     size = _pooled_size("input_shape", input_shape, kernel, stride, padding, dilation, ceil_mode)
     _check_gradient(grad_output, input_shape, size)
-    return _core.avg_pool2d_backward(grad_output, input_shape, kernel, stride, padding, count_include_pad, False,
-                                     out)
+    return _core.avg_pool2d_backward(grad_output, input_shape, kernel, stride, padding, count_include_pad,
+                                     False, out)
 
 
 def adaptive_avg_pool2d(x, output_size, *, out=None):

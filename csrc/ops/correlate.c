@@ -1,251 +1,53 @@
 /* SPDX-License-Identifier: MIT */
-/* Direct correlation, blocked for the caches.
+/* Direct correlation, blocked for the caches, in one of two ways:
  *
- *   pack     weights to panels [k/NB][r][s][c][NB], NB = vectors * lanes output channels     (all threads)
- *   for each block of output rows (or of part of a long row), taken by the threads in turn:
- *       copy its input rows, channels-last and zero-padded, to a buffer of this thread       (L2)
- *       for each panel, for each group of tap rows that fits the L2 cache:
- *           for each row, for each tile of pixels: kernels->tile_rows                         (L1, registers)
+ *   by block    weights packed to panels [k/NB][r][s][c][NB], NB = vectors * lanes output channels  (all threads)
+ *               a task is a block of output rows (or part of a long row) over all panels: copy its input
+ *               rows, channels-last and zero-padded, to a buffer of this thread                     (L2)
+ *   by panel    input copied to channels-last and zero-padded                                      (all threads)
+ *               a task is one panel over all pixels: pack it to a buffer of this thread             (L2)
  *
+ *   then, for each group of tap rows of a panel that fits the L2 cache, for each row of pixels,
+ *   for each tile of pixels: kernels->tile_rows                                         (L1, registers)
+ *
+ * By panel reads each weight once, which pays when weights outweigh the pixels (single images, late layers).
  * Rows of taps that fall outside the image are skipped. Each output is one chain of multiply-adds in the
- * order r, s, c: blocks and tiles do not change a bit. */
+ * order r, s, c: neither way changes a bit. */
 #include "correlate.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "../runtime/cpu.h"
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
-#include "../runtime/threads.h"
+#include "correlate_plan.h"
 #include "rows.h"
 
-enum {
-    BLOCK_FLOATS = 48 << 10,   /* of input copied at a time: 192 KiB of L2 */
-    PANEL_FLOATS = 96 << 10,   /* of a panel multiplied at a time: 384 KiB */
-};
+typedef fc_correlation_plan plan;
+typedef fc_phase phase;
 
-/* One phase of the output: a dense correlation of its own. */
-typedef struct phase {
-    const fc_taps *rows, *columns;
-    ptrdiff_t first[2], count[2];      /* output positions first + u * y_step, u < count */
-    ptrdiff_t runs_a_row, depth;       /* how a row of taps splits into contiguous runs  */
-    ptrdiff_t *a_run, *b_run;          /* [rows->count * runs_a_row]                     */
-    float *panels;
-    size_t panel_floats;               /* one panel: taps * channels * NB                */
-} phase;
+enum { BLOCKS_A_THREAD = 4, LARGEST_LANES = 16 };
 
-typedef struct plan {
-    fc_correlation p;
-    const fc_kernels *kernels;
-    ptrdiff_t channels, outputs;       /* of one group */
-    ptrdiff_t vectors, panel_width, panels;
-    phase *phases;
-    size_t phase_count;
-    int in_place;                      /* input needs neither copy nor padding */
-    ptrdiff_t pitch;                   /* floats from input pixel to input pixel */
-    ptrdiff_t column_min, column_max;  /* offsets over all phases */
-    ptrdiff_t row_min, row_max;
-    ptrdiff_t units, unit_columns;     /* widest phase: its columns, cut into units */
-    ptrdiff_t block_rows, row_blocks;
-    ptrdiff_t image_blocks, block_images;
-    size_t scratch_floats;             /* per thread */
-    size_t stage_floats;               /* of it: output of one panel, for layouts that are not channels-last */
-    int staged;
-    float *scratch;
-    fc_counter next_panel, next_block;
-} plan;
+/* Nanoseconds of one thread for a multiply-add in a vector unit, and for a float from the L3 cache. */
+static const double STEP_NS = 0.15, FLOAT_NS = 0.2;
 
 static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
-
-/* ---- weights ---------------------------------------------------------------------------------------- */
-
-static void pack_panel(const plan *plan, ptrdiff_t group, const phase *ph, ptrdiff_t panel, float *out)
-{
-    const fc_tensor *w = &plan->p.w;
-    const ptrdiff_t width = plan->panel_width, channels = plan->channels;
-    const ptrdiff_t used = min(width, plan->outputs - panel * width);
-    const float *base = w->data + group * plan->p.w_group + panel * width * w->stride[0];
-    if (used < width)
-        memset(out, 0, ph->panel_floats * sizeof(float));
-    for (ptrdiff_t r = 0; r < ph->rows->count; r++)
-        for (ptrdiff_t s = 0; s < ph->columns->count; s++, out += channels * width) {
-            const float *from = base + ph->rows->index[r] * w->stride[2] + ph->columns->index[s] * w->stride[3];
-            if (w->stride[0] == 1)
-                for (ptrdiff_t c = 0; c < channels; c++)
-                    memcpy(out + c * width, from + c * w->stride[1], (size_t)used * sizeof(float));
-            else if (w->stride[1] == 1)
-                plan->kernels->transpose((size_t)used, (size_t)channels, from, w->stride[0], out, width);
-            else
-                for (ptrdiff_t c = 0; c < channels; c++)
-                    for (ptrdiff_t k = 0; k < used; k++)
-                        out[c * width + k] = from[k * w->stride[0] + c * w->stride[1]];
-        }
-}
-
-/* ---- one block -------------------------------------------------------------------------------------- */
-
-typedef struct block {
-    ptrdiff_t group, n0, images, u0, rows, v0, columns;   /* u, v: in units of the phases' positions */
-    const float *x;                                       /* input of the block                      */
-    ptrdiff_t x_image, x_row;                             /* its strides                             */
-    ptrdiff_t h0;                                         /* image row of x                          */
-} block;
-
-/* Spreads `pixels` over the fewest tiles that fit, sizes as equal as can be. */
-static ptrdiff_t tile_rows_for(const plan *plan, ptrdiff_t pixels)
-{
-    ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[plan->vectors];
-    return ceil_div(pixels, ceil_div(pixels, most));
-}
-
-static void multiply_row(const plan *plan, const phase *ph, const float *x, const float *panel, ptrdiff_t run0,
-                         ptrdiff_t runs, ptrdiff_t columns, int accumulate, const float *bias, float *y,
-                         ptrdiff_t y_pixel, ptrdiff_t used)
-{
-    const fc_kernels *kernels = plan->kernels;
-    const ptrdiff_t lanes = (ptrdiff_t)kernels->lanes;
-    const ptrdiff_t vectors = ceil_div(used, lanes);
-    const ptrdiff_t rows = tile_rows_for(plan, columns);
-    fc_tile t = {
-        .a_row = plan->p.x_step[1] * plan->pitch,
-        .a_step = 1,
-        .b = panel,
-        .b_step = plan->panel_width,
-        .a_run = ph->a_run + run0,
-        .b_run = ph->b_run + run0,
-        .runs = (size_t)runs,
-        .depth = (size_t)ph->depth,
-        .y_row = y_pixel,
-        .last_lanes = (size_t)(used - (vectors - 1) * lanes),
-        .accumulate = accumulate,
-        .lane_bias = bias,
-    };
-    for (ptrdiff_t v = 0; v < columns; v += rows) {
-        t.a = x + v * t.a_row;
-        t.y = y + v * y_pixel;
-        kernels->tile_rows[vectors][min(rows, columns - v)](&t);
-    }
-}
-
-/* The valid taps of output row u: those whose input row exists. */
-static void valid_rows(const plan *plan, const phase *ph, ptrdiff_t u, ptrdiff_t *first, ptrdiff_t *last)
-{
-    const ptrdiff_t h = u * plan->p.x_step[0];
-    *first = 0;
-    *last = ph->rows->count;
-    while (*first < *last && h + ph->rows->offset[*first] < 0)
-        ++*first;
-    while (*last > *first && h + ph->rows->offset[*last - 1] >= plan->p.x.size[2])
-        --*last;
-}
-
-static void multiply_phase(const plan *plan, const phase *ph, const block *b, float *stage, const float *bias)
-{
-    const fc_tensor *y = &plan->p.y;
-    const ptrdiff_t u_end = min(b->u0 + b->rows, ph->count[0]);
-    const ptrdiff_t columns = min(b->columns, ph->count[1] - b->v0);
-    if (columns <= 0)
-        return;
-    const ptrdiff_t y_pixel = plan->staged ? plan->panel_width : y->stride[3] * plan->p.y_step[1];
-    const ptrdiff_t row_floats = ph->runs_a_row * ph->depth * plan->panel_width;
-    const ptrdiff_t tap_rows = row_floats ? max(1, PANEL_FLOATS / row_floats) : 1;
-    const float *panels = ph->panels + (size_t)(b->group * plan->panels) * ph->panel_floats;
-
-    for (ptrdiff_t panel = 0; panel < plan->panels; panel++) {
-        const ptrdiff_t k0 = panel * plan->panel_width, used = min(plan->panel_width, plan->outputs - k0);
-        const ptrdiff_t k_all = b->group * plan->outputs + k0;
-        for (ptrdiff_t r0 = 0; r0 < max(1, ph->rows->count); r0 += tap_rows) {
-            const int final_taps = r0 + tap_rows >= ph->rows->count;
-            float *staged = stage;
-            for (ptrdiff_t n = b->n0; n < b->n0 + b->images; n++)
-                for (ptrdiff_t u = b->u0; u < u_end; u++, staged += columns * plan->panel_width) {
-                    ptrdiff_t first, last;
-                    valid_rows(plan, ph, u, &first, &last);
-                    const ptrdiff_t from = max(first, r0), to = min(last, r0 + tap_rows);
-                    const ptrdiff_t runs = max(0, to - from) * ph->runs_a_row;
-                    float *out = y->data + n * y->stride[0] + k_all * y->stride[1] +
-                                 (ph->first[0] + u * plan->p.y_step[0]) * y->stride[2] +
-                                 (ph->first[1] + b->v0 * plan->p.y_step[1]) * y->stride[3];
-                    const float *x = b->x + (n - b->n0) * b->x_image + (u * plan->p.x_step[0] - b->h0) * b->x_row;
-                    float *to_y = plan->staged ? staged : out;
-                    if (runs || r0 == 0 || final_taps)
-                        multiply_row(plan, ph, x, panels + (size_t)panel * ph->panel_floats, from * ph->runs_a_row,
-                                     runs, columns, r0 > 0, final_taps && bias ? bias + k_all : NULL, to_y,
-                                     y_pixel, used);
-                    if (plan->staged && final_taps)
-                        fc_store_row(plan->kernels, staged, plan->panel_width, columns, used, out, y->stride[1],
-                                     y->stride[3] * plan->p.y_step[1]);
-                }
-        }
-    }
-}
-
-static void run_block(const plan *plan, size_t index, float *scratch)
-{
-    const fc_correlation *p = &plan->p;
-    ptrdiff_t rest = (ptrdiff_t)index;
-    const ptrdiff_t unit = rest % plan->units;
-    rest /= plan->units;
-    const ptrdiff_t row_block = rest % plan->row_blocks;
-    rest /= plan->row_blocks;
-    const ptrdiff_t image_block = rest % plan->image_blocks;
-    block b = {
-        .group = rest / plan->image_blocks,
-        .n0 = image_block * plan->block_images,
-        .images = min(plan->block_images, p->x.size[0] - image_block * plan->block_images),
-        .u0 = row_block * plan->block_rows,
-        .rows = plan->block_rows,
-        .v0 = unit * plan->unit_columns,
-        .columns = plan->unit_columns,
-    };
-    const ptrdiff_t h_first = b.u0 * p->x_step[0] + plan->row_min;
-    const ptrdiff_t h_last = (b.u0 + b.rows - 1) * p->x_step[0] + plan->row_max;
-    const ptrdiff_t w_first = b.v0 * p->x_step[1] + plan->column_min;
-    float *stage = scratch;
-
-    b.h0 = max(0, h_first);
-    const ptrdiff_t rows = max(0, min(p->x.size[2] - 1, h_last) - b.h0 + 1);
-    if (plan->in_place) {
-        b.x_row = p->x.stride[2];
-        b.x_image = p->x.stride[0];
-        b.x = p->x.data + b.n0 * b.x_image + b.group * plan->channels * p->x.stride[1] + b.h0 * b.x_row +
-              w_first * p->x.stride[3];
-    } else {
-        float *copy = scratch + plan->stage_floats;
-        const ptrdiff_t columns = (b.columns - 1) * p->x_step[1] + plan->column_max - plan->column_min + 1;
-        b.x_row = columns * plan->pitch;
-        b.x_image = rows * b.x_row;
-        b.x = copy;
-        for (ptrdiff_t n = 0; n < b.images; n++)
-            for (ptrdiff_t h = 0; h < rows; h++)
-                fc_copy_row(plan->kernels, &p->x, b.n0 + n, b.group * plan->channels, plan->channels, b.h0 + h,
-                            w_first, columns, copy + n * b.x_image + h * b.x_row, plan->pitch);
-    }
-    /* Run offsets count from row offset 0 and the leftmost column. */
-    for (size_t i = 0; i < plan->phase_count; i++)
-        multiply_phase(plan, &plan->phases[i], &b, stage, p->bias);
-}
+static size_t round_up(ptrdiff_t floats) { return ((size_t)floats + 15) & ~(size_t)15; }
 
 static void body(void *context, int thread, int threads)
 {
     plan *plan = context;
-    const size_t panels = (size_t)(plan->p.groups * plan->panels);
-    for (size_t i; (i = fc_take(&plan->next_panel)) < panels * plan->phase_count;) {
-        const phase *ph = &plan->phases[i / panels];
-        const ptrdiff_t at = (ptrdiff_t)(i % panels);
-        pack_panel(plan, at / plan->panels, ph, at % plan->panels, ph->panels + (size_t)at * ph->panel_floats);
-    }
+    const size_t preparations = fc_correlation_preparations(plan), tasks = fc_correlation_tasks(plan);
+    for (size_t i; (i = fc_take(&plan->next_preparation)) < preparations;)
+        fc_correlation_prepare(plan, i);
     if (threads > 1)
         fc_team_barrier();
-    float *scratch = plan->scratch + (size_t)thread * plan->scratch_floats;
-    const size_t blocks = (size_t)(plan->p.groups * plan->image_blocks * plan->row_blocks * plan->units);
-    for (size_t i; (i = fc_take(&plan->next_block)) < blocks;)
-        run_block(plan, i, scratch);
+    for (size_t i; (i = fc_take(&plan->next_task)) < tasks;)
+        fc_correlation_run(plan, i, plan->scratch + (size_t)thread * plan->scratch_floats);
 }
-
-/* ---- the plan --------------------------------------------------------------------------------------- */
 
 /* Makes one long row of all pixels where a 1x1 correlation does not care which row they are in. */
 static void flatten(fc_correlation *p)
@@ -297,30 +99,51 @@ static ptrdiff_t choose_vectors(const fc_kernels *kernels, ptrdiff_t outputs, pt
     return best;
 }
 
-static void plan_blocks(plan *plan, ptrdiff_t rows, ptrdiff_t columns, int threads)
+/* Tap offsets over all phases: their extremes, and the most of one phase. */
+static void find_reach(const fc_correlation *p, int axis, ptrdiff_t *low, ptrdiff_t *high, ptrdiff_t *most)
+{
+    *low = PTRDIFF_MAX;
+    *high = PTRDIFF_MIN;
+    *most = 0;
+    for (ptrdiff_t i = 0; i < p->y_step[axis]; i++) {
+        const fc_taps *taps = &p->taps[axis][i];
+        *most = max(*most, taps->count);
+        if (taps->count) {
+            *low = min(*low, taps->offset[0]);
+            *high = max(*high, taps->offset[taps->count - 1]);
+        }
+    }
+    if (*high < *low)
+        *low = *high = 0;
+}
+
+static ptrdiff_t unit_input_columns(const plan *plan)
+{
+    return (plan->unit_columns - 1) * plan->p.x_step[1] + plan->column_max - plan->column_min + 1;
+}
+
+/* Blocks whose input fills `fit` floats of the L2 cache. */
+static void plan_blocks(plan *plan, ptrdiff_t fit_floats, int threads)
 {
     const fc_correlation *p = &plan->p;
-    const ptrdiff_t images = p->x.size[0];
+    const ptrdiff_t images = p->x.size[0], rows = plan->rows, columns = plan->columns;
     const ptrdiff_t column_floats = p->x_step[1] * plan->pitch;
 
     /* A long row is cut so that R rows of it fit the buffer; then rows, then images are added while they fit. */
     const ptrdiff_t span = plan->row_max - plan->row_min + 1;
     const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[plan->vectors];
-    ptrdiff_t unit = max(most, BLOCK_FLOATS / (column_floats * span) / most * most);
+    const ptrdiff_t unit = max(most, fit_floats / (column_floats * span) / most * most);
     plan->units = ceil_div(columns, min(unit, columns));
     plan->unit_columns = ceil_div(ceil_div(columns, plan->units), plan->units > 1 ? most : 1) *
                          (plan->units > 1 ? most : 1);
     plan->units = ceil_div(columns, plan->unit_columns);
 
     const ptrdiff_t row_floats = plan->unit_columns * column_floats;
-    ptrdiff_t fit = max(1, (BLOCK_FLOATS / row_floats - span) / p->x_step[0] + 1);
+    const ptrdiff_t fit = max(1, (fit_floats / row_floats - span) / p->x_step[0] + 1);
     plan->block_rows = min(rows, fit);
-    plan->block_images = max(1, min(images, fit / (rows + span)));
-    if (plan->block_rows < rows)
-        plan->block_images = 1;
-    /* Threads need several blocks each. */
+    plan->block_images = plan->block_rows < rows ? 1 : max(1, min(images, fit / (rows + span)));
     while (threads > 1 && p->groups * plan->units * ceil_div(rows, plan->block_rows) *
-                              ceil_div(images, plan->block_images) < 4 * threads) {
+                              ceil_div(images, plan->block_images) < BLOCKS_A_THREAD * threads) {
         if (plan->block_images > 1)
             plan->block_images = ceil_div(plan->block_images, 2);
         else if (plan->block_rows > 1)
@@ -330,15 +153,85 @@ static void plan_blocks(plan *plan, ptrdiff_t rows, ptrdiff_t columns, int threa
     }
     plan->row_blocks = ceil_div(rows, plan->block_rows);
     plan->image_blocks = ceil_div(images, plan->block_images);
+    plan->in_columns = unit_input_columns(plan);
+    if (!plan->in_place) {
+        const ptrdiff_t in_rows = (plan->block_rows - 1) * p->x_step[0] + span;
+        plan->copy_floats = round_up(plan->block_images * in_rows * plan->in_columns * plan->pitch) + 16;
+    }
+}
 
-    const ptrdiff_t in_rows = (plan->block_rows - 1) * p->x_step[0] + span;
-    const ptrdiff_t in_columns = (plan->unit_columns - 1) * p->x_step[1] + plan->column_max - plan->column_min + 1;
-    const ptrdiff_t block_pixels = plan->block_images * plan->block_rows * plan->unit_columns;
-    plan->stage_floats = plan->staged ? (size_t)(block_pixels * plan->panel_width + 15) & ~(size_t)15 : 0;
-    plan->scratch_floats = plan->stage_floats;
-    if (!plan->in_place)
-        plan->scratch_floats += (size_t)(plan->block_images * in_rows * in_columns * plan->pitch);
-    plan->scratch_floats = (plan->scratch_floats + 31) & ~(size_t)15;
+static void plan_panels(plan *plan)
+{
+    plan->by_panel = 1;
+    plan->units = plan->row_blocks = plan->image_blocks = 1;
+    plan->unit_columns = plan->columns;
+    plan->block_rows = plan->rows;
+    plan->block_images = plan->p.x.size[0];
+    plan->in_columns = unit_input_columns(plan);
+    plan->copy_floats = 0;
+}
+
+static double weight_floats(const plan *plan)
+{
+    return (double)plan->p.groups * (double)plan->outputs * (double)plan->channels *
+           (double)(plan->p.w.size[2] * plan->p.w.size[3]);
+}
+
+/* Whether a task should be a panel: compares how long the slowest thread computes and waits for the L3 cache. */
+static int panels_are_better(const plan *plan, double steps, int threads, ptrdiff_t l2_floats)
+{
+    const fc_correlation *p = &plan->p;
+    const double weights = weight_floats(plan);
+    const double blocks = (double)(p->groups * plan->image_blocks * plan->row_blocks * plan->units);
+    const double input = (double)p->x.size[0] * (double)p->groups * (double)p->x.size[2] * (double)p->x.size[3] *
+                         (double)plan->pitch;
+    const double panels = (double)(p->groups * plan->panels);
+    const double compute = steps * STEP_NS / threads;
+    const double turns_of_block = (double)ceil_div((ptrdiff_t)blocks, threads) * threads / blocks;
+    const double turns_of_panel = (double)ceil_div((ptrdiff_t)panels, threads) * threads / panels;
+    const double reread = input > (double)l2_floats / 2 ? FLOAT_NS : FLOAT_NS / 4;
+    const double block_ns = compute * turns_of_block +
+                            (weights * (2 + blocks / (double)p->groups) + input) * FLOAT_NS / threads;
+    const double panel_ns = compute * turns_of_panel +
+                            (weights + 2 * input) * FLOAT_NS / threads + input * (double)plan->panels * reread / threads;
+    return panel_ns < block_ns;
+}
+
+/* The phases' tables of runs. */
+static void list_runs(plan *plan, size_t runs, ptrdiff_t *place, float *panels)
+{
+    const fc_correlation *p = &plan->p;
+    const ptrdiff_t x_row = plan->in_place ? p->x.stride[2] : plan->in_columns * plan->pitch;
+    for (size_t i = 0; i < plan->phase_count; i++) {
+        phase *ph = &plan->phases[i];
+        const ptrdiff_t at[2] = {(ptrdiff_t)i / p->y_step[1], (ptrdiff_t)i % p->y_step[1]};
+        ph->rows = &p->taps[0][at[0]];
+        ph->columns = &p->taps[1][at[1]];
+        for (int axis = 0; axis < 2; axis++) {
+            ph->first[axis] = at[axis];
+            ph->count[axis] = max(0, ceil_div(p->y.size[2 + axis] - at[axis], p->y_step[axis]));
+        }
+        const fc_taps *across = ph->columns;
+        const int dense = across->count && plan->pitch == plan->channels &&
+                          across->offset[across->count - 1] - across->offset[0] == across->count - 1;
+        ph->runs_a_row = dense ? 1 : across->count;
+        ph->depth = dense ? across->count * plan->channels : plan->channels;
+        ph->row_floats = (size_t)(across->count * plan->channels * plan->panel_width);
+        ph->panel_floats = (size_t)ph->rows->count * ph->row_floats;
+        ph->a_run = place;
+        ph->b_run = place + runs;
+        place += 2 * runs;
+        for (ptrdiff_t r = 0; r < ph->rows->count; r++)
+            for (ptrdiff_t s = 0; s < ph->runs_a_row; s++) {
+                const ptrdiff_t j = r * ph->runs_a_row + s;
+                ph->a_run[j] = ph->rows->offset[r] * x_row + (across->offset[s] - plan->column_min) * plan->pitch;
+                ph->b_run[j] = j * ph->depth * plan->panel_width;
+            }
+        if (!plan->by_panel) {
+            ph->panels = panels;
+            panels += round_up((ptrdiff_t)ph->panel_floats * plan->panels * p->groups);
+        }
+    }
 }
 
 int fc_correlate(const fc_correlation *problem)
@@ -351,108 +244,69 @@ int fc_correlate(const fc_correlation *problem)
     if (!p->y.size[0] || !p->y.size[2] || !p->y.size[3] || !plan.outputs)
         return 0;
     plan.phase_count = (size_t)(p->y_step[0] * p->y_step[1]);
-
-    /* Extremes of the tap offsets over all phases. */
-    int any = 0;
-    ptrdiff_t taps_most[2] = {0, 0};
-    for (int axis = 0; axis < 2; axis++) {
-        ptrdiff_t low = PTRDIFF_MAX, high = PTRDIFF_MIN;
-        for (ptrdiff_t i = 0; i < p->y_step[axis]; i++) {
-            const fc_taps *taps = &p->taps[axis][i];
-            taps_most[axis] = max(taps_most[axis], taps->count);
-            if (taps->count) {
-                low = min(low, taps->offset[0]);
-                high = max(high, taps->offset[taps->count - 1]);
-            }
-        }
-        any += high >= low;
-        if (high < low)
-            low = high = 0;
-        if (axis == 0)
-            plan.row_min = low, plan.row_max = high;
-        else
-            plan.column_min = low, plan.column_max = high;
-    }
-    (void)any;
-    const ptrdiff_t rows = ceil_div(p->y.size[2], p->y_step[0]), columns = ceil_div(p->y.size[3], p->y_step[1]);
+    plan.rows = ceil_div(p->y.size[2], p->y_step[0]);
+    plan.columns = ceil_div(p->y.size[3], p->y_step[1]);
+    ptrdiff_t most_rows, most_columns;
+    find_reach(p, 0, &plan.row_min, &plan.row_max, &most_rows);
+    find_reach(p, 1, &plan.column_min, &plan.column_max, &most_columns);
 
     plan.pitch = fc_pixel_pitch(plan.channels);
     plan.in_place = (p->x.stride[1] == 1 || plan.channels == 1) && plan.column_min >= 0 && p->x.stride[3] % 512 &&
-                    (columns - 1) * p->x_step[1] + plan.column_max < p->x.size[3];
+                    (plan.columns - 1) * p->x_step[1] + plan.column_max < p->x.size[3];
     if (plan.in_place)
         plan.pitch = p->x.stride[3];
     plan.staged = p->y.stride[1] != 1 && plan.outputs > 1;
-    plan.vectors = choose_vectors(plan.kernels, plan.outputs, columns);
+    plan.vectors = choose_vectors(plan.kernels, plan.outputs, plan.columns);
     plan.panel_width = plan.vectors * (ptrdiff_t)plan.kernels->lanes;
     plan.panels = ceil_div(plan.outputs, plan.panel_width);
 
-    const double steps = (double)p->y.size[0] * (double)p->groups * (double)plan.outputs * (double)plan.channels *
-                         (double)rows * (double)columns * (double)(p->w.size[2] * p->w.size[3]);
-    int threads = fc_team_size(steps * 0.02 * 16 / (double)plan.kernels->lanes);
-    plan_blocks(&plan, rows, columns, threads);
+    const ptrdiff_t l2_floats = (ptrdiff_t)(fc_cpu_cache_bytes(2) ? fc_cpu_cache_bytes(2) : 512 << 10) / 4;
+    const double pixels = (double)p->y.size[0] * (double)plan.rows * (double)plan.columns;
+    const double steps = pixels * weight_floats(&plan) / (double)plan.kernels->lanes;
+    const int threads = fc_team_size(steps * STEP_NS);
+    plan.tap_floats = l2_floats * 3 / 8;
+    plan_blocks(&plan, l2_floats / 4, threads);
+    if (panels_are_better(&plan, steps, threads, l2_floats))
+        plan_panels(&plan);
 
-    /* One allocation: phases, run tables, panels, scratch. */
-    const size_t runs = (size_t)max(1, taps_most[0] * taps_most[1]);
-    const size_t phase_bytes = plan.phase_count * sizeof(phase);
-    const size_t run_bytes = plan.phase_count * 2 * runs * sizeof(ptrdiff_t);
-    size_t panel_floats = 0;
-    for (size_t i = 0; i < plan.phase_count; i++) {
-        const ptrdiff_t taps = p->taps[0][(ptrdiff_t)i / p->y_step[1]].count * p->taps[1][(ptrdiff_t)i % p->y_step[1]].count;
-        panel_floats += (size_t)(taps * plan.channels * plan.panel_width * plan.panels * p->groups) + 16;
+    /* One allocation: phases, run tables, panels, input, bias, scratch. */
+    const size_t runs = (size_t)max(1, most_rows * most_columns);
+    const size_t phase_bytes = plan.phase_count * sizeof(phase), run_bytes = plan.phase_count * 2 * runs * sizeof(ptrdiff_t);
+    const ptrdiff_t tap_floats = plan.channels * plan.panel_width;
+    size_t panel_floats = 0, input_floats = 0;
+    if (plan.by_panel) {
+        if (!plan.in_place)
+            input_floats = round_up(p->x.size[0] * p->groups * p->x.size[2] * plan.in_columns * plan.pitch) + 16;
+        plan.pack_floats = round_up(max(most_columns * tap_floats, min(most_rows * most_columns * tap_floats,
+                                                                       plan.tap_floats)));
+    } else {
+        for (size_t i = 0; i < plan.phase_count; i++) {
+            const ptrdiff_t taps = p->taps[0][(ptrdiff_t)i / p->y_step[1]].count *
+                                   p->taps[1][(ptrdiff_t)i % p->y_step[1]].count;
+            panel_floats += round_up(taps * tap_floats * plan.panels * p->groups);
+        }
     }
+    if (plan.staged)
+        plan.stage_floats = round_up(plan.block_images * plan.block_rows * plan.unit_columns * plan.panel_width);
+    plan.scratch_floats = plan.stage_floats + plan.copy_floats + plan.pack_floats + 16;
     /* A bias is read a vector at a time. */
-    const size_t bias_floats = p->bias ? (size_t)(p->groups * plan.outputs + FC_MAX_VECTORS * 16) : 0;
+    const size_t bias_floats = p->bias ? round_up(p->groups * plan.outputs + FC_MAX_VECTORS * LARGEST_LANES) : 0;
     const size_t fixed = (phase_bytes + run_bytes + 63) & ~(size_t)63;
-    float *floats;
-    char *workspace = fc_alloc(fixed + (panel_floats + bias_floats + 32 + plan.scratch_floats * (size_t)threads) *
-                                           sizeof(float));
+    char *workspace = fc_alloc(fixed + (panel_floats + input_floats + bias_floats +
+                                        plan.scratch_floats * (size_t)threads) * sizeof(float));
     if (!workspace)
         return -1;
+    float *floats = (float *)(workspace + fixed);
     plan.phases = (phase *)workspace;
-    ptrdiff_t *run = (ptrdiff_t *)(workspace + phase_bytes);
-    floats = (float *)(workspace + fixed);
-
-    for (size_t i = 0; i < plan.phase_count; i++) {
-        phase *ph = &plan.phases[i];
-        const ptrdiff_t at[2] = {(ptrdiff_t)i / p->y_step[1], (ptrdiff_t)i % p->y_step[1]};
-        ph->rows = &p->taps[0][at[0]];
-        ph->columns = &p->taps[1][at[1]];
-        for (int axis = 0; axis < 2; axis++) {
-            ph->first[axis] = at[axis];
-            ph->count[axis] = max(0, ceil_div(p->y.size[2 + axis] - at[axis], p->y_step[axis]));
-        }
-        const fc_taps *across = ph->columns;
-        const int dense = across->count && plan.pitch == plan.channels &&
-                          across->offset[across->count - 1] - across->offset[0] == across->count - 1;
-        ph->runs_a_row = dense ? 1 : across->count;
-        ph->depth = dense ? across->count * plan.channels : plan.channels;
-        ph->panel_floats = (size_t)(ph->rows->count * across->count * plan.channels * plan.panel_width);
-        ph->a_run = run;
-        ph->b_run = run + runs;
-        run += 2 * runs;
-        ph->panels = floats;
-        floats += (ph->panel_floats * (size_t)(plan.panels * p->groups) + 15) & ~(size_t)15;
-        for (ptrdiff_t r = 0; r < ph->rows->count; r++)
-            for (ptrdiff_t s = 0; s < ph->runs_a_row; s++) {
-                const ptrdiff_t j = r * ph->runs_a_row + s;
-                /* The row part needs the block's row pitch: filled in below, once it is known. */
-                ph->a_run[j] = (across->offset[s] - plan.column_min) * plan.pitch;
-                ph->b_run[j] = j * ph->depth * plan.panel_width;
-            }
-    }
+    list_runs(&plan, runs, (ptrdiff_t *)(workspace + phase_bytes), floats);
+    plan.input = floats + panel_floats;
+    plan.scratch = plan.input + input_floats + bias_floats;
     if (p->bias) {
-        memcpy(floats, p->bias, (size_t)(p->groups * plan.outputs) * sizeof(float));
-        memset(floats + p->groups * plan.outputs, 0, FC_MAX_VECTORS * 16 * sizeof(float));
-        p->bias = floats;
-        floats += (bias_floats + 15) & ~(size_t)15;
+        float *bias = plan.input + input_floats;
+        memset(bias, 0, bias_floats * sizeof(float));
+        memcpy(bias, p->bias, (size_t)(p->groups * plan.outputs) * sizeof(float));
+        p->bias = bias;
     }
-    const ptrdiff_t in_columns = (plan.unit_columns - 1) * p->x_step[1] + plan.column_max - plan.column_min + 1;
-    const ptrdiff_t x_row = plan.in_place ? p->x.stride[2] : in_columns * plan.pitch;
-    for (size_t i = 0; i < plan.phase_count; i++)
-        for (ptrdiff_t r = 0; r < plan.phases[i].rows->count; r++)
-            for (ptrdiff_t s = 0; s < plan.phases[i].runs_a_row; s++)
-                plan.phases[i].a_run[r * plan.phases[i].runs_a_row + s] += plan.phases[i].rows->offset[r] * x_row;
-    plan.scratch = floats;
     fc_team_run(threads, 1, body, &plan);
     fc_free(workspace);
     return 0;

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: MIT */
+/* The work of one thread in a correlation: packing, copying and multiplying blocks. */
+#include <string.h>
+
+#include "correlate_plan.h"
+#include "rows.h"
+
+typedef fc_correlation_plan plan;
+typedef fc_phase phase;
+
+static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+
+/* ---- weights ---------------------------------------------------------------------------------------- */
+
+/* Rows of taps r0 .. r1-1 of a panel to out[r][s][c][NB], lanes without an output zero. */
+static void pack_panel(const plan *plan, ptrdiff_t group, const phase *ph, ptrdiff_t panel, ptrdiff_t r0, ptrdiff_t r1,
+                       float *out)
+{
+    const fc_tensor *w = &plan->p.w;
+    const ptrdiff_t width = plan->panel_width, channels = plan->channels;
+    const ptrdiff_t used = min(width, plan->outputs - panel * width);
+    const float *base = w->data + group * plan->p.w_group + panel * width * w->stride[0];
+    if (used < width)
+        memset(out, 0, (size_t)(r1 - r0) * ph->row_floats * sizeof(float));
+    for (ptrdiff_t r = r0; r < r1; r++)
+        for (ptrdiff_t s = 0; s < ph->columns->count; s++, out += channels * width) {
+            const float *from = base + ph->rows->index[r] * w->stride[2] + ph->columns->index[s] * w->stride[3];
+            if (w->stride[0] == 1)
+                for (ptrdiff_t c = 0; c < channels; c++)
+                    memcpy(out + c * width, from + c * w->stride[1], (size_t)used * sizeof(float));
+            else if (w->stride[1] == 1)
+                plan->kernels->transpose((size_t)used, (size_t)channels, from, w->stride[0], out, width);
+            else
+                for (ptrdiff_t c = 0; c < channels; c++)
+                    for (ptrdiff_t k = 0; k < used; k++)
+                        out[c * width + k] = from[k * w->stride[0] + c * w->stride[1]];
+        }
+}
+
+/* ---- preparation -------------------------------------------------------------------------------------- */
+
+size_t fc_correlation_preparations(const plan *plan)
+{
+    if (!plan->by_panel)
+        return (size_t)(plan->p.groups * plan->panels) * plan->phase_count;
+    return plan->in_place ? 0 : (size_t)(plan->p.x.size[0] * plan->p.groups * plan->p.x.size[2]);
+}
+
+void fc_correlation_prepare(const plan *plan, size_t index)
+{
+    const fc_correlation *p = &plan->p;
+    if (plan->by_panel) {
+        const ptrdiff_t h = (ptrdiff_t)index % p->x.size[2], group = (ptrdiff_t)index / p->x.size[2] % p->groups;
+        fc_copy_row(plan->kernels, &p->x, (ptrdiff_t)index / p->x.size[2] / p->groups, group * plan->channels,
+                    plan->channels, h, plan->column_min, plan->in_columns,
+                    plan->input + (ptrdiff_t)index * plan->in_columns * plan->pitch, plan->pitch);
+        return;
+    }
+    const size_t panels = (size_t)(p->groups * plan->panels);
+    const phase *ph = &plan->phases[index / panels];
+    const ptrdiff_t at = (ptrdiff_t)(index % panels);
+    pack_panel(plan, at / plan->panels, ph, at % plan->panels, 0, ph->rows->count,
+               ph->panels + (size_t)at * ph->panel_floats);
+}
+
+/* ---- one task ----------------------------------------------------------------------------------------- */
+
+typedef struct block {
+    ptrdiff_t group, n0, images, u0, rows, v0, columns;   /* u, v: in units of the phases' positions */
+    const float *x;                                       /* input of the block, at image row h0     */
+    ptrdiff_t x_image, x_row, h0;
+    ptrdiff_t first_panel, last_panel;
+    float *stage, *pack;
+} block;
+
+/* Spreads `pixels` over the fewest tiles that fit, sizes as equal as can be. */
+static ptrdiff_t tile_rows_for(const plan *plan, ptrdiff_t vectors, ptrdiff_t pixels)
+{
+    ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[vectors];
+    return ceil_div(pixels, ceil_div(pixels, most));
+}
+
+/* One row of pixels: runs of taps of one panel into y. */
+static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdiff_t used)
+{
+    const fc_kernels *kernels = plan->kernels;
+    const ptrdiff_t lanes = (ptrdiff_t)kernels->lanes, vectors = ceil_div(used, lanes);
+    const ptrdiff_t rows = tile_rows_for(plan, vectors, columns);
+    t->last_lanes = (size_t)(used - (vectors - 1) * lanes);
+    for (ptrdiff_t v = 0; v < columns; v += rows, t->a += rows * t->a_row, t->y += rows * t->y_row)
+        kernels->tile_rows[vectors][min(rows, columns - v)](t);
+}
+
+/* The valid taps of output row u: those whose input row exists. */
+static void valid_rows(const plan *plan, const phase *ph, ptrdiff_t u, ptrdiff_t *first, ptrdiff_t *last)
+{
+    const ptrdiff_t h = u * plan->p.x_step[0];
+    *first = 0;
+    *last = ph->rows->count;
+    while (*first < *last && h + ph->rows->offset[*first] < 0)
+        ++*first;
+    while (*last > *first && h + ph->rows->offset[*last - 1] >= plan->p.x.size[2])
+        --*last;
+}
+
+/* Rows of taps r0 .. r1-1 of one panel, over all rows of the block. */
+static void multiply_taps(const plan *plan, const phase *ph, const block *b, ptrdiff_t panel, ptrdiff_t r0,
+                          ptrdiff_t r1, const float *packed)
+{
+    const fc_correlation *p = &plan->p;
+    const fc_tensor *y = &p->y;
+    const ptrdiff_t u_end = min(b->u0 + b->rows, ph->count[0]), columns = min(b->columns, ph->count[1] - b->v0);
+    const ptrdiff_t k0 = panel * plan->panel_width, used = min(plan->panel_width, plan->outputs - k0);
+    const ptrdiff_t k_all = b->group * plan->outputs + k0, y_pixel = y->stride[3] * p->y_step[1];
+    const int last_taps = r1 == ph->rows->count;
+    float *stage = b->stage;
+    for (ptrdiff_t n = b->n0; n < b->n0 + b->images; n++)
+        for (ptrdiff_t u = b->u0; u < u_end; u++, stage += columns * plan->panel_width) {
+            ptrdiff_t first, last;
+            valid_rows(plan, ph, u, &first, &last);
+            const ptrdiff_t from = max(first, r0), runs = max(0, min(last, r1) - from) * ph->runs_a_row;
+            float *out = y->data + n * y->stride[0] + k_all * y->stride[1] +
+                         (ph->first[0] + u * p->y_step[0]) * y->stride[2] +
+                         (ph->first[1] + b->v0 * p->y_step[1]) * y->stride[3];
+            fc_tile t = {
+                .a = b->x + (n - b->n0) * b->x_image + (u * p->x_step[0] - b->h0) * b->x_row,
+                .a_row = p->x_step[1] * plan->pitch,
+                .a_step = 1,
+                .b = packed,
+                .b_step = plan->panel_width,
+                .a_run = ph->a_run + from * ph->runs_a_row,
+                .b_run = ph->b_run + (from - r0) * ph->runs_a_row,
+                .runs = (size_t)runs,
+                .depth = (size_t)ph->depth,
+                .y = plan->staged ? stage : out,
+                .y_row = plan->staged ? plan->panel_width : y_pixel,
+                .accumulate = r0 > 0,
+                .lane_bias = last_taps && p->bias ? p->bias + k_all : NULL,
+            };
+            if (runs || r0 == 0 || last_taps)
+                multiply_row(plan, &t, columns, used);
+            if (plan->staged && last_taps)
+                fc_store_row(plan->kernels, stage, plan->panel_width, columns, used, out, y->stride[1], y_pixel);
+        }
+}
+
+static void multiply_phase(const plan *plan, const phase *ph, const block *b)
+{
+    if (b->columns <= 0 || ph->count[1] <= b->v0 || ph->count[0] <= b->u0)
+        return;
+    const ptrdiff_t taps = ph->rows->count;
+    const ptrdiff_t tap_rows = ph->row_floats ? max(1, plan->tap_floats / (ptrdiff_t)ph->row_floats) : max(1, taps);
+    for (ptrdiff_t panel = b->first_panel; panel < b->last_panel; panel++)
+        for (ptrdiff_t r0 = 0; r0 == 0 || r0 < taps; r0 += tap_rows) {
+            const ptrdiff_t r1 = min(taps, r0 + tap_rows);
+            const float *packed = b->pack;
+            if (plan->by_panel)
+                pack_panel(plan, b->group, ph, panel, r0, r1, b->pack);
+            else
+                packed = ph->panels + (size_t)(b->group * plan->panels + panel) * ph->panel_floats +
+                         (size_t)r0 * ph->row_floats;
+            multiply_taps(plan, ph, b, panel, r0, r1, packed);
+        }
+}
+
+/* Makes the input of the block accessible: where it lies, in the common copy, or in a copy of its own. */
+static void find_input(const plan *plan, block *b, float *copy)
+{
+    const fc_correlation *p = &plan->p;
+    const ptrdiff_t h_first = b->u0 * p->x_step[0] + plan->row_min;
+    const ptrdiff_t h_last = (b->u0 + b->rows - 1) * p->x_step[0] + plan->row_max;
+    const ptrdiff_t w_first = b->v0 * p->x_step[1] + plan->column_min, c0 = b->group * plan->channels;
+
+    b->h0 = max(0, h_first);
+    if (plan->in_place) {
+        b->x_row = p->x.stride[2];
+        b->x_image = p->x.stride[0];
+        b->x = p->x.data + b->n0 * b->x_image + c0 * p->x.stride[1] + b->h0 * b->x_row + w_first * p->x.stride[3];
+        return;
+    }
+    b->x_row = plan->in_columns * plan->pitch;
+    if (plan->by_panel) {
+        b->x_image = p->groups * p->x.size[2] * b->x_row;
+        b->x = plan->input + (b->group * p->x.size[2] + b->h0) * b->x_row;
+        return;
+    }
+    const ptrdiff_t rows = max(0, min(p->x.size[2] - 1, h_last) - b->h0 + 1);
+    b->x_image = rows * b->x_row;
+    b->x = copy;
+    for (ptrdiff_t n = 0; n < b->images; n++)
+        for (ptrdiff_t h = 0; h < rows; h++)
+            fc_copy_row(plan->kernels, &p->x, b->n0 + n, c0, plan->channels, b->h0 + h, w_first, plan->in_columns,
+                        copy + n * b->x_image + h * b->x_row, plan->pitch);
+}
+
+size_t fc_correlation_tasks(const plan *plan)
+{
+    return (size_t)(plan->p.groups * plan->image_blocks * plan->row_blocks * plan->units *
+                    (plan->by_panel ? plan->panels : 1));
+}
+
+void fc_correlation_run(const plan *plan, size_t task, float *scratch)
+{
+    ptrdiff_t rest = (ptrdiff_t)task;
+    const ptrdiff_t unit = rest % plan->units;
+    rest /= plan->units;
+    const ptrdiff_t row_block = rest % plan->row_blocks;
+    rest /= plan->row_blocks;
+    const ptrdiff_t image_block = rest % plan->image_blocks;
+    rest /= plan->image_blocks;
+    block b = {
+        .group = plan->by_panel ? rest / plan->panels : rest,
+        .n0 = image_block * plan->block_images,
+        .images = min(plan->block_images, plan->p.x.size[0] - image_block * plan->block_images),
+        .u0 = row_block * plan->block_rows,
+        .rows = plan->block_rows,
+        .v0 = unit * plan->unit_columns,
+        .columns = plan->unit_columns,
+        .first_panel = plan->by_panel ? rest % plan->panels : 0,
+        .stage = scratch,
+        .pack = scratch + plan->stage_floats + plan->copy_floats,
+    };
+    b.last_panel = plan->by_panel ? b.first_panel + 1 : plan->panels;
+    find_input(plan, &b, scratch + plan->stage_floats);
+    for (size_t i = 0; i < plan->phase_count; i++)
+        multiply_phase(plan, &plan->phases[i], &b);
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/* How one correlation is carried out: made by correlate.c, followed by correlate_block.c. */
+#ifndef FC_CORRELATE_PLAN_H
+#define FC_CORRELATE_PLAN_H
+
+#include "../kernels/kernels.h"
+#include "../runtime/threads.h"
+#include "correlate.h"
+
+/* One phase of the output: a dense correlation of its own. */
+typedef struct fc_phase {
+    const fc_taps *rows, *columns;
+    ptrdiff_t first[2], count[2];      /* output positions first + u * y_step, u < count */
+    ptrdiff_t runs_a_row, depth;       /* how a row of taps splits into contiguous runs  */
+    ptrdiff_t *a_run, *b_run;          /* [rows->count * runs_a_row]                     */
+    float *panels;                     /* packed beforehand (fc_correlation_plan.by_panel == 0) */
+    size_t row_floats, panel_floats;   /* of a panel: one row of taps, all of them       */
+} fc_phase;
+
+typedef struct fc_correlation_plan {
+    fc_correlation p;
+    const fc_kernels *kernels;
+    ptrdiff_t channels, outputs;       /* of one group */
+    ptrdiff_t vectors, panel_width, panels;
+    fc_phase *phases;
+    size_t phase_count;
+    int by_panel;                      /* a task is a panel over all pixels, else a block of pixels over all panels */
+    int in_place;                      /* input needs neither copy nor padding */
+    int staged;                        /* output is not channels-last: a panel's pixels go through scratch */
+    ptrdiff_t pitch;                   /* floats from input pixel to input pixel */
+    ptrdiff_t row_min, row_max;        /* tap offsets over all phases */
+    ptrdiff_t column_min, column_max;
+    ptrdiff_t rows, columns;           /* of the largest phase */
+    ptrdiff_t units, unit_columns;     /* its columns, cut into units */
+    ptrdiff_t block_rows, row_blocks;
+    ptrdiff_t block_images, image_blocks;
+    ptrdiff_t in_columns;              /* input columns that a unit meets */
+    ptrdiff_t tap_floats;              /* of a panel multiplied at a time */
+    size_t stage_floats, copy_floats, pack_floats, scratch_floats;   /* scratch of a thread: their sum */
+    float *input;                      /* by_panel: [n][group][h][in_columns][pitch], padded */
+    float *scratch;
+    fc_counter next_preparation, next_task;
+} fc_correlation_plan;
+
+/* Before the barrier: packs one panel or copies one row of the input for all threads. */
+size_t fc_correlation_preparations(const fc_correlation_plan *plan);
+void fc_correlation_prepare(const fc_correlation_plan *plan, size_t index);
+
+/* After it. */
+size_t fc_correlation_tasks(const fc_correlation_plan *plan);
+void fc_correlation_run(const fc_correlation_plan *plan, size_t task, float *scratch);
+
+#endif
