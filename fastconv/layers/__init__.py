@@ -1,0 +1,19 @@
+"""Layers: a constructor, forward and backward; containers of layers. Words and argument order are torch's.
+
+    model = Sequential(Conv2d(1, 6, 5), ReLU(), MaxPool2d(2), Flatten(), Linear(6 * 14 * 14, 10))
+    scores = model(images)
+    model.backward(loss.backward())
+
+Arrays are float32, images logically N x C x H x W; outputs take the memory layout of the input. Gradients are
+explicit: backward needs a forward before it and gives the gradient with respect to that forward's input.
+"""
+
+from .activation import ReLU, Sigmoid, Tanh
+from .base import Layer, Parameter
+from .containers import Concat, Residual, Sequential
+from .linear import Conv2d, Linear
+from .norm import BatchNorm2d, Dropout
+from .pool import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d
+
+__all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm2d", "Concat", "Conv2d", "Dropout", "Flatten", "Layer",
+           "Linear", "MaxPool2d", "Parameter", "ReLU", "Residual", "Sequential", "Sigmoid", "Tanh"]

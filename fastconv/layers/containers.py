@@ -1,0 +1,150 @@
+"""Layers made of layers: one after the other, around a shortcut, side by side."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from .base import Layer
+
+
+def _named(layers):
+    """name -> layer of (layer, ...), named "0", "1", ..., or of ({name: layer},)."""
+    if len(layers) == 1 and isinstance(layers[0], Mapping):
+        return layers[0]
+    return {str(index): layer for index, layer in enumerate(layers)}
+
+
+class _Container(Layer):
+    """Children under their names, as attributes: ``model.conv1``; they may be replaced by assignment."""
+
+    _needs_input_grad = True
+
+    def __init__(self, named):
+        owner = type(self).__name__
+        if len({id(layer) for layer in named.values()}) != len(named):
+            raise ValueError(f"{owner} got a layer twice; each must be its own, for it keeps what backward needs")
+        for name, layer in named.items():
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layer {name!r} of {owner} must be a Layer, got {layer!r}")
+            if not name or "." in name or hasattr(self, name):
+                raise ValueError(f"layer name {name!r} of {owner} is empty, has a dot or is taken")
+            setattr(self, name, layer)
+
+    def __len__(self):
+        return len(list(self.children()))
+
+    def __iter__(self):
+        return self.children()
+
+    def __getitem__(self, index):
+        return list(self.children())[index]
+
+    @property
+    def needs_input_grad(self):
+        return self._needs_input_grad
+
+    @needs_input_grad.setter
+    def needs_input_grad(self, value):
+        self._needs_input_grad = value
+        for layer in self._input_layers():
+            layer.needs_input_grad = value
+
+    def _input_layers(self):
+        """The layers whose input gradient nobody asks for where nobody asks for that of the container."""
+        return self.children()
+
+    def trace(self, input_shape):
+        for name, layer in self.named_children():
+            yield from _prefixed(name, layer.trace(input_shape))
+
+    def multiply_adds(self, input_shape):
+        return sum(layer.multiply_adds(shape) for _, layer, shape in self.trace(input_shape))
+
+
+def _prefixed(prefix, rows):
+    for name, layer, shape in rows:
+        yield (f"{prefix}.{name}" if name else prefix), layer, shape
+
+
+class Sequential(_Container):
+    """Layers one after the other: Sequential(layer, ...), named "0", "1", ..., or Sequential({name: layer}).
+
+    ``model.needs_input_grad = False`` on a whole network spares its first layer with parameters the gradient of
+    the data.
+    """
+
+    def __init__(self, *layers):
+        super().__init__(_named(layers))
+
+    def _input_layers(self):
+        for layer in self.children():
+            yield layer
+            if layer.parameters():
+                return
+
+    def forward(self, x):
+        for layer in self.children():
+            x = layer.forward(x)
+        return x
+
+    def backward(self, grad_output):
+        for layer in reversed(list(self.children())):
+            grad_output = layer.backward(grad_output)
+            if grad_output is None:
+                return None
+        return grad_output
+
+    def trace(self, input_shape):
+        for name, layer in self.named_children():
+            yield from _prefixed(name, layer.trace(input_shape))
+            input_shape = layer.output_shape(input_shape)
+
+
+class Residual(_Container):
+    """body(x) + shortcut(x), or body(x) + x: He et al., arXiv 1512.03385, equations 1 and 2.
+
+    Raises ValueError where the two have different shapes.
+    """
+
+    def __init__(self, body, shortcut=None):
+        super().__init__({"body": body} if shortcut is None else {"body": body, "shortcut": shortcut})
+        self.shortcut = shortcut
+
+    def forward(self, x):
+        y = self.body.forward(x)
+        skip = x if self.shortcut is None else self.shortcut.forward(x)
+        if y.shape != skip.shape:
+            raise ValueError(f"body gives shape {y.shape}, shortcut {skip.shape}; they must be equal")
+        return y + skip
+
+    def backward(self, grad_output):
+        grad_body = self.body.backward(grad_output)
+        grad_skip = grad_output if self.shortcut is None else self.shortcut.backward(grad_output)
+        return grad_body + grad_skip if self.needs_input_grad else None
+
+
+class Concat(_Container):
+    """The outputs of branches of x, joined along the channels: Szegedy et al., arXiv 1409.4842, section 4.
+
+    Concat(branch, ...), named "0", "1", ..., or Concat({name: branch}). Raises ValueError where the outputs differ
+    in more than the channels.
+    """
+
+    def __init__(self, *branches):
+        super().__init__(_named(branches))
+        if not len(self):
+            raise ValueError("branches must not be empty")
+
+    def forward(self, x):
+        outputs = [branch.forward(x) for branch in self.children()]
+        if len({(len(y), *y.shape[2:]) for y in outputs}) > 1:
+            shapes = ", ".join(str(y.shape) for y in outputs)
+            raise ValueError(f"branches must agree in all but the channels, got shapes {shapes}")
+        return self._save(np.concatenate(outputs, axis=1), [y.shape[1] for y in outputs])
+
+    def backward(self, grad_output):
+        (channels,) = self._restore(grad_output)
+        ends = np.cumsum(channels)
+        grads = [branch.backward(grad_output[:, end - count:end])
+                 for branch, count, end in zip(self.children(), channels, ends, strict=True)]
+        return sum(grads[1:], grads[0]) if self.needs_input_grad else None

@@ -1,0 +1,105 @@
+"""Layers that multiply by weights: Conv2d and Linear.
+
+Both keep the output channel as the fastest axis of the weight in memory, the order in which the kernels read
+it, and show it with torch's shape through a transpose.
+"""
+
+import math
+import operator
+
+import numpy as np
+
+from .. import functional as F
+from .. import init
+from .base import Layer, Parameter
+
+
+def _count(name, value):
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {value!r}") from None
+    if count < 1:
+        raise ValueError(f"{name} must be positive, got {value!r}")
+    return count
+
+
+def _initial(weight, bias, rng):
+    """(weight, bias) as Parameters with torch's default: both uniform within 1 / sqrt(fan_in)."""
+    init.kaiming_uniform(weight, a=math.sqrt(5), rng=rng)
+    if not bias:
+        return Parameter(weight), None
+    bound = 1 / math.sqrt(init.fans(weight.shape)[0])
+    return Parameter(weight), Parameter(init.uniform(np.empty(len(weight), np.float32), -bound, bound, rng=rng))
+
+
+class Conv2d(Layer):
+    """2-D convolution: x (N, in_channels, H, W) -> (N, out_channels, P, Q); options as functional.conv2d.
+
+    weight (out_channels, in_channels/groups, R, S), bias (out_channels,) or None; rng draws their first values.
+    Raises ValueError or TypeError for options that do not fit.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
+                 bias=True, *, rng=None):
+        self.in_channels = _count("in_channels", in_channels)
+        self.out_channels = _count("out_channels", out_channels)
+        self.kernel_size = F._positive("kernel_size", kernel_size)
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.groups = _count("groups", groups)
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(f"groups must divide the {in_channels} input and {out_channels} output channels, "
+                             f"got {groups}")
+        stored = (*self.kernel_size, self.in_channels // self.groups, self.out_channels)
+        weight = np.empty(stored, np.float32).transpose(3, 2, 0, 1)
+        self.weight, self.bias = _initial(weight, bias, rng)
+
+    def _options(self):
+        return self.stride, self.padding, self.dilation, self.groups
+
+    def forward(self, x):
+        bias = None if self.bias is None else self.bias.data
+        return self._save(F.conv2d(x, self.weight.data, bias, *self._options()), x)
+
+    def backward(self, grad_output):
+        (x,) = self._restore(grad_output)
+        weight, options = self.weight, self._options()
+        weight.accumulate(
+            lambda out: F.conv2d_backward_weight(grad_output, x, weight.shape, *options, out=out))
+        if self.bias is not None:
+            self.bias.accumulate(lambda out: F.conv2d_backward_bias(grad_output, out=out))
+        if not self.needs_input_grad:
+            return None
+        return F.conv2d_backward_input(grad_output, weight.data, x.shape, *options)
+
+    def multiply_adds(self, input_shape):
+        """R*S*C/groups for each of the N*K*P*Q outputs."""
+        return math.prod(self.output_shape(input_shape)) * math.prod(self.weight.shape[1:])
+
+
+class Linear(Layer):
+    """Fully connected layer: x (N, in_features) -> x weight^T + bias, (N, out_features).
+
+    weight (out_features, in_features), bias (out_features,) or None; rng draws their first values.
+    """
+
+    def __init__(self, in_features, out_features, bias=True, *, rng=None):
+        self.in_features = _count("in_features", in_features)
+        self.out_features = _count("out_features", out_features)
+        weight = np.empty((self.in_features, self.out_features), np.float32).T
+        self.weight, self.bias = _initial(weight, bias, rng)
+
+    def forward(self, x):
+        bias = None if self.bias is None else self.bias.data
+        return self._save(F.linear(x, self.weight.data, bias), x)
+
+    def backward(self, grad_output):
+        (x,) = self._restore(grad_output)
+        self.weight.accumulate(lambda out: F.linear_backward_weight(grad_output, x, out=out))
+        if self.bias is not None:
+            self.bias.accumulate(lambda out: F.linear_backward_bias(grad_output, out=out))
+        return F.linear_backward_input(grad_output, self.weight.data) if self.needs_input_grad else None
+
+    def multiply_adds(self, input_shape):
+        """in_features for each of the N*out_features outputs."""
+        return math.prod(self.output_shape(input_shape)) * self.in_features

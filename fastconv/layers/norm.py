@@ -1,0 +1,84 @@
+"""Layers that act differently in training and in evaluation: BatchNorm2d and Dropout."""
+
+import numpy as np
+
+from .. import functional as F
+from .base import Layer, Parameter
+from .linear import _count
+
+
+class BatchNorm2d(Layer):
+    """Normalises each channel: x (N, num_features, H, W) -> the same shape; see functional.batch_norm.
+
+    In training with the mean and variance of the batch, in evaluation with their running averages, or again with
+    those of the batch where track_running_stats is False. momentum None: the plain average over all batches.
+    affine: weight and bias (num_features,), first ones and zeros.
+    forward raises ValueError where the batch has one value per channel, which has no variance.
+    """
+
+    buffer_names = ("running_mean", "running_var", "num_batches_tracked")
+
+    def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True):
+        self.num_features = _count("num_features", num_features)
+        self.eps, self.momentum = eps, momentum
+        self.weight = Parameter(np.ones(num_features, np.float32)) if affine else None
+        self.bias = Parameter(np.zeros(num_features, np.float32)) if affine else None
+        self.running_mean = np.zeros(num_features, np.float32) if track_running_stats else None
+        self.running_var = np.ones(num_features, np.float32) if track_running_stats else None
+        self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
+
+    def _affine(self):
+        return (None, None) if self.weight is None else (self.weight.data, self.bias.data)
+
+    def forward(self, x):
+        if x.ndim != 4 or x.shape[1] != self.num_features:
+            raise ValueError(f"x must have shape (N, {self.num_features}, H, W), got {x.shape}")
+        tracked = self.running_mean is not None
+        if tracked and not self.training:
+            y = F.batch_norm(x, self.running_mean, self.running_var, *self._affine(), eps=self.eps)
+            return self._save(y, x, None, None)
+        if x.size == self.num_features:
+            raise ValueError(f"x must have more than one value per channel in training, got shape {x.shape}")
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1 / (int(self.num_batches_tracked) + 1) if tracked else 0.0
+        y, mean, invstd = F.batch_norm_train(
+            x, *self._affine(), self.running_mean, self.running_var, momentum, self.eps)
+        if tracked:
+            self.num_batches_tracked += 1
+        return self._save(y, x, mean, invstd)
+
+    def backward(self, grad_output):
+        x, mean, invstd = self._restore(grad_output)
+        of_batch = mean is not None
+        if not of_batch:
+            mean, invstd = self.running_mean, 1 / np.sqrt(self.running_var + np.float32(self.eps))
+        grad_input, grad_weight, grad_bias = F.batch_norm_backward(
+            grad_output, x, mean, invstd, self._affine()[0], of_batch)
+        if self.weight is not None:
+            self.weight.accumulate(lambda out: np.copyto(out, grad_weight))
+            self.bias.accumulate(lambda out: np.copyto(out, grad_bias))
+        return grad_input if self.needs_input_grad else None
+
+
+class Dropout(Layer):
+    """In training zeroes elements with probability p and scales the others by 1 / (1 - p); else x itself.
+
+    rng: the numpy Generator that chooses, kept as an attribute; by default a new one.
+    """
+
+    def __init__(self, p=0.5, *, rng=None):
+        if not 0 <= p <= 1:
+            raise ValueError(f"p must be from 0 to 1, got {p!r}")
+        self.p = p
+        self.rng = rng or np.random.default_rng()
+
+    def forward(self, x):
+        if not self.training or self.p == 0:
+            return self._save(x, None)
+        y, mask = F.dropout(x, self.p, rng=self.rng, return_mask=True)
+        return self._save(y, mask)
+
+    def backward(self, grad_output):
+        (mask,) = self._restore(grad_output)
+        return grad_output if mask is None else F.dropout_backward(grad_output, mask, self.p)

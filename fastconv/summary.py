@@ -1,0 +1,53 @@
+"""What a network consists of: layers, output shapes, parameters and multiply-adds as a table."""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One layer that is not a container."""
+
+    name: str
+    kind: str
+    output_shape: tuple
+    parameters: int
+    multiply_adds: int
+
+
+class Summary(NamedTuple):
+    """The rows of a network and its totals; str() is the table."""
+
+    rows: list
+    parameters: int
+    multiply_adds: int
+
+    def __str__(self):
+        cells = [("layer", "type", "output shape", "parameters", "multiply-adds")]
+        cells += [(row.name, row.kind, " x ".join(map(str, row.output_shape)), f"{row.parameters:,}",
+                   f"{row.multiply_adds:,}") for row in self.rows]
+        cells.append(("total", "", "", f"{self.parameters:,}", f"{self.multiply_adds:,}"))
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(cell.rjust(width) if column > 2 else cell.ljust(width)
+                           for column, (cell, width) in enumerate(zip(line, widths, strict=True)))
+                 for line in cells]
+        rule = "-" * len(lines[0])
+        return "\n".join((lines[0], rule, *lines[1:-1], rule, lines[-1]))
+
+
+def summary(model, input_shape, file=None):
+    """Prints the table of `model` for x of input_shape (N, C, H, W), or (C, H, W) for one image; returns a Summary.
+
+    A convolution has P = floor((H + 2*padding - R) / stride) + 1 output rows, R*S*C*K weights, K biases and
+    R*S*C*K*P*Q multiply-adds per image. file: where to print, default standard output.
+    Raises ValueError where the layers do not fit input_shape.
+    """
+    shape = tuple(input_shape)
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise ValueError(f"input_shape must be (N, C, H, W) or (C, H, W), got {input_shape!r}")
+    if len(shape) == 3:
+        shape = (1, *shape)
+    rows = [Row(name, type(layer).__name__, layer.output_shape(shape),
+                sum(parameter.data.size for parameter in layer.parameters()), layer.multiply_adds(shape))
+            for name, layer, shape in model.trace(shape)]
+    result = Summary(rows, sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows))
+    print(result, file=file)
+    return result
