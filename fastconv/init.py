@@ -1,9 +1,9 @@
 """Initial weights. Every function fills a float32 array in place and returns it.
 
 The formulas and the fan conventions are torch's: a weight (K, C/groups, R, S) or (K, D) has
-fan_in = C/groups * R * S and fan_out = K * R * S. Values are drawn in the logical order of the array, so they do
-not depend on how it lies in memory. `rng` is a numpy Generator; the default is one that the module seeds from
-the operating system.
+fan_in = C/groups * R * S and fan_out = K * R * S. Values are drawn in the logical order of the array, so they
+do not depend on how it lies in memory. `rng` is a numpy Generator; the default is one that the module seeds
+from the operating system. Wrong arrays raise TypeError, wrong options ValueError.
 """
 
 import math
@@ -88,7 +88,10 @@ def xavier_normal(array, gain=1.0, *, rng=None):
 
 
 def lecun_normal(array, *, rng=None):
-    """Normal with standard deviation 1 / sqrt(fan_in): LeCun et al., Efficient BackProp (1998), section 4.6."""
+    """Normal with standard deviation 1 / sqrt(fan_in).
+
+    LeCun et al., Efficient BackProp (1998), equation 16.
+    """
     return kaiming_normal(array, nonlinearity="linear", rng=rng)
 
 

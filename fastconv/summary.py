@@ -34,10 +34,11 @@ class Summary(NamedTuple):
 
 
 def summary(model, input_shape, file=None):
-    """Prints the table of `model` for x of input_shape (N, C, H, W), or (C, H, W) for one image; returns a Summary.
+    """Prints the table of `model` and returns it as a Summary.
 
+    input_shape: (N, C, H, W), or (C, H, W) for one image; multiply-adds are those of the whole batch.
     A convolution has P = floor((H + 2*padding - R) / stride) + 1 output rows, R*S*C*K weights, K biases and
-    R*S*C*K*P*Q multiply-adds per image. file: where to print, default standard output.
+    R*S*C*K*P*Q multiply-adds per image (C per group). file: where to print, default standard output.
     Raises ValueError where the layers do not fit input_shape.
     """
     shape = tuple(input_shape)

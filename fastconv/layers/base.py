@@ -49,9 +49,9 @@ class Parameter:
 class Layer:
     """A differentiable function of one array, with parameters.
 
-    A subclass defines forward(x), which ends in ``return self._save(y, ...)``, and backward(grad_output), which
-    begins with ``... = self._restore(grad_output)``. Attributes that are a Parameter or a Layer are found by
-    themselves; the names of arrays that belong to the state but are not trained stand in `buffer_names`.
+    A subclass defines forward(x), which ends in ``return self._save(y, ...)``, and backward(grad_output),
+    which begins with ``... = self._restore(grad_output)``. Attributes that are a Parameter or a Layer are
+    found by themselves; `buffer_names` names the attributes that are arrays of the state but not trained.
 
     training: set by train() and eval(). needs_input_grad: False on the first layer of a network spares it the
     gradient of the data; backward then returns None. Layers without parameters ignore it.
@@ -69,8 +69,8 @@ class Layer:
     def backward(self, grad_output):
         """Gradient with respect to x from that with respect to y, once after each forward.
 
-        The gradients of the parameters are added to their `grad`. Raises RuntimeError without a forward before
-        it, ValueError where grad_output has not the shape of y.
+        The gradients of the parameters are added to their `grad`. Raises RuntimeError without a forward
+        before it, ValueError where grad_output has not the shape of y.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
 
@@ -106,13 +106,13 @@ class Layer:
             yield layer
 
     def named_modules(self, prefix=""):
-        """(name, layer) of this layer and all below it, e.g. ("body.conv1", ...); this layer's name is `prefix`."""
+        """(name, layer) of this layer, whose name is `prefix`, and of all below it, e.g. "body.conv1"."""
         yield prefix, self
         for name, layer in self.named_children():
             yield from layer.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def named_parameters(self):
-        """(name, Parameter) of this layer and all below it, e.g. ("conv1.weight", ...)."""
+        """(name, Parameter) of this layer and of all below it, e.g. "conv1.weight"."""
         for prefix, layer in self.named_modules():
             for name, value in vars(layer).items():
                 if isinstance(value, Parameter):
@@ -123,7 +123,7 @@ class Layer:
         return [parameter for _, parameter in self.named_parameters()]
 
     def named_buffers(self):
-        """(name, array) of the state that is not trained, e.g. ("bn1.running_mean", ...)."""
+        """(name, array) of the state that is not trained, e.g. "bn1.running_mean"."""
         for prefix, layer in self.named_modules():
             for name in layer.buffer_names:
                 value = getattr(layer, name)
@@ -160,7 +160,7 @@ class Layer:
         """Copies arrays into the parameters and buffers; nothing is changed when it raises.
 
         strict: every name must be there and no other. Returns (missing, unexpected), the two lists of names.
-        Raises one ValueError that lists all names that are missing, unexpected or of the wrong shape or dtype.
+        Raises one ValueError that lists all names that are missing, unexpected, or of a wrong shape or dtype.
         """
         own = self.state_dict()
         missing = [name for name in own if name not in state]

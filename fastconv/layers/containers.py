@@ -22,7 +22,7 @@ class _Container(Layer):
     def __init__(self, named):
         owner = type(self).__name__
         if len({id(layer) for layer in named.values()}) != len(named):
-            raise ValueError(f"{owner} got a layer twice; each must be its own, for it keeps what backward needs")
+            raise ValueError(f"{owner} got a layer twice; a layer keeps what its one backward needs")
         for name, layer in named.items():
             if not isinstance(layer, Layer):
                 raise TypeError(f"layer {name!r} of {owner} must be a Layer, got {layer!r}")
@@ -69,8 +69,8 @@ def _prefixed(prefix, rows):
 class Sequential(_Container):
     """Layers one after the other: Sequential(layer, ...), named "0", "1", ..., or Sequential({name: layer}).
 
-    ``model.needs_input_grad = False`` on a whole network spares its first layer with parameters the gradient of
-    the data.
+    ``model.needs_input_grad = False`` on a whole network spares its first layer with parameters the gradient
+    of the data.
     """
 
     def __init__(self, *layers):
@@ -126,8 +126,8 @@ class Residual(_Container):
 class Concat(_Container):
     """The outputs of branches of x, joined along the channels: Szegedy et al., arXiv 1409.4842, section 4.
 
-    Concat(branch, ...), named "0", "1", ..., or Concat({name: branch}). Raises ValueError where the outputs differ
-    in more than the channels.
+    Concat(branch, ...), named "0", "1", ..., or Concat({name: branch}). Raises ValueError where the outputs
+    differ in more than the channels.
     """
 
     def __init__(self, *branches):

@@ -30,13 +30,14 @@ def _initial(weight, bias, rng):
     if not bias:
         return Parameter(weight), None
     bound = 1 / math.sqrt(init.fans(weight.shape)[0])
-    return Parameter(weight), Parameter(init.uniform(np.empty(len(weight), np.float32), -bound, bound, rng=rng))
+    values = init.uniform(np.empty(len(weight), np.float32), -bound, bound, rng=rng)
+    return Parameter(weight), Parameter(values)
 
 
 class Conv2d(Layer):
     """2-D convolution: x (N, in_channels, H, W) -> (N, out_channels, P, Q); options as functional.conv2d.
 
-    weight (out_channels, in_channels/groups, R, S), bias (out_channels,) or None; rng draws their first values.
+    weight (out_channels, in_channels/groups, R, S) and bias (out_channels,) or None; rng draws their values.
     Raises ValueError or TypeError for options that do not fit.
     """
 
@@ -48,7 +49,7 @@ class Conv2d(Layer):
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.groups = _count("groups", groups)
         if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise ValueError(f"groups must divide the {in_channels} input and {out_channels} output channels, "
+            raise ValueError(f"groups must divide in_channels {in_channels} and out_channels {out_channels}, "
                              f"got {groups}")
         stored = (*self.kernel_size, self.in_channels // self.groups, self.out_channels)
         weight = np.empty(stored, np.float32).transpose(3, 2, 0, 1)
@@ -80,7 +81,7 @@ class Conv2d(Layer):
 class Linear(Layer):
     """Fully connected layer: x (N, in_features) -> x weight^T + bias, (N, out_features).
 
-    weight (out_features, in_features), bias (out_features,) or None; rng draws their first values.
+    weight (out_features, in_features) and bias (out_features,) or None; rng draws their values.
     """
 
     def __init__(self, in_features, out_features, bias=True, *, rng=None):

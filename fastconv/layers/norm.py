@@ -10,9 +10,9 @@ from .linear import _count
 class BatchNorm2d(Layer):
     """Normalises each channel: x (N, num_features, H, W) -> the same shape; see functional.batch_norm.
 
-    In training with the mean and variance of the batch, in evaluation with their running averages, or again with
-    those of the batch where track_running_stats is False. momentum None: the plain average over all batches.
-    affine: weight and bias (num_features,), first ones and zeros.
+    In training with the mean and variance of the batch, in evaluation with their running averages, or again
+    with those of the batch where track_running_stats is False. momentum None: the plain average over all
+    batches. affine: weight and bias (num_features,), first ones and zeros.
     forward raises ValueError where the batch has one value per channel, which has no variance.
     """
 
@@ -37,6 +37,9 @@ class BatchNorm2d(Layer):
         if tracked and not self.training:
             y = F.batch_norm(x, self.running_mean, self.running_var, *self._affine(), eps=self.eps)
             return self._save(y, x, None, None)
+        if not self.training and x.size == 0:
+            nothing = np.zeros(self.num_features, np.float32)
+            return self._save(np.empty_like(x), x, nothing, nothing)
         if x.size == self.num_features:
             raise ValueError(f"x must have more than one value per channel in training, got shape {x.shape}")
         momentum = self.momentum

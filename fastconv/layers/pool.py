@@ -12,8 +12,9 @@ class MaxPool2d(Layer):
     """Maximum over windows: x (N, C, H, W) -> (N, C, P, Q); options as functional.max_pool2d."""
 
     def __init__(self, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
-        self.kernel_size, self.stride, self.padding = F._pool_options(kernel_size, stride, padding, dilation)[:3]
-        self.dilation, self.ceil_mode = dilation, ceil_mode
+        options = F._pool_options(kernel_size, stride, padding, dilation)
+        self.kernel_size, self.stride, self.padding, self.dilation = options
+        self.ceil_mode = ceil_mode
 
     def _options(self):
         return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
@@ -64,7 +65,7 @@ class AdaptiveAvgPool2d(Layer):
 
 
 class Flatten(Layer):
-    """x (N, ...) -> (N, D), the elements of an image in the logical order C, H, W whatever the memory layout."""
+    """x (N, ...) -> (N, D); an image's elements in the order C, H, W, whatever the memory layout."""
 
     def forward(self, x):
         return self._save(x.reshape(len(x), math.prod(x.shape[1:])), x)

@@ -13,7 +13,7 @@ def names():
 
 
 def create(name, **options):
-    """The network `name`, a layer; options go to its function. Raises ValueError for a name it does not know."""
+    """The network `name`, a layer; options go to its function. Raises ValueError for an unknown name."""
     if name not in _MODELS:
         raise ValueError(f"name must be one of {', '.join(_MODELS)}, got {name!r}")
     return _MODELS[name](**options)

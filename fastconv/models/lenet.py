@@ -1,14 +1,15 @@
-"""LeNet-5: LeCun, Bottou, Bengio & Haffner, Gradient-based learning applied to document recognition (1998)."""
+"""LeNet-5: LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 86 (1998)."""
 
 from ..layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
 
 
 def lenet5(num_classes=10, in_channels=1, *, rng=None):
-    """x (N, in_channels, 32, 32) -> scores (N, num_classes); 61,706 parameters, 416,520 multiply-adds for one digit.
+    """x (N, in_channels, 32, 32) -> scores (N, num_classes).
 
-    The sizes are the paper's (figure 2). As everywhere today, every map of the second convolution sees all six
-    maps of the first, ReLU stands for tanh, the maximum for trained averages, and scores for distances to
-    templates. rng: a numpy Generator that draws the weights.
+    The sizes are those of the paper's figure 2: 61,706 parameters, 416,520 multiply-adds for one grey image.
+    As is usual today, every map of the second convolution sees all six maps of the first, ReLU stands for
+    tanh, the maximum for trained averages, and scores for distances to templates. rng: a numpy Generator for
+    the weights.
     """
     return Sequential({
         "conv1": Conv2d(in_channels, 6, 5, rng=rng),
