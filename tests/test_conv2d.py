@@ -2,36 +2,201 @@
 
 import numpy as np
 import pytest
+from check import assert_same_bits, check_op, in_layout
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-import fastconv
 from fastconv import functional, reference
 
 CASES = {
     "one pixel": dict(x=(1, 1, 1, 1), w=(1, 1, 1, 1)),
+    "1x1": dict(x=(2, 19, 7, 7), w=(33, 19, 1, 1)),
+    "1x1, stride 2": dict(x=(2, 5, 8, 9), w=(17, 5, 1, 1), stride=2),
+    "1x1, padding": dict(x=(2, 4, 5, 5), w=(6, 4, 1, 1), padding=1),
+    "LeNet conv1": dict(x=(3, 1, 32, 32), w=(6, 1, 5, 5)),
+    "LeNet conv2": dict(x=(3, 6, 14, 14), w=(16, 6, 5, 5)),
+    "LeNet conv3": dict(x=(3, 16, 5, 5), w=(120, 16, 5, 5)),
+    "AlexNet conv1": dict(x=(1, 3, 47, 43), w=(20, 3, 11, 11), stride=4, padding=2),
+    "ResNet conv1": dict(x=(1, 3, 30, 30), w=(40, 3, 7, 7), stride=2, padding=3),
+    "VGG conv1": dict(x=(1, 3, 24, 20), w=(64, 3, 3, 3), padding=1),
+    "7x7 map": dict(x=(2, 40, 7, 7), w=(72, 40, 3, 3), padding=1),
+    "512 channels": dict(x=(1, 512, 3, 3), w=(16, 512, 3, 3), padding=1),
     "odd everything": dict(x=(3, 5, 13, 11), w=(7, 5, 3, 5), stride=(2, 1), padding=(1, 2)),
-    "filter larger than x": dict(x=(2, 3, 2, 2), w=(4, 3, 5, 5), padding=2),
-    "no images": dict(x=(0, 3, 8, 8), w=(4, 3, 3, 3)),
+    "stride 3": dict(x=(2, 6, 14, 13), w=(9, 6, 3, 3), stride=3),
+    "stride larger than filter": dict(x=(2, 3, 13, 14), w=(5, 3, 2, 1), stride=(4, 3)),
+    "asymmetric padding": dict(x=(2, 4, 6, 7), w=(5, 4, 3, 3), padding=((2, 0), (1, 3))),
+    "padding only behind": dict(x=(2, 3, 9, 9), w=(8, 3, 3, 3), stride=2, padding=((0, 1), (0, 1))),
+    "padding wider than filter": dict(x=(1, 2, 3, 3), w=(3, 2, 2, 2), padding=4),
+    "same": dict(x=(2, 4, 7, 6), w=(5, 4, 4, 3), padding="same"),
+    "same, dilated": dict(x=(2, 4, 9, 9), w=(5, 4, 4, 3), padding="same", dilation=(1, 3)),
+    "valid": dict(x=(2, 4, 7, 6), w=(5, 4, 4, 3), padding="valid"),
     "dilated": dict(x=(2, 4, 12, 12), w=(6, 4, 3, 3), dilation=2, padding=2),
-    "depthwise": dict(x=(2, 8, 9, 9), w=(8, 1, 3, 3), groups=8),
+    "dilated and strided": dict(x=(2, 4, 15, 17), w=(6, 4, 3, 3), dilation=(2, 3), stride=(3, 2), padding=3),
+    "groups": dict(x=(2, 12, 8, 8), w=(18, 4, 3, 3), groups=3, padding=1),
+    "depthwise": dict(x=(2, 19, 9, 9), w=(19, 1, 3, 3), groups=19, padding=1),
+    "depthwise, stride 2": dict(x=(2, 16, 10, 9), w=(16, 1, 3, 3), groups=16, stride=2, padding=1),
+    "depth multiplier": dict(x=(2, 6, 8, 8), w=(18, 1, 3, 3), groups=6, padding=1),
+    "filter larger than x": dict(x=(2, 3, 2, 2), w=(4, 3, 5, 5), padding=2),
+    "one row": dict(x=(2, 8, 1, 200), w=(8, 8, 1, 9), padding=(0, 4)),
+    "one column": dict(x=(2, 8, 90, 1), w=(8, 8, 9, 1), padding=(4, 0)),
+    "no images": dict(x=(0, 3, 8, 8), w=(4, 3, 3, 3)),
+    "no input channels": dict(x=(2, 0, 5, 5), w=(4, 0, 3, 3)),
+    "no output channels": dict(x=(2, 3, 5, 5), w=(0, 3, 3, 3)),
+    "no pixels but padding": dict(x=(2, 3, 0, 0), w=(4, 3, 3, 3), padding=2),
+}
+# Large enough for a team of five with any instruction set.
+LARGE = {
+    "large": dict(x=(4, 16, 40, 40), w=(48, 16, 3, 3), padding=1),
+    "large, stride 2": dict(x=(2, 16, 65, 65), w=(64, 16, 3, 3), stride=2, padding=1),
+    "large, few channels": dict(x=(2, 3, 96, 96), w=(32, 3, 5, 5), padding=2),
+    "large, grouped": dict(x=(4, 32, 33, 33), w=(64, 8, 3, 3), groups=4, padding=1),
+    "large, 1x1": dict(x=(2, 128, 20, 20), w=(96, 128, 1, 1)),
+    "large, depthwise": dict(x=(8, 64, 40, 40), w=(64, 1, 3, 3), groups=64, padding=1),
+}
+OPS = ("conv2d", "conv2d_backward_input", "conv2d_backward_weight", "conv2d_backward_bias")
+FILLS = {
+    "integers": lambda rng, shape: rng.integers(-4, 5, shape).astype(np.float32),
+    "floats": lambda rng, shape: rng.standard_normal(shape).astype(np.float32),
 }
 
 
-@pytest.mark.parametrize("isa", fastconv.available_isas())
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_integers_are_exact(case, isa):
+def problem(op, case, fill, rng):
+    """(arrays, options, terms) of one operation on a case's shapes."""
+    x, w = fill(rng, case["x"]), fill(rng, case["w"])
     options = {name: value for name, value in case.items() if name not in "xw"}
-    rng = np.random.default_rng(0)
-    x = rng.integers(-4, 5, case["x"]).astype(np.float32)
-    w = rng.integers(-4, 5, case["w"]).astype(np.float32)
-    before = fastconv.isa()
-    fastconv.set_isa(isa)
-    try:
-        y = functional.conv2d(x, w, **options)
-        dy = rng.integers(-4, 5, y.shape).astype(np.float32)
-        dx = functional.conv2d_backward_input(dy, w, x.shape, **options)
-        dw = functional.conv2d_backward_weight(dy, x, w.shape, **options)
-    finally:
-        fastconv.set_isa(before)
-    np.testing.assert_array_equal(y, reference.conv2d(x, w, **options))
-    np.testing.assert_array_equal(dx, reference.conv2d_backward_input(dy, w, x.shape, **options))
-    np.testing.assert_array_equal(dw, reference.conv2d_backward_weight(dy, x, w.shape, **options))
+    images, outputs, height, width = reference.conv2d(x, w, **options).shape
+    dy = fill(rng, (images, outputs, height, width))
+    channels, rows, columns = w.shape[1:]
+    if op == "conv2d":
+        return [x, w, fill(rng, outputs)], options, channels * rows * columns + 1
+    if op == "conv2d_backward_input":
+        terms = outputs // options.get("groups", 1) * rows * columns
+        return [dy, w], dict(options, input_shape=x.shape), terms
+    if op == "conv2d_backward_weight":
+        return [dy, x], dict(options, weight_shape=w.shape), images * height * width
+    return [dy], {}, images * height * width
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("case", [*CASES, *LARGE])
+@pytest.mark.parametrize("op", OPS)
+def test_conv2d_matches_reference(op, case, fill, rng):
+    arrays, options, terms = problem(op, (CASES | LARGE)[case], FILLS[fill], rng)
+    check_op(op, arrays, options, terms=max(1, terms), per_image=op in OPS[:2])
+
+
+@st.composite
+def geometries(draw):
+    """A valid case; every option is drawn for itself, the image to fit."""
+    def pairs(low, high):
+        return st.tuples(st.integers(low, high), st.integers(low, high))
+    groups = draw(st.sampled_from((1, 1, 1, 2, 3)))
+    channels, outputs = draw(st.integers(1, 20)), draw(st.integers(1, 36))
+    taps, stride, dilation = draw(pairs(1, 5)), draw(pairs(1, 4)), draw(pairs(1, 3))
+    padding = (draw(pairs(0, 4)), draw(pairs(0, 4)))
+    reach = [d * (t - 1) + 1 - sum(pad) for d, t, pad in zip(dilation, taps, padding, strict=True)]
+    size = [max(1, r) + extra for r, extra in zip(reach, draw(pairs(0, 12)), strict=True)]
+    return dict(x=(draw(st.integers(0, 3)), channels * groups, *size), w=(outputs * groups, channels, *taps),
+                stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(case=geometries(), seed=st.integers(0, 2**32 - 1))
+@pytest.mark.parametrize("op", OPS[:3])
+def test_conv2d_of_any_geometry_matches_reference(op, case, seed):
+    arrays, options, terms = problem(op, case, FILLS["integers"], np.random.default_rng(seed))
+    check_op(op, arrays, options, terms=max(1, terms), per_image=op in OPS[:2])
+
+
+# ---- memory of the arguments ------------------------------------------------------------------------
+
+
+def reversed_axes(array):
+    backwards = (slice(None, None, -1),) * array.ndim
+    return array[backwards].copy()[backwards]
+
+
+def every_second(array):
+    wide = np.full([2 * n + 1 for n in array.shape], np.nan, np.float32)
+    view = wide[(slice(1, None, 2),) * array.ndim]
+    view[...] = array
+    return view
+
+
+def fields(array):
+    """Floats of a packed record: 5 bytes apart, so most of them are unaligned."""
+    records = np.zeros(array.shape, np.dtype([("flag", "u1"), ("value", "<f4")]))
+    records["value"] = array
+    return records["value"]
+
+
+def unaligned(array):
+    raw = np.zeros(array.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(array.shape)
+    raw[...] = array
+    return raw
+
+
+def read_only(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+VIEWS = {
+    "negative strides": reversed_axes,
+    "gaps": every_second,
+    "fields of records": fields,
+    "unaligned": unaligned,
+    "read-only": read_only,
+    "axes reversed in memory": np.asfortranarray,
+    "channels-last": lambda array: in_layout(array, "channels-last"),
+    "output channel fastest": lambda array: in_layout(array, "channels-last", "weight"),
+}
+
+
+@pytest.mark.parametrize("case", ["odd everything", "1x1", "LeNet conv1", "groups", "depthwise"])
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("op", OPS)
+def test_any_strides_give_the_bits_of_a_contiguous_copy(op, view, case, rng):
+    arrays, options, _ = problem(op, CASES[case], FILLS["floats"], rng)
+    expected = getattr(functional, op)(*arrays, **options)
+    for i, array in enumerate(arrays):
+        viewed = VIEWS[view](array)
+        np.testing.assert_array_equal(viewed, array)
+        results = getattr(functional, op)(*arrays[:i], viewed, *arrays[i + 1:], **options)
+        assert_same_bits(results, expected, f"{op}, argument {i}: {view}")
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_zero_strides_give_the_bits_of_a_contiguous_copy(op, rng):
+    arrays, options, _ = problem(op, CASES["odd everything"], FILLS["floats"], rng)
+    for i, array in enumerate(arrays):
+        for axis in range(array.ndim):
+            repeated = np.broadcast_to(array.take([0], axis), array.shape)
+            expected = getattr(functional, op)(*arrays[:i], repeated.copy(), *arrays[i + 1:], **options)
+            results = getattr(functional, op)(*arrays[:i], repeated, *arrays[i + 1:], **options)
+            assert_same_bits(results, expected, f"{op}, argument {i}, axis {axis}")
+
+
+@pytest.mark.parametrize("view", [reversed_axes, every_second, np.asfortranarray])
+@pytest.mark.parametrize("op", OPS)
+def test_out_of_any_strides(op, view, rng):
+    arrays, options, _ = problem(op, CASES["odd everything"], FILLS["floats"], rng)
+    expected = getattr(functional, op)(*arrays, **options)
+    out = view(np.full(expected.shape, np.nan, np.float32))
+    assert getattr(functional, op)(*arrays, **options, out=out) is out
+    assert_same_bits(out, expected, op)
+    if view is every_second:
+        assert np.isnan(out.base).sum() == out.base.size - out.size, "wrote into the gaps"
+
+
+def test_nan_and_infinity_reach_only_the_outputs_that_meet_them(rng):
+    x = rng.standard_normal((1, 3, 9, 9)).astype(np.float32)
+    w = rng.standard_normal((20, 3, 3, 3)).astype(np.float32)
+    clean = functional.conv2d(x, w, padding=1)
+    x[0, 1, 4, 4] = np.nan
+    y = functional.conv2d(x, w, padding=1)
+    met = np.zeros((9, 9), bool)
+    met[3:6, 3:6] = True
+    assert np.isnan(y[..., met]).all()
+    np.testing.assert_array_equal(y[..., ~met], clean[..., ~met])

@@ -1,0 +1,84 @@
+"""Arrays between pages that nobody may touch.
+
+An access outside such an array faults. The handler here notes the array and the distance, opens the
+guard and lets the kernel go on, so that the fault becomes a failed assertion and not a dead interpreter.
+"""
+
+import ctypes
+import mmap
+import signal
+from contextlib import contextmanager
+
+import numpy as np
+
+GUARD_BYTES = 16 * mmap.PAGESIZE  # before and behind each array: far enough for any stride of a small test
+READ_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+class Sigaction(ctypes.Structure):
+    """glibc's struct sigaction on 64-bit Linux."""
+
+    _fields_ = (("handler", ctypes.c_void_p), ("mask", ctypes.c_uint64 * 16), ("flags", ctypes.c_int),
+                ("restorer", ctypes.c_void_p))
+
+
+SA_SIGINFO, ADDRESS_OFFSET = 4, 16  # si_addr follows three ints and their padding
+
+_guards = {}  # first address of a guard -> (name of its array, first address of the array, one past its last)
+_faults = []  # what was touched, in words
+_before = Sigaction()
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+def _on_fault(number, signal_info, _context):
+    address = ctypes.c_size_t.from_address(signal_info + ADDRESS_OFFSET).value
+    for guard, (name, first, end) in _guards.items():
+        if guard <= address < guard + GUARD_BYTES:
+            distance = (f"{address - end} bytes behind the end" if address >= end
+                        else f"{first - address} bytes before the start")
+            _faults.append(f"{distance} of {name}")
+            libc.mprotect(guard, GUARD_BYTES, READ_WRITE)
+            return
+    # Not one of ours: the instruction faults again, into the handler that was there before.
+    libc.sigaction(number, ctypes.byref(_before), None)
+
+
+def _protect(guard):
+    if libc.mprotect(guard, GUARD_BYTES, 0):
+        raise OSError(ctypes.get_errno(), "mprotect failed")
+
+
+def _place(values, name, order=None, at="end"):
+    """A copy of `values` whose memory ends (or starts, at="start") where a guard starts (or ends).
+
+    order: the axes as they lie in memory, slowest first; default: contiguous."""
+    order = tuple(order or range(values.ndim))
+    room = -(-max(values.nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+    offset = GUARD_BYTES + (room - values.nbytes if at == "end" else 0)
+    mapping = mmap.mmap(-1, room + 2 * GUARD_BYTES)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+    stored = np.ndarray([values.shape[axis] for axis in order], values.dtype, mapping, offset)
+    array = stored.transpose(np.argsort(order))
+    array[...] = values
+    for guard in (base, base + GUARD_BYTES + room):
+        _guards[guard] = (name, base + offset, base + offset + values.nbytes)
+        _protect(guard)
+    return array
+
+
+@contextmanager
+def guard_pages(where):
+    """Yields place(values, name, order, at); on leaving, fails if anything beside its arrays was touched."""
+    action = Sigaction(handler=ctypes.cast(_on_fault, ctypes.c_void_p).value, flags=SA_SIGINFO)
+    if libc.sigaction(signal.SIGSEGV, ctypes.byref(action), ctypes.byref(_before)):
+        raise OSError(ctypes.get_errno(), "sigaction failed")
+    _faults.clear()
+    try:
+        yield _place
+        assert not _faults, f"{where} touched memory {'; '.join(_faults)}"
+    finally:
+        libc.sigaction(signal.SIGSEGV, ctypes.byref(_before), None)
+        _guards.clear()
