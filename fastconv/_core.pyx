@@ -120,7 +120,10 @@ def limit_threads(int threads):
 
 
 def set_default_threads(int threads):
+    """Limit of all threads without one of their own. Returns the limit it replaces."""
+    before = fc_threads_default()
     fc_threads_set_default(threads)
+    return before
 
 
 def process_info():

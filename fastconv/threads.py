@@ -5,20 +5,34 @@ may run on, its cgroup's quota (rounded down) and the physical cores. A call tak
 does not pay for them.
 """
 
+import operator
 import os
 from contextlib import contextmanager
 from pathlib import Path
 
 from . import _core
 
+# OpenMP ends the process when it cannot create the threads it is asked for.
+MOST_THREADS = 1024
+
+
+def _checked(n, name="n"):
+    try:
+        threads = operator.index(n)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {n!r}") from None
+    if not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"{name} must be an integer from 1 to {MOST_THREADS}, got {n!r}")
+    return threads
+
 
 def _from_environment():
     for name in ("FASTCONV_NUM_THREADS", "OMP_NUM_THREADS"):
         text = os.environ.get(name, "").split(",")[0].strip()
         if text:
-            if not text.isdigit() or int(text) < 1:
-                raise ValueError(f"{name} must be a positive integer, got {text!r}")
-            return int(text), name
+            if not text.isdecimal():
+                raise ValueError(f"{name} must be an integer from 1 to {MOST_THREADS}, got {text!r}")
+            return _checked(int(text), name), name
     return None
 
 
@@ -64,22 +78,14 @@ def default_num_threads():
     return min((limit for limit in limits if limit[0]), key=lambda limit: limit[0])
 
 
-def _checked(n):
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"n must be a positive integer, got {n!r}")
-    return n
-
-
 def get_num_threads():
     """Threads that a call from this Python thread may use."""
     return _core.get_num_threads()
 
 
 def set_num_threads(n):
-    """Sets the default limit of the process; returns the limit it replaces."""
-    before = _core.get_num_threads()
-    _core.set_default_threads(_checked(n))
-    return before
+    """Sets the default limit of the process, 1 to 1024; returns the limit it replaces."""
+    return _core.set_default_threads(_checked(n))
 
 
 @contextmanager
