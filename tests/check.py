@@ -150,7 +150,7 @@ def _check_allocated(op, arguments, options, expected, first):
         for result, same in zip(results, first, strict=False):
             assert_same_bits(result, same, f"{op} {layout} without out=")
         leading = next(iter(given.values()))
-        ambiguous = leading.size == 0 or leading.ndim == 4 and 1 in (leading.shape[1], leading[0, 0].size)
+        ambiguous = leading.size == 0 or (leading.ndim == 4 and 1 in (leading.shape[1], leading[0, 0].size))
         if not ambiguous and results[0].ndim == 4:
             order = memory_order("weight" if op.endswith("_weight") else "y", 4, layout)
             assert results[0].transpose(order).flags.c_contiguous, f"{op} changes the layout {layout}"

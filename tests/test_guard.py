@@ -1,0 +1,34 @@
+"""The guard pages notice what they are there for."""
+
+import ctypes
+import threading
+
+import numpy as np
+import pytest
+from guard import guard_pages
+
+
+@pytest.mark.parametrize(("at", "offset", "words"), [("end", 20, "0 bytes behind the end of x"),
+                                                     ("start", -1, "1 bytes before the start of x")])
+def test_a_touched_guard_is_a_failure_that_names_the_array(at, offset, words):
+    with pytest.raises(AssertionError, match=f"reading touched memory {words}"), guard_pages("reading") as place:
+        x = place(np.ones(5, np.float32), "x", at=at)
+        ctypes.string_at(x.ctypes.data + offset, 1)
+
+
+def test_a_guard_touched_by_another_thread_is_a_failure():
+    with pytest.raises(AssertionError, match="writing touched memory 4 bytes behind the end of y"), \
+            guard_pages("writing") as place:
+        y = place(np.ones(5, np.float32), "y")
+        thread = threading.Thread(target=ctypes.memset, args=(y.ctypes.data + 24, 0, 1))
+        thread.start()
+        thread.join()
+
+
+def test_the_array_itself_may_be_used():
+    with guard_pages("using") as place:
+        for at in ("start", "end"):
+            x = place(np.arange(24.0).reshape(2, 3, 4), "x", (0, 2, 1), at)
+            x += 1
+            np.testing.assert_array_equal(x, np.arange(1.0, 25.0).reshape(2, 3, 4))
+            assert x.transpose(0, 2, 1).flags.c_contiguous
