@@ -264,6 +264,7 @@ cdef tuple shape_of(const fc_tensor *t):
 cdef View output(object out, tuple shape, bint channels_last, fc_tensor *t, list result):
     """The output array: `out` when given, else a new one; it goes to result[0]."""
     cdef View held
+    cdef int axis
     if out is None:
         out = new_array(shape, channels_last)
         held = view("out", out, len(shape), t, True)
@@ -271,6 +272,9 @@ cdef View output(object out, tuple shape, bint channels_last, fc_tensor *t, list
         held = view("out", out, len(shape), t, True)
         if tuple(out.shape) != shape:
             raise ValueError(f"out must have shape {shape}, got {tuple(out.shape)}")
+        for axis in range(len(shape)):
+            if t.size[axis] > 1 and t.stride[axis] == 0:
+                raise ValueError(f"out must not repeat elements, got strides {out.strides}")
     result.append(out)
     return held
 
@@ -364,11 +368,11 @@ cdef View vector(str name, object array, Py_ssize_t size, float **data, bint wri
 # ---- conv2d -----------------------------------------------------------------------------------------
 
 cdef int geometry(fc_conv2d *conv, tuple x_shape, tuple w_shape, tuple stride, tuple padding, tuple dilation,
-                  Py_ssize_t groups, ptrdiff_t *size) except -1:
+                  object groups, ptrdiff_t *size) except -1:
     """Fills `conv` and the output's height and width `size`; every number is checked."""
     cdef int axis
     cdef object reach, padded
-    if groups < 1:
+    if not 0 < groups < 1 << 31:
         raise ValueError(f"groups must be positive, got {groups}")
     if w_shape[0] % groups or x_shape[1] % groups:
         raise ValueError(f"groups must divide the {x_shape[1]} input and {w_shape[0]} output channels, got {groups}")
@@ -398,7 +402,7 @@ cdef int geometry(fc_conv2d *conv, tuple x_shape, tuple w_shape, tuple stride, t
     return 0
 
 
-def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, Py_ssize_t groups, out):
+def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, object groups, out):
     cdef fc_tensor tx, tw, ty
     cdef float *bias_data
     cdef fc_conv2d conv
@@ -413,6 +417,8 @@ def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, Py_ssiz
     cdef View hy = output(out, (tx.size[0], tw.size[0], size[0], size[1]), last, &ty, result)
     no_overlap(hy, "x", hx)
     no_overlap(hy, "weight", hw)
+    if hb is not None:
+        no_overlap(hy, "bias", hb)
     with nogil:
         status = fc_conv2d_forward(&conv, &tx, &tw, bias_data, &ty)
     if status:
@@ -427,7 +433,7 @@ cdef int same_gradient_shape(const fc_tensor *dy, Py_ssize_t n, Py_ssize_t k, co
 
 
 def conv2d_backward_input(grad_output, weight, tuple input_shape, tuple stride, tuple padding, tuple dilation,
-                          Py_ssize_t groups, out):
+                          object groups, out):
     cdef fc_tensor tdy, tw, tdx
     cdef fc_conv2d conv
     cdef ptrdiff_t size[2]
@@ -448,7 +454,7 @@ def conv2d_backward_input(grad_output, weight, tuple input_shape, tuple stride, 
 
 
 def conv2d_backward_weight(grad_output, x, tuple weight_shape, tuple stride, tuple padding, tuple dilation,
-                           Py_ssize_t groups, out):
+                           object groups, out):
     cdef fc_tensor tdy, tx, tdw
     cdef fc_conv2d conv
     cdef ptrdiff_t size[2]

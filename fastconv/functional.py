@@ -5,6 +5,8 @@ through ``transpose(0, 3, 1, 2)``). Every function takes ``out=``. Wrong dtypes 
 shapes and options ValueError, both naming the argument and its value.
 """
 
+from operator import index
+
 import numpy as np
 
 from . import _core
@@ -12,21 +14,29 @@ from . import _core
 ALGORITHMS = ("direct",)
 
 
-def _pair(name, value):
-    """(vertical, horizontal) from an int or a pair of ints."""
-    if isinstance(value, int):
-        return (value, value)
+def _two_ints(value):
+    """(vertical, horizontal) from an int or a pair of ints; None for anything else."""
+    try:
+        return (index(value),) * 2
+    except TypeError:
+        pass
     try:
         vertical, horizontal = value
-        return (vertical.__index__(), horizontal.__index__())
-    except (TypeError, ValueError, AttributeError):
-        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}") from None
+        return (index(vertical), index(horizontal))
+    except (TypeError, ValueError):
+        return None
+
+
+def _pair(name, value):
+    """(vertical, horizontal) from an int or a pair of ints."""
+    pair = _two_ints(value)
+    if pair is None:
+        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
+    return pair
 
 
 def _padding(padding, weight_shape, stride, dilation):
     """((top, bottom), (left, right)) from an int, a pair, a pair of pairs, "same" or "valid"."""
-    if isinstance(padding, int):
-        return ((padding, padding), (padding, padding))
     if isinstance(padding, str):
         if padding == "valid":
             return ((0, 0), (0, 0))
@@ -34,32 +44,42 @@ def _padding(padding, weight_shape, stride, dilation):
             raise ValueError(f'padding must be ints, "same" or "valid", got {padding!r}')
         if stride != (1, 1):
             raise ValueError(f'padding="same" needs stride 1, got stride {stride}')
-        totals = [d * (taps - 1) for d, taps in zip(dilation, weight_shape[2:], strict=True)]
+        totals = [d * (taps - 1) for d, taps in zip(dilation, weight_shape[2:], strict=False)]
         return tuple((total // 2, total - total // 2) for total in totals)
+    pair = _two_ints(padding)
+    if pair is not None:
+        return ((pair[0], pair[0]), (pair[1], pair[1]))
     try:
-        vertical, horizontal = padding
-    except (TypeError, ValueError):
-        raise TypeError(f"padding must be an int, a pair or a pair of pairs, got {padding!r}") from None
-    return (_pair("padding", vertical), _pair("padding", horizontal))
+        pairs = tuple(map(_two_ints, padding))
+    except TypeError:
+        pairs = ()
+    if len(pairs) != 2 or None in pairs:
+        raise TypeError(f"padding must be an int, a pair of ints or a pair of pairs, got {padding!r}")
+    return pairs
 
 
-def _geometry(weight_shape, stride, padding, dilation, algorithm):
+def _geometry(weight_shape, stride, padding, dilation, groups, algorithm):
+    """The options as _core takes them; their ranges are checked there."""
     if algorithm != "auto" and algorithm not in ALGORITHMS:
         names = ", ".join(("auto", *ALGORITHMS))
         raise ValueError(f"algorithm must be one of {names}, got {algorithm!r}")
     stride = _pair("stride", stride)
     dilation = _pair("dilation", dilation)
-    return stride, _padding(padding, weight_shape, stride, dilation), dilation
-
-
-def _shape(name, shape):
-    """A shape of four non-negative ints."""
     try:
-        extents = tuple(extent.__index__() for extent in shape)
-    except (TypeError, AttributeError):
-        raise TypeError(f"{name} must be a shape of 4 ints, got {shape!r}") from None
-    if len(extents) != 4 or min(extents) < 0:
-        raise ValueError(f"{name} must be 4 non-negative ints, got {shape!r}")
+        groups = index(groups)
+    except TypeError:
+        raise TypeError(f"groups must be an int, got {groups!r}") from None
+    return stride, _padding(padding, weight_shape, stride, dilation), dilation, groups
+
+
+def _shape(name, value):
+    """A shape of four ints, none negative nor beyond what an array can have."""
+    try:
+        extents = tuple(map(index, value))
+    except TypeError:
+        raise TypeError(f"{name} must be a shape of 4 ints, got {value!r}") from None
+    if len(extents) != 4 or min(extents) < 0 or max(extents) >= 1 << 62:
+        raise ValueError(f"{name} must be 4 non-negative ints below 2**62, got {value!r}")
     return extents
 
 
@@ -74,7 +94,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *,
     "valid". algorithm: "auto" or a name from ``fastconv.algorithms()``.
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
-    stride, padding, dilation = _geometry(weight.shape, stride, padding, dilation, algorithm)
+    stride, padding, dilation, groups = _geometry(np.shape(weight), stride, padding, dilation, groups, algorithm)
     return _core.conv2d(x, weight, bias, stride, padding, dilation, groups, out)
 
 
@@ -82,7 +102,7 @@ def conv2d_backward_input(grad_output, weight, input_shape, stride=1, padding=0,
                           groups=1, *, algorithm="auto", out=None):
     """Gradient of conv2d with respect to x: grad_output (N, K, P, Q) -> (N, C, H, W) = input_shape."""
     input_shape = _shape("input_shape", input_shape)
-    stride, padding, dilation = _geometry(weight.shape, stride, padding, dilation, algorithm)
+    stride, padding, dilation, groups = _geometry(np.shape(weight), stride, padding, dilation, groups, algorithm)
     return _core.conv2d_backward_input(grad_output, weight, input_shape, stride, padding, dilation,
                                        groups, out)
 
@@ -95,7 +115,7 @@ def conv2d_backward_weight(grad_output, x, weight_shape, stride=1, padding=0, di
     channel is its fastest axis in memory, the order in which the kernels read weights.
     """
     weight_shape = _shape("weight_shape", weight_shape)
-    stride, padding, dilation = _geometry(weight_shape, stride, padding, dilation, algorithm)
+    stride, padding, dilation, groups = _geometry(weight_shape, stride, padding, dilation, groups, algorithm)
     return _core.conv2d_backward_weight(grad_output, x, weight_shape, stride, padding, dilation,
                                         groups, out)
 
