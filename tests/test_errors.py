@@ -1,0 +1,268 @@
+"""Wrong arguments: an exception that names the argument and its value, never a crash or a silent result."""
+
+import re
+
+import numpy as np
+import pytest
+from script import run_script
+
+import fastconv
+from fastconv import functional
+
+X, W, B = (2, 4, 6, 7), (8, 4, 3, 3), (8,)
+DY = (2, 8, 4, 5)  # of X with W and no padding
+CALLS = {
+    "conv2d": dict(x=X, weight=W, bias=B),
+    "conv2d_backward_input": dict(grad_output=DY, weight=W, input_shape=X),
+    "conv2d_backward_weight": dict(grad_output=DY, x=X, weight_shape=W),
+}
+ARRAYS = [(op, name) for op, arguments in CALLS.items() for name in arguments if not name.endswith("_shape")]
+
+
+def valid(op):
+    """Arguments of a call that works."""
+    return {name: value if name.endswith("_shape") else np.ones(value, np.float32)
+            for name, value in CALLS[op].items()}
+
+
+def refuses(error, words, op, **changes):
+    """The call with these changes raises `error`; its message holds every one of `words`."""
+    arguments = valid(op) | changes
+    with pytest.raises(error) as caught:
+        getattr(functional, op)(**arguments)
+    message = str(caught.value)
+    for word in words:
+        assert word in message, f"{word!r} is not in {message!r}"
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_the_unchanged_call_works(op):
+    getattr(functional, op)(**valid(op))
+
+
+# ---- arrays -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "uint8", "bool", "complex64", ">f4", "O"])
+@pytest.mark.parametrize(("op", "name"), ARRAYS)
+def test_other_dtypes_are_refused(op, name, dtype):
+    array = np.ones(valid(op)[name].shape, dtype)
+    refuses(TypeError, [name, "float32", str(array.dtype)], op, **{name: array})
+
+
+@pytest.mark.parametrize("value", [[[[[1.0]]]], 1.0, "image", None, b"\0\0\0\0"])
+@pytest.mark.parametrize(("op", "name"), [pair for pair in ARRAYS if pair[1] != "bias"])
+def test_other_objects_are_refused(op, name, value):
+    refuses(TypeError, [name, "float32"], op, **{name: value})
+
+
+@pytest.mark.parametrize(("op", "name"), ARRAYS)
+def test_other_numbers_of_axes_are_refused(op, name):
+    array = valid(op)[name]
+    for other in (array[0], array[None], np.ones((), np.float32)):
+        refuses(ValueError, [name, str(other.shape)], op, **{name: other})
+
+
+def test_a_torch_tensor_is_refused_by_name():
+    torch = pytest.importorskip("torch")
+    refuses(TypeError, ["x", "Tensor"], "conv2d", x=torch.ones(X))
+
+
+def test_torchs_input_without_a_batch_axis_is_refused():
+    refuses(ValueError, ["x", "4 axes", str(X[1:])], "conv2d", x=np.ones(X[1:], np.float32))
+
+
+def test_an_image_with_its_channels_last_is_refused():
+    refuses(ValueError, ["weight", "7", str(W)], "conv2d", x=np.ones((2, 5, 6, 7), np.float32).transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(("op", "name", "shape"), [
+    ("conv2d", "weight", (8, 3, 3, 3)),
+    ("conv2d", "weight", (4, 8, 3, 3)),
+    ("conv2d", "weight", (8, 4, 0, 3)),
+    ("conv2d", "weight", (8, 4, 7, 3)),
+    ("conv2d", "weight", (8, 4, 3, 8)),
+    ("conv2d", "bias", (7,)),
+    ("conv2d", "bias", (0,)),
+    ("conv2d_backward_input", "grad_output", (2, 8, 4, 4)),
+    ("conv2d_backward_input", "grad_output", (2, 4, 4, 5)),
+    ("conv2d_backward_input", "grad_output", (1, 8, 4, 5)),
+    ("conv2d_backward_input", "weight", (8, 3, 3, 3)),
+    ("conv2d_backward_weight", "grad_output", (2, 8, 5, 4)),
+    ("conv2d_backward_weight", "grad_output", (3, 8, 4, 5)),
+])
+def test_shapes_that_do_not_fit_are_refused(op, name, shape):
+    refuses(ValueError, [name, str(shape)], op, **{name: np.ones(shape, np.float32)})
+
+
+@pytest.mark.parametrize("value", [(2, 4, 6), (2, 4, 6, 7, 1), (2, 4, 6, -7), ()])
+@pytest.mark.parametrize(("op", "name"), [("conv2d_backward_input", "input_shape"),
+                                          ("conv2d_backward_weight", "weight_shape")])
+def test_shapes_of_other_lengths_are_refused(op, name, value):
+    refuses(ValueError, [name, str(value)], op, **{name: value})
+
+
+@pytest.mark.parametrize("value", [None, 4, "2467", (2, 4, 6.0, 7), (2, 4, None, 7)])
+@pytest.mark.parametrize(("op", "name"), [("conv2d_backward_input", "input_shape"),
+                                          ("conv2d_backward_weight", "weight_shape")])
+def test_shapes_of_other_things_are_refused(op, name, value):
+    refuses(TypeError, [name, repr(value)], op, **{name: value})
+
+
+# ---- options ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", CALLS)
+@pytest.mark.parametrize("name", ["stride", "dilation"])
+@pytest.mark.parametrize("value", [0, -1, (1, 0), (-2, 1), 2**31, 2**70, (1, -2**70)])
+def test_strides_and_dilations_out_of_range_are_refused(op, name, value):
+    number = next(n for n in (value if isinstance(value, tuple) else (value,)) if not 0 < n < 2**31)
+    refuses(ValueError, [name, str(number)], op, **{name: value})
+
+
+@pytest.mark.parametrize("op", CALLS)
+@pytest.mark.parametrize("value", [-1, (0, -1), ((0, 0), (0, -1)), ((-3, 0), (0, 0)), 2**31, 2**70])
+def test_paddings_out_of_range_are_refused(op, value):
+    number = re.search(r"-\d+|\d{6,}", str(value)).group()
+    refuses(ValueError, ["padding", number], op, padding=value)
+
+
+@pytest.mark.parametrize("op", CALLS)
+@pytest.mark.parametrize("name", ["stride", "dilation", "padding"])
+@pytest.mark.parametrize("value", [1.0, 1.5, None, (1, 1.0), (1, None), (1, 1, 1), (1,), np.float32(1), object])
+def test_options_that_are_not_ints_are_refused(op, name, value):
+    refuses(TypeError, [name, repr(value)], op, **{name: value})
+
+
+@pytest.mark.parametrize("op", CALLS)
+@pytest.mark.parametrize("value", [0, -1, 3, 5, 16, 2**62, 2**70])
+def test_groups_that_do_not_divide_the_channels_are_refused(op, value):
+    refuses(ValueError, ["groups", str(value)], op, groups=value)
+
+
+@pytest.mark.parametrize("op", CALLS)
+@pytest.mark.parametrize("value", [1.0, "1", None, (1, 1)])
+def test_groups_that_are_not_an_int_are_refused(op, value):
+    refuses(TypeError, ["groups", repr(value)], op, groups=value)
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_unknown_words_are_refused(op):
+    refuses(ValueError, ["padding", "'SAME'"], op, padding="SAME")
+    refuses(ValueError, ["padding", "'reflect'"], op, padding="reflect")
+    refuses(ValueError, ["algorithm", "'fft'", *fastconv.algorithms()], op, algorithm="fft")
+    refuses(ValueError, ["padding", "same", "stride", "(2, 2)"], op, padding="same", stride=2)
+
+
+def test_torchs_words_that_do_not_exist_here_are_refused():
+    with pytest.raises(TypeError, match="padding_mode"):
+        functional.conv2d(**valid("conv2d"), padding_mode="reflect")
+    with pytest.raises(TypeError, match="input"):
+        functional.conv2d(input=np.ones(X, np.float32), weight=np.ones(W, np.float32))
+
+
+def test_numbers_from_numpy_are_ints(rng):
+    x, w = rng.standard_normal(X).astype(np.float32), rng.standard_normal((8, 2, 3, 3)).astype(np.float32)
+    plain = functional.conv2d(x, w, None, 2, 1, 1, 2)
+    two, one = np.int64(2), np.uint8(1)
+    np.testing.assert_array_equal(functional.conv2d(x, w, None, two, one, one, two), plain)
+    np.testing.assert_array_equal(functional.conv2d(x, w, None, [two, two], np.array([1, 1]), one, two), plain)
+    dx = functional.conv2d_backward_input(plain, w, np.array(x.shape), 2, 1, 1, 2)
+    assert dx.shape == x.shape
+
+
+# ---- out= -------------------------------------------------------------------------------------------
+
+SHAPES = {"conv2d": DY, "conv2d_backward_input": X, "conv2d_backward_weight": W}
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_a_wrong_out_is_refused(op):
+    shape = SHAPES[op]
+    other = (shape[0] + 1, *shape[1:])
+    refuses(ValueError, ["out", str(shape), str(other)], op, out=np.empty(other, np.float32))
+    refuses(ValueError, ["out", "(3,)"], op, out=np.empty(3, np.float32))
+    refuses(TypeError, ["out", "float64"], op, out=np.empty(shape))
+    refuses(TypeError, ["out", "list"], op, out=[])
+    refuses(ValueError, ["out", "aligned"], op,
+            out=np.zeros(4 * int(np.prod(shape)) + 1, np.uint8)[1:].view(np.float32).reshape(shape))
+    fixed = np.ones(shape, np.float32)
+    fixed.flags.writeable = False
+    refuses(TypeError, ["out", "writable"], op, out=fixed)
+    assert (fixed == 1).all()
+
+
+@pytest.mark.parametrize(("op", "name"), ARRAYS)
+def test_an_out_that_overlaps_an_argument_is_refused(op, name):
+    memory = np.ones(4096, np.float32)
+    out = memory[:int(np.prod(SHAPES[op]))].reshape(SHAPES[op])
+    shape = valid(op)[name].shape
+    array = memory[:int(np.prod(shape))].reshape(shape)
+    refuses(ValueError, ["out", "overlap", name], op, out=out, **{name: array})
+    assert (memory == 1).all()
+
+
+def test_an_out_whose_elements_share_memory_is_refused():
+    out = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), DY, (0, 0, 0, 0))
+    refuses(ValueError, ["out"], "conv2d", out=out)
+
+
+# ---- large numbers ----------------------------------------------------------------------------------
+
+
+def test_a_stride_beyond_the_image_gives_one_output(rng):
+    x, w = np.ones(X, np.float32), np.ones(W, np.float32)
+    y = functional.conv2d(x, w, stride=10**6)
+    np.testing.assert_array_equal(y, np.full((2, 8, 1, 1), 36, np.float32))
+    dw = functional.conv2d_backward_weight(y, x, W, stride=10**6)
+    np.testing.assert_array_equal(dw, np.full(W, 72, np.float32))
+
+
+@pytest.mark.parametrize("stride", [20, 10**6, 2**31 - 1])
+def test_backward_input_of_a_stride_beyond_the_image(stride):
+    script = f"""
+        import numpy as np
+        from fastconv import functional
+        dy, w = np.ones((2, 8, 1, 1), np.float32), np.ones({W}, np.float32)
+        dx = functional.conv2d_backward_input(dy, w, {X}, stride={stride})
+        print((dx[:, :, :3, :3] == 8).all(), dx.sum() == 8 * 9 * 8)
+    """
+    assert run_script(script, timeout=20) == "True True"
+
+
+LIMITED = """
+    import resource
+    import numpy as np
+    from fastconv import functional
+    resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+    x, w = np.ones((1, 1, 4, 4), np.float32), np.ones((1, 1, 3, 3), np.float32)
+    dy = np.ones((1, 1, 4, 4), np.float32)
+    try:
+        print(CALL)
+    except (MemoryError, ValueError) as error:
+        print(type(error).__name__, error)
+    print(functional.conv2d(x, w).sum())
+"""
+FAR = 2**30  # taps so far apart that only the middle one meets the image
+
+
+@pytest.mark.parametrize(("call", "outcomes"), [
+    ("functional.conv2d(x, w, padding=2**31 - 1)", ["MemoryError"]),
+    ("functional.conv2d(x, w, padding=((0, 2**31 - 1), (0, 0)), out=dy)", ["ValueError out"]),
+    (f"functional.conv2d(x, w, dilation={FAR}, padding={FAR}).sum()", ["16.0", "MemoryError"]),
+    (f"functional.conv2d_backward_input(dy, w, x.shape, dilation={FAR}, padding={FAR}).sum()", ["16.0", "MemoryError"]),
+    (f"functional.conv2d_backward_weight(dy, x, w.shape, dilation={FAR}, padding={FAR}).sum()",
+     ["16.0", "MemoryError"]),
+    ("functional.conv2d(x, w, dilation=2**31 - 1)", ["ValueError weight"]),
+    ("functional.conv2d(x, w, padding=((2**31 - 1,) * 2,) * 2, stride=2**31 - 1).shape",
+     ["(1, 1, 3, 3)", "MemoryError"]),
+    ("functional.conv2d_backward_input(dy, w, (2**40, 2**40, 4, 4))", ["ValueError"]),
+    ("functional.conv2d_backward_input(np.ones((1, 1, 2, 2), np.float32), w, (1, 1, 2**62, 2**62))", ["ValueError"]),
+    ("functional.conv2d_backward_input(dy, w, (1, 1, 2**70, 4))", ["ValueError"]),
+    ("functional.conv2d_backward_weight(dy, x, (1, 1, 2**62, 3))", ["ValueError"]),
+    ("functional.conv2d(np.broadcast_to(x, (2**40, 1, 4, 4)), w)", ["MemoryError"]),
+])
+def test_huge_numbers_do_not_crash(call, outcomes):
+    first, after = run_script(LIMITED.replace("CALL", call)).splitlines()
+    assert first.startswith(tuple(outcomes)), first
+    assert after == "36.0"
