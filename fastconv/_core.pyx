@@ -25,6 +25,7 @@ cdef extern from "runtime/threads.h":
     int fc_threads_allowed() nogil
     int fc_threads_limit(int threads) nogil
     void fc_threads_set_default(int threads) nogil
+    int fc_threads_default() nogil
     const char *fc_threads_runtime() nogil
 
 cdef extern from "runtime/memory.h":
@@ -273,7 +274,7 @@ cdef View output(object out, tuple shape, bint channels_last, fc_tensor *t, list
         if tuple(out.shape) != shape:
             raise ValueError(f"out must have shape {shape}, got {tuple(out.shape)}")
         for axis in range(len(shape)):
-            if t.size[axis] > 1 and t.stride[axis] == 0:
+            if t.stride[axis] == 0 and t.size[axis] > 1 and 0 not in shape:
                 raise ValueError(f"out must not repeat elements, got strides {out.strides}")
     result.append(out)
     return held

@@ -94,7 +94,8 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *,
     "valid". algorithm: "auto" or a name from ``fastconv.algorithms()``.
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
-    stride, padding, dilation, groups = _geometry(np.shape(weight), stride, padding, dilation, groups, algorithm)
+    stride, padding, dilation, groups = _geometry(np.shape(weight), stride, padding, dilation, groups,
+                                                  algorithm)
     return _core.conv2d(x, weight, bias, stride, padding, dilation, groups, out)
 
 
@@ -102,7 +103,8 @@ def conv2d_backward_input(grad_output, weight, input_shape, stride=1, padding=0,
                           groups=1, *, algorithm="auto", out=None):
     """Gradient of conv2d with respect to x: grad_output (N, K, P, Q) -> (N, C, H, W) = input_shape."""
     input_shape = _shape("input_shape", input_shape)
-    stride, padding, dilation, groups = _geometry(np.shape(weight), stride, padding, dilation, groups, algorithm)
+    stride, padding, dilation, groups = _geometry(np.shape(weight), stride, padding, dilation, groups,
+                                                  algorithm)
     return _core.conv2d_backward_input(grad_output, weight, input_shape, stride, padding, dilation,
                                        groups, out)
 
