@@ -85,8 +85,13 @@ def assert_within(actual, expected, limit, where):
     wrong = np.argwhere(~(error <= limit))
     if len(wrong):
         at = tuple(int(i) for i in wrong[0])
-        raise AssertionError(f"{where}: {len(wrong)} of {actual.size} values off, first at {at}: {actual[at]!r} "
-                             f"instead of {expected[at]!r}, error {error[at]:.3g}, allowed {limit[at]:.3g}")
+        raise AssertionError(f"{where}: {len(wrong)} of {actual.size} values off, first at {at}: "
+                             f"{actual[at]!r} instead of {expected[at]!r}, "
+                             f"error {error[at]:.3g}, allowed {limit[at]:.3g}")
+
+
+def _is_float(array):
+    return array is not None and array.dtype.kind == "f"
 
 
 def _as_tuple(results):
@@ -95,7 +100,7 @@ def _as_tuple(results):
 
 def _reference(op, arguments, options, updates, change=lambda array: array):
     """The reference's results and updated arguments; `change` is applied to the float arguments first."""
-    exact = {name: None if array is None else change(array.astype(np.float64)) if array.dtype.kind == "f" else array
+    exact = {name: change(array.astype(np.float64)) if _is_float(array) else array
              for name, array in arguments.items()}
     options = {name: value for name, value in options.items() if name != "algorithm"}
     results = _as_tuple(getattr(reference, op)(**exact, **options))
@@ -110,7 +115,7 @@ def _limits(op, arguments, options, updates, expected, terms, bound):
     if not terms:
         return [None] * len(expected)
     sums = _reference(op, arguments, options, updates, np.abs)
-    floats = [array for array in arguments.values() if array is not None and array.dtype.kind == "f"]
+    floats = filter(_is_float, arguments.values())
     if all((array == np.rint(array)).all() for array in (*floats, *expected)):
         # Integers whose sums stay below 2^24 are exact in float32, whatever the order.
         assert all(s.size == 0 or s.max() < 2**24 for s in sums), "integers too large to be exact"
@@ -142,35 +147,38 @@ def _run(op, arguments, options, updates, expected, layout, at, where):
     return (*results, *(given[name] for name in updates))
 
 
-def _check_allocated(op, arguments, options, expected, first):
+def _check_allocated(op, arguments, options, layout, first):
     """Without out=: the same bits, in the memory layout of the input."""
-    for layout in LAYOUTS:
-        given = {name: in_layout(array, layout, name) for name, array in arguments.items()}
-        results = _as_tuple(getattr(functional, op)(**given, **options))
-        for result, same in zip(results, first, strict=False):
-            assert_same_bits(result, same, f"{op} {layout} without out=")
-        leading = next(iter(given.values()))
-        ambiguous = leading.size == 0 or (leading.ndim == 4 and 1 in (leading.shape[1], leading[0, 0].size))
-        if not ambiguous and results[0].ndim == 4:
-            order = memory_order("weight" if op.endswith("_weight") else "y", 4, layout)
-            assert results[0].transpose(order).flags.c_contiguous, f"{op} changes the layout {layout}"
+    given = {name: in_layout(array, layout, name) for name, array in arguments.items()}
+    results = _as_tuple(getattr(functional, op)(**given, **options))
+    for result, same in zip(results, first, strict=False):
+        assert_same_bits(result, same, f"{op}, {layout}, without out=")
+    leading = next(iter(given.values()))
+    ambiguous = leading.size == 0 or (leading.ndim == 4 and 1 in (leading.shape[1], leading[0, 0].size))
+    if not ambiguous and results[0].ndim == 4:
+        order = memory_order("weight" if op.endswith("_weight") else "y", 4, layout)
+        assert results[0].transpose(order).flags.c_contiguous, f"{op} changes the layout {layout}"
 
 
-def _check_batches(op, arguments, options, first):
+def _check_batches(op, arguments, options, layout, first):
     """One image alone, and eight, give the bits of the same images in this batch."""
     images = len(next(iter(arguments.values())))
     for picked in ([0], np.arange(8) % images) if images else ():
-        given = {name: array[picked] if name in PER_IMAGE else array for name, array in arguments.items()}
+        given = {name: in_layout(array[picked] if name in PER_IMAGE else array, layout, name)
+                 for name, array in arguments.items()}
         changed = dict(options)
         if "input_shape" in options:
             changed["input_shape"] = (len(picked), *options["input_shape"][1:])
         results = _as_tuple(getattr(functional, op)(**given, **changed))
         for result, whole in zip(results, first, strict=False):
-            assert_same_bits(result, whole[picked], f"{op}, batch of {len(picked)}")
+            assert_same_bits(result, whole[picked], f"{op}, {layout}, batch of {len(picked)}")
 
 
 def check_op(op, arrays, options=None, *, terms=0, bound=None, per_image=True, updates=()):
     """Compares functional.<op> with reference.<op>: instruction sets x layouts x threads x guard pages.
+
+    Within a layout all instruction sets with FMA and all numbers of threads must give the same bits; so must
+    the call without out=, which must keep the layout, and one image of the batch and eight of them.
 
     arrays    the leading array arguments, in order; None for one that is left out
     options   the other arguments by name
@@ -185,22 +193,23 @@ def check_op(op, arrays, options=None, *, terms=0, bound=None, per_image=True, u
     arguments = dict(zip(names, arrays, strict=False))
     expected = _reference(op, arguments, options, updates)
     limits = _limits(op, arguments, options, updates, expected, terms, bound)
-    first = {}  # fused or not -> the results that the others must repeat
+    first = {}  # (layout, fused or not) -> the results that the others must repeat
     for isa, layout, (threads, at) in itertools.product(fastconv.available_isas(), LAYOUTS, RUNS):
         where = f"{op} with {isa}, {layout}, {threads} threads, guard at the {at}"
         with using_isa(isa), fastconv.num_threads(threads):
             results = _run(op, arguments, options, updates, expected, layout, at, where)
-        fused = isa not in WITHOUT_FMA
-        if fused not in first:
-            first[fused] = results
+        group = layout, isa not in WITHOUT_FMA
+        if group not in first:
+            first[group] = results
             for result, exact, limit in zip(results, expected, limits, strict=True):
                 assert_within(result, exact, limit, where)
-        for result, same in zip(results, first[fused], strict=True):
+        for result, same in zip(results, first[group], strict=True):
             assert_same_bits(result, same, where)
-    best = fastconv.available_isas()[0]
-    with using_isa(best):
-        best = first[best not in WITHOUT_FMA]
-        if not updates:
-            _check_allocated(op, arguments, options, expected, best)
-        if per_image:
-            _check_batches(op, arguments, options, best)
+    isa = fastconv.available_isas()[0]
+    with using_isa(isa):
+        for layout in LAYOUTS:
+            best = first[layout, isa not in WITHOUT_FMA]
+            if not updates:
+                _check_allocated(op, arguments, options, layout, best)
+            if per_image:
+                _check_batches(op, arguments, options, layout, best)

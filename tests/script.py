@@ -7,9 +7,10 @@ import textwrap
 
 
 def run_script(lines, *, timeout=60, **environment):
-    """Standard output of `lines` run with these environment variables (None: unset); fails where they fail."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("FASTCONV_", "OMP_"))}
-    variables |= {name: value for name, value in environment.items() if value is not None}
+    """Standard output of `lines`, run with these environment variables; fails where they fail."""
+    variables = {name: value for name, value in os.environ.items()
+                 if not name.startswith(("FASTCONV_", "OMP_"))}
+    variables |= environment
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(lines)], env=variables, timeout=timeout,
                           capture_output=True, text=True)
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}{done.stderr}"

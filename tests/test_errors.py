@@ -72,8 +72,8 @@ def test_torchs_input_without_a_batch_axis_is_refused():
     refuses(ValueError, ["x", "4 axes", str(X[1:])], "conv2d", x=np.ones(X[1:], np.float32))
 
 
-def test_an_image_with_its_channels_last_is_refused():
-    refuses(ValueError, ["weight", "7", str(W)], "conv2d", x=np.ones((2, 5, 6, 7), np.float32).transpose(0, 3, 1, 2))
+def test_an_image_with_another_number_of_channels_is_refused():
+    refuses(ValueError, ["weight", "7", str(W)], "conv2d", x=np.ones((2, 7, 5, 6), np.float32))
 
 
 @pytest.mark.parametrize(("op", "name", "shape"), [
@@ -129,7 +129,7 @@ def test_paddings_out_of_range_are_refused(op, value):
 
 @pytest.mark.parametrize("op", CALLS)
 @pytest.mark.parametrize("name", ["stride", "dilation", "padding"])
-@pytest.mark.parametrize("value", [1.0, 1.5, None, (1, 1.0), (1, None), (1, 1, 1), (1,), np.float32(1), object])
+@pytest.mark.parametrize("value", [1.0, 1.5, None, (1, 1.0), (1, None), (1, 1, 1), (1,), np.float32(1), str])
 def test_options_that_are_not_ints_are_refused(op, name, value):
     refuses(TypeError, [name, repr(value)], op, **{name: value})
 
@@ -166,7 +166,7 @@ def test_numbers_from_numpy_are_ints(rng):
     plain = functional.conv2d(x, w, None, 2, 1, 1, 2)
     two, one = np.int64(2), np.uint8(1)
     np.testing.assert_array_equal(functional.conv2d(x, w, None, two, one, one, two), plain)
-    np.testing.assert_array_equal(functional.conv2d(x, w, None, [two, two], np.array([1, 1]), one, two), plain)
+    np.testing.assert_array_equal(functional.conv2d(x, w, None, [two, two], np.array([1, 1]), 1, 2), plain)
     dx = functional.conv2d_backward_input(plain, w, np.array(x.shape), 2, 1, 1, 2)
     assert dx.shape == x.shape
 
@@ -210,7 +210,7 @@ def test_an_out_whose_elements_share_memory_is_refused():
 # ---- large numbers ----------------------------------------------------------------------------------
 
 
-def test_a_stride_beyond_the_image_gives_one_output(rng):
+def test_a_stride_beyond_the_image_gives_one_output():
     x, w = np.ones(X, np.float32), np.ones(W, np.float32)
     y = functional.conv2d(x, w, stride=10**6)
     np.testing.assert_array_equal(y, np.full((2, 8, 1, 1), 36, np.float32))
@@ -250,14 +250,15 @@ FAR = 2**30  # taps so far apart that only the middle one meets the image
     ("functional.conv2d(x, w, padding=2**31 - 1)", ["MemoryError"]),
     ("functional.conv2d(x, w, padding=((0, 2**31 - 1), (0, 0)), out=dy)", ["ValueError out"]),
     (f"functional.conv2d(x, w, dilation={FAR}, padding={FAR}).sum()", ["16.0", "MemoryError"]),
-    (f"functional.conv2d_backward_input(dy, w, x.shape, dilation={FAR}, padding={FAR}).sum()", ["16.0", "MemoryError"]),
+    (f"functional.conv2d_backward_input(dy, w, x.shape, dilation={FAR}, padding={FAR}).sum()",
+     ["16.0", "MemoryError"]),
     (f"functional.conv2d_backward_weight(dy, x, w.shape, dilation={FAR}, padding={FAR}).sum()",
      ["16.0", "MemoryError"]),
     ("functional.conv2d(x, w, dilation=2**31 - 1)", ["ValueError weight"]),
     ("functional.conv2d(x, w, padding=((2**31 - 1,) * 2,) * 2, stride=2**31 - 1).shape",
      ["(1, 1, 3, 3)", "MemoryError"]),
     ("functional.conv2d_backward_input(dy, w, (2**40, 2**40, 4, 4))", ["ValueError"]),
-    ("functional.conv2d_backward_input(np.ones((1, 1, 2, 2), np.float32), w, (1, 1, 2**62, 2**62))", ["ValueError"]),
+    ("functional.conv2d_backward_input(dy[..., :2, :2], w, (1, 1, 2**62, 2**62))", ["ValueError"]),
     ("functional.conv2d_backward_input(dy, w, (1, 1, 2**70, 4))", ["ValueError"]),
     ("functional.conv2d_backward_weight(dy, x, (1, 1, 2**62, 3))", ["ValueError"]),
     ("functional.conv2d(np.broadcast_to(x, (2**40, 1, 4, 4)), w)", ["MemoryError"]),

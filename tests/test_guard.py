@@ -11,18 +11,25 @@ from guard import guard_pages
 @pytest.mark.parametrize(("at", "offset", "words"), [("end", 20, "0 bytes behind the end of x"),
                                                      ("start", -1, "1 bytes before the start of x")])
 def test_a_touched_guard_is_a_failure_that_names_the_array(at, offset, words):
-    with pytest.raises(AssertionError, match=f"reading touched memory {words}"), guard_pages("reading") as place:
-        x = place(np.ones(5, np.float32), "x", at=at)
-        ctypes.string_at(x.ctypes.data + offset, 1)
+    def read():
+        with guard_pages("reading") as place:
+            x = place(np.ones(5, np.float32), "x", at=at)
+            ctypes.string_at(x.ctypes.data + offset, 1)
+
+    with pytest.raises(AssertionError, match=f"reading touched memory {words}"):
+        read()
 
 
 def test_a_guard_touched_by_another_thread_is_a_failure():
-    with pytest.raises(AssertionError, match="writing touched memory 4 bytes behind the end of y"), \
-            guard_pages("writing") as place:
-        y = place(np.ones(5, np.float32), "y")
-        thread = threading.Thread(target=ctypes.memset, args=(y.ctypes.data + 24, 0, 1))
-        thread.start()
-        thread.join()
+    def write():
+        with guard_pages("writing") as place:
+            y = place(np.ones(5, np.float32), "y")
+            thread = threading.Thread(target=ctypes.memset, args=(y.ctypes.data + 24, 0, 1))
+            thread.start()
+            thread.join()
+
+    with pytest.raises(AssertionError, match="writing touched memory 4 bytes behind the end of y"):
+        write()
 
 
 def test_the_array_itself_may_be_used():
