@@ -1,0 +1,71 @@
+"""The machine code of the tiles: fused multiply-adds in the innermost loop, and nothing on the stack."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from fastconv import _core
+
+REGISTERS = {"avx2": "ymm", "avx512": "zmm"}
+TILE = re.compile(r"tile_(rows|cols)_(\d+)x(\d+)$")
+
+
+def functions(text):
+    """(name, [(address, instruction)]) of every function in objdump's output."""
+    for block in text.split("\n\n"):
+        head = re.match(r"\n*([0-9a-f]+) <([^>]+)>:\n", block)
+        if head:
+            lines = re.findall(r"^ *([0-9a-f]+):\t(?:[0-9a-f]{2} )*\s*([^\n#<]+)", block[head.end():], re.M)
+            yield head.group(2), [(int(address, 16), text.strip()) for address, text in lines]
+
+
+def innermost_loops(instructions):
+    """Instruction lists between a backward jump's target and the jump, those without another inside."""
+    spans = []
+    for address, text in instructions:
+        jump = re.match(r"j\w+\s+([0-9a-f]+)$", text)
+        if jump and instructions[0][0] <= int(jump.group(1), 16) <= address:
+            spans.append((int(jump.group(1), 16), address))
+    for first, last in spans:
+        if not any(first <= f and last_ <= last and (f, last_) != (first, last) for f, last_ in spans):
+            yield [text for address, text in instructions if first <= address <= last]
+
+
+@pytest.fixture(scope="module")
+def tiles():
+    """{instruction set: {name: instructions}} of the tiles; the register they use tells them apart."""
+    if not shutil.which("objdump"):
+        pytest.skip("objdump is not installed")
+    done = subprocess.run(["objdump", "-d", "--no-show-raw-insn", _core.__file__], capture_output=True, text=True)
+    found = {isa: {} for isa in REGISTERS}
+    for name, instructions in functions(done.stdout):
+        if TILE.match(name.split(".")[0]):
+            for isa, register in REGISTERS.items():
+                if any(re.search(rf"vfmadd\w+ps .*%{register}", text) for _, text in instructions):
+                    found[isa][name.split(".")[0]] = instructions
+    if not any(found.values()):
+        pytest.skip("the extension is stripped, or has neither AVX2 nor AVX-512")
+    return found
+
+
+@pytest.mark.parametrize("isa", REGISTERS)
+def test_tiles_keep_their_accumulators_in_registers(isa, tiles):
+    if not tiles[isa]:
+        pytest.skip(f"built without {isa}")
+    assert {TILE.match(name).group(1) for name in tiles[isa]} == {"rows", "cols"}
+    problems = []
+    for name, instructions in tiles[isa].items():
+        rows, vectors = map(int, TILE.match(name).groups()[1:])
+        frame = any(re.match(r"mov\s+%rsp,%rbp$", text) for _, text in instructions)
+        stack = r"\(%r(?:sp|bp)" if frame else r"\(%rsp"
+        hot = [loop for loop in innermost_loops(instructions) if any("vfmadd" in text for text in loop)]
+        if not hot:
+            problems.append(f"{name}: no loop of multiply-adds")
+        for loop in hot:
+            fused = sum(bool(re.match(rf"vfmadd\w+ps .*%{REGISTERS[isa]}", text)) for text in loop)
+            if fused % (rows * vectors):
+                problems.append(f"{name}: {fused} multiply-adds in the innermost loop, not {rows * vectors}")
+            problems += [f"{name}: {text}" for text in loop if re.search(stack, text)]
+    assert not problems, "\n".join(problems)
