@@ -29,14 +29,18 @@ def _two_ints(value):
 
 def _pair(name, value):
     """(vertical, horizontal) from an int or a pair of ints."""
+    if type(value) is int:
+        return (value, value)
     pair = _two_ints(value)
     if pair is None:
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
     return pair
 
 
-def _padding(padding, weight_shape, stride, dilation):
+def _padding(padding, weight, stride, dilation):
     """((top, bottom), (left, right)) from an int, a pair, a pair of pairs, "same" or "valid"."""
+    if type(padding) is int:
+        return ((padding, padding), (padding, padding))
     if isinstance(padding, str):
         if padding == "valid":
             return ((0, 0), (0, 0))
@@ -44,7 +48,8 @@ def _padding(padding, weight_shape, stride, dilation):
             raise ValueError(f'padding must be ints, "same" or "valid", got {padding!r}')
         if stride != (1, 1):
             raise ValueError(f'padding="same" needs stride 1, got stride {stride}')
-        totals = [d * (taps - 1) for d, taps in zip(dilation, weight_shape[2:], strict=False)]
+        filter_size = (weight if type(weight) is tuple else np.shape(weight))[2:]
+        totals = [d * (taps - 1) for d, taps in zip(dilation, filter_size, strict=False)]
         return tuple((total // 2, total - total // 2) for total in totals)
     pair = _two_ints(padding)
     if pair is not None:
@@ -58,8 +63,8 @@ def _padding(padding, weight_shape, stride, dilation):
     return pairs
 
 
-def _geometry(weight_shape, stride, padding, dilation, groups, algorithm):
-    """The options as _core takes them; their ranges are checked there."""
+def _geometry(weight, stride, padding, dilation, groups, algorithm):
+    """The options as _core takes them; their ranges are checked there. weight: an array or a shape."""
     if algorithm != "auto" and algorithm not in ALGORITHMS:
         names = ", ".join(("auto", *ALGORITHMS))
         raise ValueError(f"algorithm must be one of {names}, got {algorithm!r}")
@@ -69,7 +74,7 @@ def _geometry(weight_shape, stride, padding, dilation, groups, algorithm):
         groups = index(groups)
     except TypeError:
         raise TypeError(f"groups must be an int, got {groups!r}") from None
-    return stride, _padding(padding, weight_shape, stride, dilation), dilation, groups
+    return stride, _padding(padding, weight, stride, dilation), dilation, groups
 
 
 def _shape(name, value):
@@ -94,8 +99,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *,
     "valid". algorithm: "auto" or a name from ``fastconv.algorithms()``.
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
-    stride, padding, dilation, groups = _geometry(np.shape(weight), stride, padding, dilation, groups,
-                                                  algorithm)
+    stride, padding, dilation, groups = _geometry(weight, stride, padding, dilation, groups, algorithm)
     return _core.conv2d(x, weight, bias, stride, padding, dilation, groups, out)
 
 
@@ -103,8 +107,7 @@ def conv2d_backward_input(grad_output, weight, input_shape, stride=1, padding=0,
                           groups=1, *, algorithm="auto", out=None):
     """Gradient of conv2d with respect to x: grad_output (N, K, P, Q) -> (N, C, H, W) = input_shape."""
     input_shape = _shape("input_shape", input_shape)
-    stride, padding, dilation, groups = _geometry(np.shape(weight), stride, padding, dilation, groups,
-                                                  algorithm)
+    stride, padding, dilation, groups = _geometry(weight, stride, padding, dilation, groups, algorithm)
     return _core.conv2d_backward_input(grad_output, weight, input_shape, stride, padding, dilation,
                                        groups, out)
 
