@@ -21,6 +21,7 @@ COMPARISONS = {"over best torch": ("fastconv", TORCH), "over NumPy": ("fastconv"
 def _fastconv_epoch(train):
     rng = np.random.default_rng(0)
     model = fastconv.models.lenet5(rng=rng)
+    model.needs_input_grad = False  # the images: torch computes no gradient for them either
     loss = fastconv.losses.CrossEntropyLoss()
     optimizer = fastconv.optim.SGD(model.parameters(), LEARNING_RATE, momentum=MOMENTUM)
 
