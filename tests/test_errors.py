@@ -227,7 +227,7 @@ def test_backward_input_of_a_stride_beyond_the_image(stride):
         dx = functional.conv2d_backward_input(dy, w, {X}, stride={stride})
         print((dx[:, :, :3, :3] == 8).all(), dx.sum() == 8 * 9 * 8)
     """
-    assert run_script(script, timeout=20) == "True True"
+    assert run_script(script, timeout=10) == "True True"
 
 
 LIMITED = """
