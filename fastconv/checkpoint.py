@@ -13,6 +13,7 @@ from .extras import require
 from .files import atomic_write
 
 _CHECKPOINT_FORMAT = "fastconv-checkpoint-1"
+_PARTS = {"model", "optimizer", "schedule", "options", "shuffle", "layers", "epoch", "totals", "history"}
 
 
 def save_weights(path, state_dict, metadata=None):
@@ -36,14 +37,16 @@ def load_weights(path):
     arrays, metadata = _read(path)
     if metadata.get("format") != _CHECKPOINT_FORMAT:
         return arrays, metadata
-    state = _joined(metadata, arrays)
+    state = _joined(path, arrays, metadata)
     return state["model"], {name: str(value) for name, value in state["options"].items()}
 
 
 def save_training(path, state):
-    """Writes the state of a training: dicts with string keys and lists, nested, of arrays and JSON's values.
+    """Writes the state of a training, a dict of these parts, each made of dicts, lists, arrays and JSON's values:
 
-    "model" in it must be a state_dict and "options" a flat dict, see `load_weights`.
+    model, optimizer, schedule (or None): their state_dicts; options: flat; shuffle: state of the generator
+    from which the order of the current epoch was drawn; layers: name -> state of the layer's generator;
+    epoch: those finished; totals: sums over the current epoch's steps so far; history: a row per epoch.
     Raises as save_weights does.
     """
     arrays = {}
@@ -59,7 +62,7 @@ def load_training(path):
     arrays, metadata = _read(path)
     if metadata.get("format") != _CHECKPOINT_FORMAT:
         raise ValueError(f"{os.fspath(path)} holds weights but no checkpoint of a training")
-    return _joined(metadata, arrays)
+    return _joined(path, arrays, metadata)
 
 
 def require_same_options(saved, given):
@@ -99,8 +102,8 @@ def _joined(path, arrays, metadata):
     try:
         state = json.loads(metadata["state"], object_hook=lambda part: (
             arrays[part["array"]] if part.keys() == {"array"} else part))
-        if not _PARTS <= state.keys():
-            raise KeyError(*_PARTS - state.keys())
+        if state.keys() != _PARTS:
+            raise KeyError(*state.keys() ^ _PARTS)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} is a damaged checkpoint: {error!r}") from error
     return state

@@ -119,14 +119,14 @@ def fit(model, loss, optimizer, train_data, *, test_data=None, epochs=10, batch_
             display.start(run.history, run.epoch, run.totals.batches)
             while run.epoch < epochs:
                 _train_epoch(run, loss, train_data, display, interrupt)
-                if not interrupt.requested or run.totals.batches == batches_per_epoch:
+                row = None
+                if run.totals.batches == batches_per_epoch:
                     row = run.end_epoch(test_data and evaluate(model, test_data, loss=loss))
-                    if checkpoint is not None:
-                        run.save(checkpoint)
-                    display.end_epoch(row)
-                elif checkpoint is not None:
+                if checkpoint is not None:
                     run.save(checkpoint)
-                if interrupt.requested:
+                if row:
+                    display.end_epoch(row)
+                if interrupt.requested and run.epoch < epochs:
                     raise Interrupted(f"stopped in epoch {run.epoch + 1} of {epochs}, after batch "
                                       f"{run.totals.batches} of {batches_per_epoch}", checkpoint)
     finally:
@@ -191,7 +191,11 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule:
             self.schedule.load_state_dict(state["schedule"])
-        for name, rng in self._generators():
+        generators = dict(self._generators())
+        if generators.keys() != state["layers"].keys():
+            raise ValueError(f"model has random layers {sorted(generators)}, but the checkpoint was made with "
+                             f"{sorted(state['layers'])}")
+        for name, rng in generators.items():
             rng.bit_generator.state = state["layers"][name]
         self.rng.bit_generator.state = self.shuffle = state["shuffle"]
         self.epoch, self.totals = state["epoch"], _Totals(**state["totals"])

@@ -1,0 +1,247 @@
+"""The ``fastconv`` command: info, train, evaluate.
+
+Exit codes: 0; 1 where a training diverged; 2 for wrong options, files and missing packages, with one line on
+standard error; 130 after Ctrl-C.
+"""
+
+import argparse
+import math
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+
+from . import checkpoint, data, extras, info, losses, metrics, models, num_threads, optim, plots, train
+
+# What makes a training what it is, besides the seed: by data set and by optimiser.
+_DATA_DEFAULTS = {
+    "digits": {"epochs": 20, "batch_size": 32},
+    "mnist": {"epochs": 10, "batch_size": 128},
+    "fashion-mnist": {"epochs": 15, "batch_size": 128},
+    "cifar10": {"epochs": 20, "batch_size": 128},
+}
+_OPTIMIZER_DEFAULTS = {
+    "sgd": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4},
+    "adam": {"lr": 1e-3, "weight_decay": 0.0},
+}
+_DEFAULTS = {"model": "lenet5", "data": "digits", "optimizer": "sgd", "schedule": "cosine", "seed": 0}
+_OPTIONS = (*_DEFAULTS, "epochs", "batch_size", "lr", "momentum", "weight_decay")
+
+
+def main(argv=None):
+    """Runs the command with the arguments `argv` (default: those of the process); returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name must not end a training
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as error:  # argparse's way to end after --help and wrong options
+        return error.code
+    try:
+        with num_threads(arguments.threads) if arguments.threads else nullcontext():
+            return arguments.command(arguments)
+    except (OSError, ValueError, ImportError) as error:
+        print(f"fastconv: error: {error}", file=sys.stderr)
+        return 2
+    except train.Diverged as error:
+        print(f"fastconv: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        print(f"fastconv: {error}" if error.args else "fastconv: interrupted", file=sys.stderr)
+        return 130
+
+
+# ---- commands ---------------------------------------------------------------------------------------
+
+
+def _info(arguments):
+    facts = info()
+    caches = (f"L{level} {_bytes(size)}" for level, size in enumerate(facts["cache_bytes"], 1) if size)
+    rows = {
+        "CPU": facts["cpu"],
+        "caches": ", ".join(caches) or "unknown",
+        "instruction set": f"{facts['isa']} (available: {', '.join(facts['available_isas'])})",
+        "threads": f"{facts['num_threads']} (default {facts['default_num_threads']}: "
+                   f"{facts['default_num_threads_from']})",
+        "OpenMP": facts["openmp"] or "none, built single-threaded",
+    }
+    print(f"fastconv {facts['version']}")
+    for name, value in rows.items():
+        print(f"{name:<16} {value}")
+    return 0
+
+
+def _train(arguments):
+    for module in ("safetensors.numpy", "matplotlib.figure", *(() if arguments.quiet else ("tqdm",))):
+        extras.require(module)  # now, not after an hour of training
+    given = {name: getattr(arguments, name) for name in _OPTIONS if getattr(arguments, name) is not None}
+    output = arguments.output or _default_output(given)
+    path = output / "checkpoint.safetensors"
+    options = _resumed_options(path, given) if arguments.resume else _completed_options(given)
+
+    train_data, test_data = data.load(options["data"], arguments.data_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    model = _model(options["model"], train_data, seed=options["seed"])
+    optimizer = _optimizer(options, model.parameters())
+    steps = -(-len(train_data) // options["batch_size"])
+    try:
+        history = train.fit(
+            model, losses.CrossEntropyLoss(), optimizer, train_data, test_data=test_data, epochs=options["epochs"],
+            batch_size=options["batch_size"], schedule=_schedule(options, optimizer, steps), seed=options["seed"],
+            progress=not arguments.quiet, checkpoint=path, resume=arguments.resume, options=options)
+    except train.Interrupted as stop:
+        again = ["fastconv", "train", "--resume", "--output", str(output)]
+        again += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
+        raise KeyboardInterrupt(f"{stop}; saved in {path}\ncontinue with: {shlex.join(again)}") from None
+
+    final = history[-1]["test_accuracy"]
+    checkpoint.save_weights(output / "weights.safetensors", model.state_dict(), {
+        "model": options["model"], "data": options["data"], "test_accuracy": f"{final:.4f}"})
+    history.save(output / "history.json")
+    plots.learning_curves(history, output / "curves.png")
+    seconds = sum(row["seconds"] for row in history)
+    print(f"{options['model']} on {options['data']}: test accuracy {final:.2%} after {len(history)} epochs, "
+          f"{seconds:.1f} s of training\n"
+          f"weights.safetensors, history.json and curves.png are in {output}")
+    return 0
+
+
+def _evaluate(arguments):
+    path = arguments.weights or _default_output({})
+    if path.is_dir():
+        path /= "weights.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: run fastconv train first, or name the folder of a training "
+                                "or a file of weights")
+    state, metadata = checkpoint.load_weights(path)
+    name = arguments.data or metadata.get("data", _DEFAULTS["data"])
+    _, test_data = data.load(name, arguments.data_dir)
+    model = _model(arguments.model or metadata.get("model", _DEFAULTS["model"]), test_data)
+    model.load_state_dict(state)
+    result = train.evaluate(model, test_data)
+    matrix = metrics.confusion_matrix(result.predictions, test_data.labels, len(test_data.names))
+    print(f"{path} on the {len(test_data):,} test images of {name}: accuracy {result.accuracy:.2%}, "
+          f"loss {result.loss:.4f}\n")
+    print(metrics.format_confusion_matrix(matrix, test_data.names))
+    return 0
+
+
+# ---- options ----------------------------------------------------------------------------------------
+
+
+def _completed_options(given):
+    """All options of a training, from those given and the defaults."""
+    options = {**_DEFAULTS, **given}
+    options = {**_DATA_DEFAULTS[options["data"]], **_OPTIMIZER_DEFAULTS[options["optimizer"]], **options}
+    if "momentum" in given and options["optimizer"] != "sgd":
+        raise ValueError(f"--momentum is an option of sgd, not of {options['optimizer']}")
+    return options
+
+
+def _resumed_options(path, given):
+    """All options of the training whose checkpoint is `path`; those given must be the same."""
+    if not path.exists():
+        raise FileNotFoundError(f"nothing to resume: {path} does not exist")
+    saved = checkpoint.load_training(path)["options"]
+    checkpoint.require_same_options(saved, given)
+    return {name: saved[name] for name in _OPTIONS if name in saved}
+
+
+def _default_output(given):
+    options = {**_DEFAULTS, **given}
+    return Path("runs", f"{options['model']}-{options['data']}")
+
+
+def _model(name, dataset, seed=0):
+    """The network `name` for the images and classes of `dataset`; its weights have a stream of their own."""
+    return models.create(name, num_classes=len(dataset.names), in_channels=dataset.images.shape[1],
+                         rng=np.random.default_rng([seed, 1]))
+
+
+def _optimizer(options, parameters):
+    if options["optimizer"] == "adam":
+        return optim.Adam(parameters, options["lr"], weight_decay=options["weight_decay"])
+    return optim.SGD(parameters, options["lr"], options["momentum"], weight_decay=options["weight_decay"])
+
+
+def _schedule(options, optimizer, steps):
+    """cosine: to 0 at the end; step: a tenth after each third of the epochs.  steps: batches of an epoch."""
+    if options["schedule"] == "cosine":
+        return optim.CosineLR(optimizer, options["epochs"] * steps)
+    if options["schedule"] == "step":
+        return optim.StepLR(optimizer, -(-options["epochs"] // 3) * steps)
+    return None
+
+
+class _Parser(argparse.ArgumentParser):
+    """An error is one line, without the usage."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _parser():
+    parser = _Parser(prog="fastconv", description="Convolutional networks on the CPU.")
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    def add(name, command, description):
+        added = commands.add_parser(name, help=description, description=description)
+        added.set_defaults(command=command, threads=None)
+        return added
+
+    def add_common(parser):
+        parser.add_argument("--data", choices=data.names(), help="data set (default: digits, which come with the package)")
+        parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
+        parser.add_argument("--model", choices=models.names(), help="network (default: lenet5)")
+        parser.add_argument("--threads", type=_at_least(1), metavar="N", help="threads to use")
+
+    add("info", _info, "show the processor, the instruction set and the threads in use")
+
+    parser_train = add("train", _train, "train a network and save its weights")
+    add_common(parser_train)
+    option = parser_train.add_argument
+    option("--epochs", type=_at_least(1), metavar="N", help="default: 20 for digits, 10 for mnist")
+    option("--batch-size", type=_at_least(1), metavar="N", help="default: 32 for digits, 128 for the others")
+    option("--optimizer", choices=_OPTIMIZER_DEFAULTS, help="default: sgd")
+    option("--lr", type=_number(above_zero=True), metavar="RATE", help="learning rate (default: sgd 0.05, adam 0.001)")
+    option("--momentum", type=_number(), metavar="M", help="of sgd (default: 0.9)")
+    option("--weight-decay", type=_number(), metavar="W", help="default: sgd 0.0005, adam 0")
+    option("--schedule", choices=("cosine", "step", "none"), help="of the learning rate (default: cosine, to 0)")
+    option("--seed", type=_at_least(0), metavar="N", help="of the weights and the shuffling (default: 0)")
+    option("--output", type=Path, metavar="DIR", help="folder of the results (default: runs/MODEL-DATA)")
+    option("--resume", action="store_true", help="continue the training whose checkpoint is in the output folder")
+    option("--quiet", action="store_true", help="show the result alone")
+
+    parser_evaluate = add("evaluate", _evaluate, "accuracy and confusion matrix of saved weights")
+    parser_evaluate.add_argument("weights", type=Path, nargs="?", metavar="RUN_OR_WEIGHTS",
+                                 help="folder of a training or a .safetensors file (default: runs/lenet5-digits)")
+    add_common(parser_evaluate)
+    return parser
+
+
+def _at_least(least):
+    def integer(text):
+        if not (text.isascii() and text.isdigit()) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be an integer of at least {least}, got {text!r}")
+        return int(text)
+    return integer
+
+
+def _number(above_zero=False):
+    def number(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf or (above_zero and value == 0):
+            sign = "positive" if above_zero else "non-negative"
+            raise argparse.ArgumentTypeError(f"must be a {sign} number, got {text!r}")
+        return value
+    return number
+
+
+def _bytes(size):
+    """A cache's size with its unit: 32 KiB, 1.25 MiB."""
+    return f"{size / 2**20:g} MiB" if size >= 2**20 else f"{size / 2**10:g} KiB"
