@@ -197,6 +197,228 @@ def max_pool2d_argmax(x, kernel_size, stride=None, padding=0, dilation=1, ceil_m
             empty | (pixels > y) | np.isnan(pixels)
         )
         y[wins], argmax[wins], empty[wins] = pixels[wins], position, False
-    if argmax.size and kernel[0] * kernel[1] > 256:
-        raise ValueError(f"kernel_size={kernel_size!r} has more than 256 taps")
-    return y, argmax.astype(np.uint8)
+    return y, argmax.astype(np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32)
+
+
+def max_pool2d(
+    x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
+):
+    """The maxima and, with return_indices, their positions h*W + w in the image."""
+    y, argmax = max_pool2d_argmax(x, kernel_size, stride, padding, dilation, ceil_mode)
+    if not return_indices:
+        return y
+    kernel, pads, (height, width), stride, dilation = _pool_geometry(
+        x.shape, kernel_size, stride, padding, dilation, ceil_mode
+    )
+    r, s = np.divmod(argmax.astype(np.int64), kernel[1])
+    row = r * dilation[0] + np.arange(height)[:, None] * stride[0] - pads[0][0]
+    column = s * dilation[1] + np.arange(width) * stride[1] - pads[1][0]
+    return y, row * x.shape[3] + column
+
+
+def max_pool2d_backward(
+    grad_output, argmax, input_shape, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False
+):
+    """Every gradient goes back to the pixel that won."""
+    kernel, pads, output_size, stride, dilation = _pool_geometry(
+        input_shape, kernel_size, stride, padding, dilation, ceil_mode
+    )
+    grad_image = pad_image(np.zeros(input_shape), pads)
+    for position, (r, s) in enumerate(np.ndindex(*kernel)):
+        pixels = tap(grad_image, r, s, output_size, stride, dilation)
+        pixels += np.where(argmax == position, np.asarray(grad_output, np.float64), 0)
+    return _inside(grad_image, pads, input_shape)
+
+
+def _inside(image, pads, shape):
+    (top, _), (left, _) = pads
+    return image[..., top : top + shape[2], left : left + shape[3]].copy()
+
+
+def _window_area(input_shape, kernel, pads, output_size, stride, padding, count_include_pad):
+    """(P, Q) pixels that each window is averaged over: those of the padded image, or of the image."""
+    inside = np.ones(input_shape[2:])
+    if count_include_pad:
+        inside = np.ones([size + 2 * pad for size, pad in zip(input_shape[2:], padding, strict=True)])
+        pads = [(0, after - pad) if after > pad else (0, 0)
+                for (_, after), pad in zip(pads, padding, strict=True)]
+    image = pad_image(inside, pads)
+    return sum(tap(image, r, s, output_size, stride, (1, 1)) for r, s in np.ndindex(*kernel))
+
+
+def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    """Sum of each window over its pixels, divided by their number."""
+    kernel, pads, output_size, stride, _ = _pool_geometry(
+        x.shape, kernel_size, stride, padding, 1, ceil_mode
+    )
+    area = _window_area(x.shape, kernel, pads, output_size, stride, pair(padding), count_include_pad)
+    image = pad_image(x, pads)
+    return sum(tap(image, r, s, output_size, stride, (1, 1)) for r, s in np.ndindex(*kernel)) / area
+
+
+def avg_pool2d_backward(
+    grad_output, input_shape, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True
+):
+    """Every pixel of a window receives the gradient divided by the window's number of pixels."""
+    kernel, pads, output_size, stride, _ = _pool_geometry(
+        input_shape, kernel_size, stride, padding, 1, ceil_mode
+    )
+    area = _window_area(input_shape, kernel, pads, output_size, stride, pair(padding), count_include_pad)
+    grad_image = pad_image(np.zeros(input_shape), pads)
+    for r, s in np.ndindex(*kernel):
+        pixels = tap(grad_image, r, s, output_size, stride, (1, 1))
+        pixels += np.asarray(grad_output, np.float64) / area
+    return _inside(grad_image, pads, input_shape)
+
+
+def adaptive_windows(size, count):
+    """Slices of the `count` windows of one axis: floor(p size / count) up to ceil((p + 1) size / count)."""
+    return [slice(p * size // count, -(-(p + 1) * size // count)) for p in range(count)]
+
+
+def adaptive_avg_pool2d(x, output_size):
+    """Means of output_size windows that cover the image."""
+    height, width = pair(output_size)
+    y = np.zeros((*x.shape[:2], height, width))
+    for p, rows in enumerate(adaptive_windows(x.shape[2], height)):
+        for q, columns in enumerate(adaptive_windows(x.shape[3], width)):
+            y[..., p, q] = np.asarray(x[..., rows, columns], np.float64).mean(axis=(2, 3))
+    return y
+
+
+def adaptive_avg_pool2d_backward(grad_output, input_shape):
+    """Every pixel of a window receives the gradient divided by the window's number of pixels."""
+    grad_input = np.zeros(input_shape)
+    for p, rows in enumerate(adaptive_windows(input_shape[2], grad_output.shape[2])):
+        for q, columns in enumerate(adaptive_windows(input_shape[3], grad_output.shape[3])):
+            window = grad_input[..., rows, columns]
+            area = window.shape[2] * window.shape[3]
+            window += np.asarray(grad_output[..., p, q], np.float64)[..., None, None] / area
+    return grad_input
+
+
+def global_avg_pool2d(x):
+    """Means over all pixels: (N,C,H,W) -> (N,C,1,1)."""
+    return np.asarray(x, np.float64).mean(axis=(2, 3), keepdims=True)
+
+
+# ---------------------------------------------------------------------------------- linear
+
+
+def linear(x, weight, bias=None):
+    """x (N,D), weight (K,D), bias (K,) -> (N,K)."""
+    y = np.asarray(x, np.float64) @ np.asarray(weight, np.float64).T
+    return y if bias is None else y + np.asarray(bias, np.float64)
+
+
+def linear_backward_input(grad_output, weight):
+    return np.asarray(grad_output, np.float64) @ np.asarray(weight, np.float64)
+
+
+def linear_backward_weight(grad_output, x):
+    return np.asarray(grad_output, np.float64).T @ np.asarray(x, np.float64)
+
+
+def linear_backward_bias(grad_output):
+    return np.asarray(grad_output, np.float64).sum(axis=0)
+
+
+# ---------------------------------------------------------------------------------- activations
+
+
+def relu(x):
+    """0 for x <= 0, else x; NaN is not <= 0."""
+    x = np.asarray(x, np.float64)
+    return np.where(x <= 0, 0.0, x)
+
+
+def relu_backward(grad_output, y):
+    return np.where(np.asarray(y) <= 0, 0.0, np.asarray(grad_output, np.float64))
+
+
+def sigmoid(x):
+    """1 / (1 + exp(-x)), as exp(x) / (1 + exp(x)) for negative x, so that no exp overflows."""
+    x = np.asarray(x, np.float64)
+    small = np.exp(-np.abs(x))
+    return np.where(x < 0, small, 1.0) / (1 + small)
+
+
+def sigmoid_backward(grad_output, y):
+    y = np.asarray(y, np.float64)
+    return np.asarray(grad_output, np.float64) * y * (1 - y)
+
+
+def tanh(x):
+    return np.tanh(np.asarray(x, np.float64))
+
+
+def tanh_backward(grad_output, y):
+    return np.asarray(grad_output, np.float64) * (1 - np.asarray(y, np.float64) ** 2)
+
+
+def log_softmax(x, axis=-1):
+    """x - log(sum of exp(x)), the largest x subtracted first."""
+    x = np.asarray(x, np.float64)
+    x = x - x.max(axis=axis, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=axis, keepdims=True))
+
+
+def softmax(x, axis=-1):
+    return np.exp(log_softmax(x, axis))
+
+
+# ---------------------------------------------------------------------------------- batch normalisation
+
+
+def _per_channel(values):
+    return np.asarray(values, np.float64)[:, None, None]
+
+
+def batch_norm(
+    x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+):
+    """(x - mean) / sqrt(var + eps) * weight + bias; in training the running averages move in place."""
+    if training:
+        return batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps)[0]
+    invstd = 1 / np.sqrt(np.asarray(running_var, np.float64) + eps)
+    return _normalized(x, running_mean, invstd, weight, bias)
+
+
+def _normalized(x, mean, invstd, weight, bias):
+    y = (np.asarray(x, np.float64) - _per_channel(mean)) * _per_channel(invstd)
+    if weight is not None:
+        y *= _per_channel(weight)
+    return y if bias is None else y + _per_channel(bias)
+
+
+def batch_norm_train(
+    x, weight=None, bias=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-5
+):
+    """(y, mean, invstd), with the batch's biased variance; running_var takes the unbiased one."""
+    image = np.asarray(x, np.float64)
+    mean, var = image.mean(axis=(0, 2, 3)), image.var(axis=(0, 2, 3))
+    count = image.size // image.shape[1]
+    if running_mean is not None:
+        running_mean += momentum * (mean - running_mean)
+    if running_var is not None:
+        running_var += momentum * (var * count / (count - 1) - running_var)
+    invstd = 1 / np.sqrt(var + eps)
+    return _normalized(x, mean, invstd, weight, bias), mean, invstd
+
+
+def batch_norm_backward(grad_output, x, mean, invstd, weight=None, training=True):
+    """(grad_input, grad_weight, grad_bias); mean and invstd depend on x in training only."""
+    grad_output = np.asarray(grad_output, np.float64)
+    normalized = _normalized(x, mean, invstd, None, None)
+    grad_weight = (grad_output * normalized).sum(axis=(0, 2, 3))
+    grad_bias = grad_output.sum(axis=(0, 2, 3))
+    grad_input = grad_output
+    if training:
+        count = grad_output.size // grad_output.shape[1]
+        grad_input = (
+            grad_output
+            - _per_channel(grad_bias) / count
+            - normalized * _per_channel(grad_weight) / count
+        )
+    scale = _per_channel(invstd) if weight is None else _per_channel(invstd) * _per_channel(weight)
+    return grad_input * scale, grad_weight, grad_bias
