@@ -130,7 +130,7 @@ def test_gradients_are_those_of_finite_differences(create, shape, exact, layout)
         expected = finite_differences(lambda values, name=name: loss(**{name: values}), parameter.data)
         np.testing.assert_allclose(parameter.grad, expected, rtol=0, atol=bound, err_msg=name)
     assert grad_input.strides == x.strides or min(x.shape) == 1, "backward changes the layout"
-    if y.ndim == 4:
+    if y.ndim == 4 and x.shape[1] > 1:  # one channel says nothing about the layout
         assert y.strides == in_layout(y, layout).strides, "forward changes the layout"
 
 

@@ -3,16 +3,17 @@
 #include "../runtime/memory.h"
 #include "correlate.h"
 
-static size_t tap_bytes(const fc_conv2d *conv, const fc_tensor *weight)
+static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+static size_t tap_bytes(ptrdiff_t lists, const fc_tensor *weight)
 {
-    const size_t phases = (size_t)(conv->stride[0] + conv->stride[1]);
-    return phases * sizeof(fc_taps) + 2 * (size_t)(weight->size[2] + weight->size[3]) * sizeof(ptrdiff_t);
+    return (size_t)lists * sizeof(fc_taps) + 2 * (size_t)(weight->size[2] + weight->size[3]) * sizeof(ptrdiff_t);
 }
 
 int fc_conv2d_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight, const float *bias,
                       const fc_tensor *y)
 {
-    fc_taps *taps = fc_alloc(tap_bytes(conv, weight));
+    fc_taps *taps = fc_alloc(tap_bytes(2, weight));
     if (!taps)
         return -1;
     ptrdiff_t *place = (ptrdiff_t *)(taps + 2);
@@ -33,6 +34,7 @@ int fc_conv2d_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
         .bias = bias,
         .x_step = {conv->stride[0], conv->stride[1]},
         .y_step = {1, 1},
+        .phases = {1, 1},
         .taps = {&taps[0], &taps[1]},
     };
     forward.w.size[0] /= conv->groups;
@@ -48,15 +50,16 @@ int fc_conv2d_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
 int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *weight,
                              const fc_tensor *dx)
 {
-    fc_taps *taps = fc_alloc(tap_bytes(conv, weight));
+    const ptrdiff_t phases[2] = {min(conv->stride[0], dx->size[2]), min(conv->stride[1], dx->size[3])};
+    fc_taps *taps = fc_alloc(tap_bytes(phases[0] + phases[1], weight));
     if (!taps)
         return -1;
-    fc_taps *of_axis[2] = {taps, taps + conv->stride[0]};
-    ptrdiff_t *place = (ptrdiff_t *)(taps + conv->stride[0] + conv->stride[1]);
+    fc_taps *of_axis[2] = {taps, taps + phases[0]};
+    ptrdiff_t *place = (ptrdiff_t *)(taps + phases[0] + phases[1]);
     for (int axis = 0; axis < 2; axis++) {
         const ptrdiff_t count = weight->size[2 + axis], stride = conv->stride[axis];
         ptrdiff_t *offset = place, *index = place + count;
-        for (ptrdiff_t phase = 0; phase < stride; phase++) {
+        for (ptrdiff_t phase = 0; phase < phases[axis]; phase++) {
             fc_taps *t = &of_axis[axis][phase];
             *t = (fc_taps){.count = 0, .offset = offset, .index = index};
             for (ptrdiff_t r = count - 1; r >= 0; r--) {          /* descending: ascending offsets */
@@ -78,6 +81,7 @@ int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const f
         .w_group = weight->size[0] / conv->groups * weight->stride[0],
         .x_step = {1, 1},
         .y_step = {conv->stride[0], conv->stride[1]},
+        .phases = {phases[0], phases[1]},
         .taps = {of_axis[0], of_axis[1]},
     };
     backward.w.size[0] = weight->size[1];

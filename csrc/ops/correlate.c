@@ -105,7 +105,7 @@ static void find_reach(const fc_correlation *p, int axis, ptrdiff_t *low, ptrdif
     *low = PTRDIFF_MAX;
     *high = PTRDIFF_MIN;
     *most = 0;
-    for (ptrdiff_t i = 0; i < p->y_step[axis]; i++) {
+    for (ptrdiff_t i = 0; i < p->phases[axis]; i++) {
         const fc_taps *taps = &p->taps[axis][i];
         *most = max(*most, taps->count);
         if (taps->count) {
@@ -204,7 +204,7 @@ static void list_runs(plan *plan, size_t runs, ptrdiff_t *place, float *panels)
     const ptrdiff_t x_row = plan->in_place ? p->x.stride[2] : plan->in_columns * plan->pitch;
     for (size_t i = 0; i < plan->phase_count; i++) {
         phase *ph = &plan->phases[i];
-        const ptrdiff_t at[2] = {(ptrdiff_t)i / p->y_step[1], (ptrdiff_t)i % p->y_step[1]};
+        const ptrdiff_t at[2] = {(ptrdiff_t)i / p->phases[1], (ptrdiff_t)i % p->phases[1]};
         ph->rows = &p->taps[0][at[0]];
         ph->columns = &p->taps[1][at[1]];
         for (int axis = 0; axis < 2; axis++) {
@@ -243,7 +243,7 @@ int fc_correlate(const fc_correlation *problem)
     plan.outputs = p->w.size[0];
     if (!p->y.size[0] || !p->y.size[2] || !p->y.size[3] || !plan.outputs)
         return 0;
-    plan.phase_count = (size_t)(p->y_step[0] * p->y_step[1]);
+    plan.phase_count = (size_t)(p->phases[0] * p->phases[1]);
     plan.rows = ceil_div(p->y.size[2], p->y_step[0]);
     plan.columns = ceil_div(p->y.size[3], p->y_step[1]);
     ptrdiff_t most_rows, most_columns;
@@ -281,8 +281,8 @@ int fc_correlate(const fc_correlation *problem)
                                                                        plan.tap_floats)));
     } else {
         for (size_t i = 0; i < plan.phase_count; i++) {
-            const ptrdiff_t taps = p->taps[0][(ptrdiff_t)i / p->y_step[1]].count *
-                                   p->taps[1][(ptrdiff_t)i % p->y_step[1]].count;
+            const ptrdiff_t taps = p->taps[0][(ptrdiff_t)i / p->phases[1]].count *
+                                   p->taps[1][(ptrdiff_t)i % p->phases[1]].count;
             panel_floats += round_up(taps * tap_floats * plan.panels * p->groups);
         }
     }

@@ -25,7 +25,8 @@ typedef struct fc_correlation {
     ptrdiff_t w_group;           /* stride of w from group to group */
     const float *bias;           /* [K] or NULL */
     ptrdiff_t x_step[2], y_step[2];
-    const fc_taps *taps[2];      /* [axis][phase]: y_step[axis] phases */
+    ptrdiff_t phases[2];         /* of each axis: y_step, or the output's size if that is less */
+    const fc_taps *taps[2];      /* [axis][phase] */
 } fc_correlation;
 
 int fc_correlate(const fc_correlation *problem);
