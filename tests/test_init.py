@@ -33,7 +33,8 @@ STANDARD_DEVIATIONS = {
 def test_distribution(fill, std, bounded):
     array = np.full(SHAPE, np.nan, np.float32)
     assert fill(array, np.random.default_rng(0)) is array
-    # Six standard errors: the fourth moment of a uniform variable is 9/5 of its variance squared, of a normal 3.
+    # Six standard errors; the fourth moment of a uniform variable is 9/5 of its variance squared, of a normal
+    # one 3 times.
     kurtosis = 1.8 if bounded else 3.0
     values = array.astype(np.float64)
     assert abs(values.mean()) < 6 * std / math.sqrt(values.size)
