@@ -85,7 +85,8 @@ def mixed_twin():
         ResidualTwin(nn.Sequential(nn.Conv2d(8, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.Tanh()),
                      nn.Conv2d(8, 12, 1, 2)),
         ConcatTwin(nn.Conv2d(12, 4, 1),
-                   nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Conv2d(12, 6, 3, padding=1, groups=2), nn.Sigmoid()),
+                   nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Conv2d(12, 6, 3, padding=1, groups=2),
+                                 nn.Sigmoid()),
                    nn.MaxPool2d(3, 1, 1)),
         nn.Dropout(0), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(88, 10))
 
