@@ -88,9 +88,10 @@ def _train(arguments):
     steps = -(-len(train_data) // options["batch_size"])
     try:
         history = train.fit(
-            model, losses.CrossEntropyLoss(), optimizer, train_data, test_data=test_data, epochs=options["epochs"],
-            batch_size=options["batch_size"], schedule=_schedule(options, optimizer, steps), seed=options["seed"],
-            progress=not arguments.quiet, checkpoint=path, resume=arguments.resume, options=options)
+            model, losses.CrossEntropyLoss(), optimizer, train_data, test_data=test_data,
+            epochs=options["epochs"], batch_size=options["batch_size"], seed=options["seed"],
+            schedule=_schedule(options, optimizer, steps), progress=not arguments.quiet, checkpoint=path,
+            resume=arguments.resume, options=options)
     except train.Interrupted as stop:
         again = ["fastconv", "train", "--resume", "--output", str(output)]
         again += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
@@ -113,8 +114,8 @@ def _evaluate(arguments):
     if path.is_dir():
         path /= "weights.safetensors"
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: run fastconv train first, or name the folder of a training "
-                                "or a file of weights")
+        raise FileNotFoundError(f"{path} does not exist: run fastconv train first, or name the folder of a "
+                                "training or a file of weights")
     state, metadata = checkpoint.load_weights(path)
     name = arguments.data or metadata.get("data", _DEFAULTS["data"])
     _, test_data = data.load(name, arguments.data_dir)
@@ -192,10 +193,11 @@ def _parser():
         return added
 
     def add_common(parser):
-        parser.add_argument("--data", choices=data.names(), help="data set (default: digits, which come with the package)")
-        parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
-        parser.add_argument("--model", choices=models.names(), help="network (default: lenet5)")
-        parser.add_argument("--threads", type=_at_least(1), metavar="N", help="threads to use")
+        option = parser.add_argument
+        option("--data", choices=data.names(), help="data set (default: digits, part of the package)")
+        option("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
+        option("--model", choices=models.names(), help="network (default: lenet5)")
+        option("--threads", type=_at_least(1), metavar="N", help="threads to use")
 
     add("info", _info, "show the processor, the instruction set and the threads in use")
 
@@ -205,18 +207,21 @@ def _parser():
     option("--epochs", type=_at_least(1), metavar="N", help="default: 20 for digits, 10 for mnist")
     option("--batch-size", type=_at_least(1), metavar="N", help="default: 32 for digits, 128 for the others")
     option("--optimizer", choices=_OPTIMIZER_DEFAULTS, help="default: sgd")
-    option("--lr", type=_number(above_zero=True), metavar="RATE", help="learning rate (default: sgd 0.05, adam 0.001)")
+    option("--lr", type=_number(above_zero=True), metavar="RATE",
+           help="learning rate (default: sgd 0.05, adam 0.001)")
     option("--momentum", type=_number(), metavar="M", help="of sgd (default: 0.9)")
     option("--weight-decay", type=_number(), metavar="W", help="default: sgd 0.0005, adam 0")
-    option("--schedule", choices=("cosine", "step", "none"), help="of the learning rate (default: cosine, to 0)")
+    option("--schedule", choices=("cosine", "step", "none"),
+           help="of the learning rate (default: cosine, down to 0)")
     option("--seed", type=_at_least(0), metavar="N", help="of the weights and the shuffling (default: 0)")
     option("--output", type=Path, metavar="DIR", help="folder of the results (default: runs/MODEL-DATA)")
-    option("--resume", action="store_true", help="continue the training whose checkpoint is in the output folder")
+    option("--resume", action="store_true",
+           help="continue the training whose checkpoint is in the output folder")
     option("--quiet", action="store_true", help="show the result alone")
 
     parser_evaluate = add("evaluate", _evaluate, "accuracy and confusion matrix of saved weights")
     parser_evaluate.add_argument("weights", type=Path, nargs="?", metavar="RUN_OR_WEIGHTS",
-                                 help="folder of a training or a .safetensors file (default: runs/lenet5-digits)")
+                                 help="folder of a training, or .safetensors file (default: runs/lenet5-digits)")
     add_common(parser_evaluate)
     return parser
 

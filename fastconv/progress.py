@@ -1,4 +1,4 @@
-"""What a training shows while it runs: a table with a row for each epoch, and a bar below it on a terminal."""
+"""What a training shows while it runs: a table with a row per epoch, and on a terminal a bar below it."""
 
 import sys
 import time

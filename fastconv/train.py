@@ -3,8 +3,8 @@
     history = fit(model, CrossEntropyLoss(), SGD(model.parameters(), lr=0.05), train, test_data=test)
     print(evaluate(model, test).accuracy)
 
-A training is a function of its options and its seed: interrupted at any batch and resumed from its checkpoint,
-it goes on to the same bits as one that was left alone.
+A training is a function of its options and its seed: interrupted at any batch and resumed from its
+checkpoint, it goes on to the same bits as one that was left alone.
 """
 
 import itertools
@@ -47,9 +47,12 @@ class Evaluation(NamedTuple):
 
 
 class History(list):
-    """One dict per epoch: epoch (from 1), lr (of its first step), loss and accuracy (means over its steps, the
-    weights changing), test_loss and test_accuracy (after it; None without test data), seconds (of training
-    alone) and images_per_second."""
+    """One dict per epoch, with these keys:
+
+    epoch (from 1), lr (of its first step), loss and accuracy (means over its steps, while the weights change),
+    test_loss and test_accuracy (after it; None without test data), seconds (of training alone) and
+    images_per_second.
+    """
 
     def save(self, path):
         """Writes the rows as JSON, replacing the file in one step."""
@@ -79,8 +82,8 @@ def evaluate(model, data, batch_size=500, loss=None):
     return Evaluation(total / len(data), float(np.mean(predictions == data.labels)), predictions)
 
 
-def fit(model, loss, optimizer, train_data, *, test_data=None, epochs=10, batch_size=128, schedule=None, seed=0,
-        progress=True, checkpoint=None, resume=False, drop_last=False, options=None):
+def fit(model, loss, optimizer, train_data, *, test_data=None, epochs=10, batch_size=128, schedule=None,
+        seed=0, progress=True, checkpoint=None, resume=False, drop_last=False, options=None):
     """Trains `model` on a Dataset, in batches shuffled anew every epoch; returns the History.
 
     schedule: its step() is called after every batch. seed: of the shuffling. progress: shows a table and a
@@ -162,7 +165,8 @@ class _Run:
         """Enters the finished epoch, with its Evaluation or None, into the history; returns the new row."""
         totals = self.totals
         if test and not math.isfinite(test.loss):
-            raise Diverged(f"the test loss became {test.loss} in epoch {self.epoch + 1}: lower the learning rate")
+            raise Diverged(f"the test loss became {test.loss} in epoch {self.epoch + 1}: "
+                           "lower the learning rate")
         row = {"epoch": self.epoch + 1, "lr": totals.lr, "loss": totals.loss / totals.images,
                "accuracy": totals.correct / totals.images,
                "test_loss": test.loss if test else None, "test_accuracy": test.accuracy if test else None,
@@ -193,8 +197,8 @@ class _Run:
             self.schedule.load_state_dict(state["schedule"])
         generators = dict(self._generators())
         if generators.keys() != state["layers"].keys():
-            raise ValueError(f"model has random layers {sorted(generators)}, but the checkpoint was made with "
-                             f"{sorted(state['layers'])}")
+            raise ValueError(f"model has random layers {sorted(generators)}, but the checkpoint was made "
+                             f"with {sorted(state['layers'])}")
         for name, rng in generators.items():
             rng.bit_generator.state = state["layers"][name]
         self.rng.bit_generator.state = self.shuffle = state["shuffle"]
@@ -220,8 +224,8 @@ def _train_epoch(run, loss, data, display, interrupt):
         scores = model.forward(images)
         batch_loss = loss.forward(scores, labels)
         if not math.isfinite(batch_loss):
-            raise Diverged(f"the loss became {batch_loss} in epoch {run.epoch + 1}, batch {totals.batches + 1}: "
-                           f"lower the learning rate (now {optimizer.lr:.3g})")
+            raise Diverged(f"the loss became {batch_loss} in epoch {run.epoch + 1}, batch "
+                           f"{totals.batches + 1}: lower the learning rate (now {optimizer.lr:.3g})")
         optimizer.zero_grad()
         model.backward(loss.backward())
         optimizer.step()
