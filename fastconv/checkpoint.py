@@ -42,7 +42,7 @@ def load_weights(path):
 
 
 def save_training(path, state):
-    """Writes the state of a training: a dict of parts, themselves dicts and lists of arrays and JSON's values.
+    """Writes the state of a training: a dict of parts, dicts and lists of arrays and JSON's values.
 
     model, optimizer, schedule (or None): their state_dicts; options: flat; shuffle: state of the generator
     from which the order of the current epoch was drawn; layers: name -> state of the layer's generator;

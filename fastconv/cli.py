@@ -221,7 +221,7 @@ def _parser():
 
     parser_evaluate = add("evaluate", _evaluate, "accuracy and confusion matrix of saved weights")
     parser_evaluate.add_argument("weights", type=Path, nargs="?", metavar="RUN_OR_WEIGHTS",
-                                 help="folder of a training, or .safetensors file (default: runs/lenet5-digits)")
+                                 help="folder of a run or .safetensors file (default: runs/lenet5-digits)")
     add_common(parser_evaluate)
     return parser
 

@@ -49,7 +49,7 @@ class Evaluation(NamedTuple):
 class History(list):
     """One dict per epoch, with these keys:
 
-    epoch (from 1), lr (of its first step), loss and accuracy (means over its steps, while the weights change),
+    epoch (from 1), lr (of its first step), loss and accuracy (means over its steps),
     test_loss and test_accuracy (after it; None without test data), seconds (of training alone) and
     images_per_second.
     """
