@@ -2,6 +2,9 @@
 
 A file of weights holds the arrays of a state_dict under their names, as torch and torchvision write them.
 A checkpoint of a training holds the arrays of all its parts and, as JSON in the metadata, everything else.
+
+What is not an array is one JSON text under one key of the metadata: safetensors writes several keys in random
+order, and equal weights are to give equal files.
 """
 
 import json
@@ -12,33 +15,31 @@ import numpy as np
 from .extras import require
 from .files import atomic_write
 
-_CHECKPOINT_FORMAT = "fastconv-checkpoint-1"
+_WEIGHTS_KEY = "fastconv.weights"
+_TRAINING_KEY = "fastconv.training"
 _PARTS = {"model", "optimizer", "schedule", "options", "shuffle", "layers", "epoch", "totals", "history"}
 
 
 def save_weights(path, state_dict, metadata=None):
-    """Writes name -> array to a safetensors file, in C order, with `metadata`, a dict of strings.
+    """Writes name -> array to a safetensors file, in C order, with `metadata`, a dict of JSON's values.
 
     Raises ImportError without safetensors, OSError where the file cannot be written.
     """
-    arrays = {name: np.asarray(array, order="C") for name, array in state_dict.items()}
-    contents = require("safetensors.numpy").save(arrays, metadata)
-    with atomic_write(path) as file:
-        file.write(contents)
+    _write(path, state_dict, {_WEIGHTS_KEY: json.dumps(metadata or {})})
 
 
 def load_weights(path):
     """(state_dict, metadata) of a safetensors file; of a checkpoint, the model's part and its options.
 
-    The arrays are new ones; metadata is a dict of strings, empty where the file has none.
+    The arrays are new ones; metadata is empty where save_weights did not write the file.
     Raises ImportError without safetensors, OSError where the file cannot be opened, ValueError where it is
     damaged or not of this format.
     """
     arrays, metadata = _read(path)
-    if metadata.get("format") != _CHECKPOINT_FORMAT:
-        return arrays, metadata
-    state = _joined(path, arrays, metadata)
-    return state["model"], {name: str(value) for name, value in state["options"].items()}
+    if _TRAINING_KEY in metadata:
+        state = _joined(path, arrays, metadata[_TRAINING_KEY])
+        return state["model"], state["options"]
+    return arrays, _parsed(path, metadata.get(_WEIGHTS_KEY, "{}"))
 
 
 def save_training(path, state):
@@ -51,7 +52,7 @@ def save_training(path, state):
     """
     arrays = {}
     text = json.dumps(_split(state, "", arrays))
-    save_weights(path, arrays, {"format": _CHECKPOINT_FORMAT, "state": text})
+    _write(path, arrays, {_TRAINING_KEY: text})
 
 
 def load_training(path):
@@ -60,9 +61,9 @@ def load_training(path):
     Raises as load_weights does, ValueError also for safetensors files of another kind.
     """
     arrays, metadata = _read(path)
-    if metadata.get("format") != _CHECKPOINT_FORMAT:
+    if _TRAINING_KEY not in metadata:
         raise ValueError(f"{os.fspath(path)} holds weights but no checkpoint of a training")
-    return _joined(path, arrays, metadata)
+    return _joined(path, arrays, metadata[_TRAINING_KEY])
 
 
 def require_same_options(saved, given):
@@ -72,6 +73,13 @@ def require_same_options(saved, given):
             raise ValueError(f"{name} is {value!r}, but the checkpoint knows no such option")
         if saved[name] != value:
             raise ValueError(f"{name} is {value!r}, but the checkpoint was made with {saved[name]!r}")
+
+
+def _write(path, arrays, metadata):
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    contents = require("safetensors.numpy").save(arrays, metadata)
+    with atomic_write(path) as file:
+        file.write(contents)
 
 
 def _read(path):
@@ -97,13 +105,20 @@ def _split(value, name, arrays):
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _joined(path, arrays, metadata):
+def _joined(path, arrays, text):
     """The inverse of `_split`."""
-    try:
-        state = json.loads(metadata["state"], object_hook=lambda part: (
-            arrays[part["array"]] if part.keys() == {"array"} else part))
-        if state.keys() != _PARTS:
-            raise KeyError(*state.keys() ^ _PARTS)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)} is a damaged checkpoint: {error!r}") from error
+    state = _parsed(path, text, lambda part: arrays[part["array"]] if part.keys() == {"array"} else part)
+    if state.keys() != _PARTS:
+        raise ValueError(f"{os.fspath(path)} is a damaged checkpoint: parts {sorted(state.keys() ^ _PARTS)}")
     return state
+
+
+def _parsed(path, text, object_hook=None):
+    """The dict whose JSON is `text`."""
+    try:
+        parsed = json.loads(text, object_hook=object_hook)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)} has damaged metadata: {error!r}") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{os.fspath(path)} has damaged metadata: {text[:40]!r}")
+    return parsed

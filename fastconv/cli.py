@@ -99,7 +99,7 @@ def _train(arguments):
 
     final = history[-1]["test_accuracy"]
     checkpoint.save_weights(output / "weights.safetensors", model.state_dict(), {
-        "model": options["model"], "data": options["data"], "test_accuracy": f"{final:.4f}"})
+        "model": options["model"], "data": options["data"], "test_accuracy": final})
     history.save(output / "history.json")
     plots.learning_curves(history, output / "curves.png")
     seconds = sum(row["seconds"] for row in history)
