@@ -15,7 +15,6 @@ import numpy as np
 
 from . import checkpoint, data, extras, info, losses, metrics, models, num_threads, optim, plots, train
 
-# What makes a training what it is, besides the seed: by data set and by optimiser.
 _DATA_DEFAULTS = {
     "digits": {"epochs": 20, "batch_size": 32},
     "mnist": {"epochs": 10, "batch_size": 128},
@@ -23,9 +22,10 @@ _DATA_DEFAULTS = {
     "cifar10": {"epochs": 20, "batch_size": 128},
 }
 _OPTIMIZER_DEFAULTS = {
-    "sgd": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4},
+    "sgd": {"momentum": 0.9, "weight_decay": 5e-4},
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
 }
+_SGD_LR_PER_IMAGE = 0.05 / 128  # the rate grows with the batch: Goyal et al. 2017, arXiv 1706.02677
 _DEFAULTS = {"model": "lenet5", "data": "digits", "optimizer": "sgd", "schedule": "cosine", "seed": 0}
 _OPTIONS = (*_DEFAULTS, "epochs", "batch_size", "lr", "momentum", "weight_decay")
 
@@ -136,6 +136,7 @@ def _completed_options(given):
     """All options of a training, from those given and the defaults."""
     options = {**_DEFAULTS, **given}
     options = {**_DATA_DEFAULTS[options["data"]], **_OPTIMIZER_DEFAULTS[options["optimizer"]], **options}
+    options.setdefault("lr", _SGD_LR_PER_IMAGE * options["batch_size"])
     if "momentum" in given and options["optimizer"] != "sgd":
         raise ValueError(f"--momentum is an option of sgd, not of {options['optimizer']}")
     return options
@@ -208,7 +209,7 @@ def _parser():
     option("--batch-size", type=_at_least(1), metavar="N", help="default: 32 for digits, 128 for the others")
     option("--optimizer", choices=_OPTIMIZER_DEFAULTS, help="default: sgd")
     option("--lr", type=_number(above_zero=True), metavar="RATE",
-           help="learning rate (default: sgd 0.05, adam 0.001)")
+           help="learning rate (default: sgd 0.05 for 128 images in a batch, adam 0.001)")
     option("--momentum", type=_number(), metavar="M", help="of sgd (default: 0.9)")
     option("--weight-decay", type=_number(), metavar="W", help="default: sgd 0.0005, adam 0")
     option("--schedule", choices=("cosine", "step", "none"),
