@@ -1,12 +1,13 @@
 """What a training shows while it runs: a table with a row per epoch, and on a terminal a bar below it."""
 
+import shutil
 import sys
 import time
 
 from .extras import require
 
 _REDRAW_SECONDS = 0.1
-_BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
 
 _COLUMNS = (  # head, key of the epoch's row, width, format
     ("epoch", "epoch", 5, "d"), ("lr", "lr", 8, ".5f"), ("loss", "loss", 8, ".4f"),
@@ -45,9 +46,10 @@ class Progress:
         for row in history:
             print(table_row(row))
         sys.stdout.flush()
-        # disable=None: no bar where standard error is not a terminal
+        # disable=None: no bar where standard error is not a terminal. tqdm's own measure of the terminal's width
+        # shows nothing where that is unknown.
         self._bar = self._tqdm(total=self.epochs * self.batches, initial=epoch * self.batches + batch,
-                               leave=False, disable=None, dynamic_ncols=True, bar_format=_BAR)
+                               leave=False, disable=None, ncols=shutil.get_terminal_size().columns, bar_format=_BAR)
 
     def step(self, epoch, totals):
         """A batch of epoch `epoch` is done; `totals` are the sums over the epoch so far, see train."""

@@ -97,8 +97,8 @@ def test_train_writes_its_files_and_evaluate_reads_them(folder, few_digits, caps
         out = capsys.readouterr().out
         assert f"100 test images of digits: accuracy {accuracy}" in out
         assert "true \\ predicted" in out
-        counts = [int(count) for line in out.splitlines()[-10:] for count in line.split()[1:-1] if count != "."]
-        assert sum(counts) == 100
+        rows = [line.split()[1:-1] for line in out.splitlines()[-10:]]
+        assert sum(int(count) for row in rows for count in row if count != ".") == 100
 
 
 def test_train_quiet_prints_the_result_alone(folder, few_digits, capsys):
