@@ -46,10 +46,11 @@ class Progress:
         for row in history:
             print(table_row(row))
         sys.stdout.flush()
-        # disable=None: no bar where standard error is not a terminal. tqdm's own measure of the terminal's width
-        # shows nothing where that is unknown.
+        # disable=None: no bar where standard error is not a terminal. Where the size of the terminal is unknown
+        # tqdm would take it as 0 x 0 and show nothing.
+        columns, lines = shutil.get_terminal_size()
         self._bar = self._tqdm(total=self.epochs * self.batches, initial=epoch * self.batches + batch,
-                               leave=False, disable=None, ncols=shutil.get_terminal_size().columns, bar_format=_BAR)
+                               leave=False, disable=None, ncols=columns, nrows=lines, bar_format=_BAR)
 
     def step(self, epoch, totals):
         """A batch of epoch `epoch` is done; `totals` are the sums over the epoch so far, see train."""
