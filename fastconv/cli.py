@@ -76,7 +76,7 @@ def _info(arguments):
 def _train(arguments):
     for module in ("safetensors.numpy", "matplotlib.figure", *(() if arguments.quiet else ("tqdm",))):
         extras.require(module)  # now, not after an hour of training
-    given = {name: getattr(arguments, name) for name in _OPTIONS if getattr(arguments, name) is not None}
+    given = _given(arguments, _OPTIONS)
     output = arguments.output or _default_output(given)
     path = output / "checkpoint.safetensors"
     options = _resumed_options(path, given) if arguments.resume else _completed_options(given)
@@ -110,7 +110,7 @@ def _train(arguments):
 
 
 def _evaluate(arguments):
-    path = arguments.weights or _default_output({})
+    path = arguments.weights or _default_output(_given(arguments, ("model", "data")))
     if path.is_dir():
         path /= "weights.safetensors"
     if not path.exists():
@@ -130,6 +130,11 @@ def _evaluate(arguments):
 
 
 # ---- options ----------------------------------------------------------------------------------------
+
+
+def _given(arguments, names):
+    """Those of the options `names` that are on the command line."""
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
 
 def _completed_options(given):
@@ -222,7 +227,7 @@ def _parser():
 
     parser_evaluate = add("evaluate", _evaluate, "accuracy and confusion matrix of saved weights")
     parser_evaluate.add_argument("weights", type=Path, nargs="?", metavar="RUN_OR_WEIGHTS",
-                                 help="folder of a run or .safetensors file (default: runs/lenet5-digits)")
+                                 help="folder of a run or .safetensors file (default: runs/MODEL-DATA)")
     add_common(parser_evaluate)
     return parser
 

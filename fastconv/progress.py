@@ -46,8 +46,8 @@ class Progress:
         for row in history:
             print(table_row(row))
         sys.stdout.flush()
-        # disable=None: no bar where standard error is not a terminal. Where the size of the terminal is unknown
-        # tqdm would take it as 0 x 0 and show nothing.
+        # disable=None: no bar where standard error is not a terminal. tqdm would take one of unknown size as
+        # 0 x 0 and show nothing.
         columns, lines = shutil.get_terminal_size()
         self._bar = self._tqdm(total=self.epochs * self.batches, initial=epoch * self.batches + batch,
                                leave=False, disable=None, ncols=columns, nrows=lines, bar_format=_BAR)

@@ -169,6 +169,7 @@ def test_ctrl_c_before_training_is_one_line(folder, monkeypatch, capsys):
     (["train", "--data", "mnist", "--data-dir", "nowhere"], "must be an existing folder, got 'nowhere'"),
     (["train", "--resume"], "nothing to resume: runs/lenet5-digits/checkpoint.safetensors does not exist"),
     (["evaluate"], "runs/lenet5-digits does not exist: run fastconv train first"),
+    (["evaluate", "--data", "mnist"], "runs/lenet5-mnist does not exist: run fastconv train first"),
     (["evaluate", "broken"], "broken is damaged or not a safetensors file"),
 ])
 def test_errors_are_one_line(folder, capsys, arguments, message):
