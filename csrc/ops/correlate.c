@@ -2,20 +2,20 @@
 /* Direct correlation, blocked for the caches, in one of two ways:
  *
  *   by block    weights packed to panels [k/NB][r][s][c][NB], NB = vectors * lanes output channels  (all threads)
- *               a task is a block of output rows (or part of a long row) over all panels: copy its input
- *               rows, channels-last and zero-padded, to a buffer of this thread                     (L2)
- *   by panel    input copied to channels-last and zero-padded                                      (all threads)
- *               a task is one panel over all pixels: pack it to a buffer of this thread             (L2)
- *
- *   then, for each group of tap rows of a panel that fits the L2 cache, for each row of pixels,
- *   for each tile of pixels: kernels->tile_rows                                         (L1, registers)
+ *               a task is a block of output rows (or part of a long row); for each part of the channels,
+ *               copy its input rows, channels-last and zero-padded, to a buffer of this thread  (L2)
+ *               for each panel, for each row, for each tile of pixels: kernels->tile_rows       (L1, registers)
+ *   by panel    input copied to channels-last and zero-padded                                       (all threads)
+ *               a task is one panel over all pixels; for each part of the channels,
+ *               pack its weights to a buffer of this thread                                     (L2)
+ *               for each row, for each tile of pixels: kernels->tile_rows                       (L1, registers)
  *
  * By panel reads each weight once, which pays when weights outweigh the pixels (single images, late layers).
- * Rows of taps that fall outside the image are skipped. Each output is one chain of multiply-adds in the
- * order r, s, c: neither way changes a bit. */
+ * Rows of taps that fall outside the image are skipped. Each output is one chain of multiply-adds in the order
+ * part, r, s, c. The parts are fixed by the shape, so neither way nor any block size changes a bit. */
 #include "correlate.h"
 
-#include <stdlib.h>
+#include <math.h>
 #include <string.h>
 
 #include "../runtime/cpu.h"
@@ -27,7 +27,15 @@
 typedef fc_correlation_plan plan;
 typedef fc_phase phase;
 
-enum { BLOCKS_A_THREAD = 4, LARGEST_LANES = 16 };
+enum {
+    BLOCKS_A_THREAD = 4,
+    LARGEST_LANES = 16,
+    /* Steps of a tile's sum in one part, about: its weights, [PART_STEPS][16 to 64], fit the L2 cache,
+     * and loading and storing the accumulators is lost among them. */
+    PART_STEPS = 1152,
+    MOST_PART = 256,
+    LEAST_PART = 64,
+};
 
 /* Nanoseconds of one thread for a multiply-add in a vector unit, and for a float from the L3 cache. */
 static const double STEP_NS = 0.15, FLOAT_NS = 0.2;
@@ -74,8 +82,16 @@ static void flatten(fc_correlation *p)
     }
 }
 
-/* Vectors of a panel: the number that wastes fewest lanes and accumulator slots for rows of `columns` pixels.
- * A step of a tile takes as long as its multiply-adds, two a cycle, or its loads, or the latency of one. */
+/* Cycles of one step of a tile: its multiply-adds, two a cycle, or their latency, or its loads, or its vectors
+ * of weights, which come from the L2 cache at some 16 bytes a cycle. */
+static double step_cycles(const fc_kernels *kernels, ptrdiff_t rows, ptrdiff_t vectors)
+{
+    const double fma = 0.5 * (double)(rows * vectors), load = 0.5 * (double)(rows + vectors);
+    const double stream = (double)(vectors * (ptrdiff_t)kernels->lanes) * sizeof(float) / 16;
+    return fmax(fmax(fma, load), fmax(stream, 4));
+}
+
+/* Vectors of a panel: the number with which rows of `columns` pixels take the fewest cycles. */
 static ptrdiff_t choose_vectors(const fc_kernels *kernels, ptrdiff_t outputs, ptrdiff_t columns)
 {
     const ptrdiff_t all = ceil_div(outputs, (ptrdiff_t)kernels->lanes);
@@ -83,15 +99,15 @@ static ptrdiff_t choose_vectors(const fc_kernels *kernels, ptrdiff_t outputs, pt
     double best_cost = 0;
     for (ptrdiff_t v = 1; v <= min(all, FC_MAX_VECTORS); v++) {
         const ptrdiff_t tiles = ceil_div(columns, (ptrdiff_t)kernels->max_rows[v]);
-        const ptrdiff_t rows = ceil_div(columns, tiles);
+        const ptrdiff_t rows = ceil_div(columns, tiles), last = columns - (tiles - 1) * rows;
         double cost = 0;
         for (ptrdiff_t done = 0; done < all; done += v) {
             const ptrdiff_t now = min(v, all - done);
-            const double fma = 0.5 * (double)(rows * now), load = 0.5 * (double)(rows + now);
-            const double step = fma > load ? fma : load;
-            cost += (double)tiles * ((step > 4 ? step : 4) + 0.02 * (double)now);
+            cost += (double)(tiles - 1) * step_cycles(kernels, rows, now);
+            if (last > 0)
+                cost += step_cycles(kernels, last, now);
         }
-        if (v == 1 || cost < best_cost) {
+        if (v == 1 || cost <= best_cost) {
             best = v;
             best_cost = cost;
         }
@@ -197,11 +213,19 @@ static int panels_are_better(const plan *plan, double steps, int threads, ptrdif
     return panel_ns < block_ns;
 }
 
+/* Channels of a part: by the shape of the problem alone. */
+static ptrdiff_t part_of(ptrdiff_t channels, ptrdiff_t taps)
+{
+    const ptrdiff_t most = max(LEAST_PART, min(MOST_PART, PART_STEPS / max(1, taps)));
+    return max(1, ceil_div(channels, max(1, ceil_div(channels, most))));
+}
+
 /* The phases' tables of runs. */
 static void list_runs(plan *plan, size_t runs, ptrdiff_t *place, float *panels)
 {
     const fc_correlation *p = &plan->p;
     const ptrdiff_t x_row = plan->in_place ? p->x.stride[2] : plan->in_columns * plan->pitch;
+    const int equal_parts = plan->channels == plan->parts * plan->part;
     for (size_t i = 0; i < plan->phase_count; i++) {
         phase *ph = &plan->phases[i];
         const ptrdiff_t at[2] = {(ptrdiff_t)i / p->phases[1], (ptrdiff_t)i % p->phases[1]};
@@ -212,12 +236,12 @@ static void list_runs(plan *plan, size_t runs, ptrdiff_t *place, float *panels)
             ph->count[axis] = max(0, ceil_div(p->y.size[2 + axis] - at[axis], p->y_step[axis]));
         }
         const fc_taps *across = ph->columns;
-        const int dense = across->count && plan->pitch == plan->channels &&
+        const int dense = across->count && plan->pitch == plan->part && equal_parts &&
                           across->offset[across->count - 1] - across->offset[0] == across->count - 1;
         ph->runs_a_row = dense ? 1 : across->count;
-        ph->depth = dense ? across->count * plan->channels : plan->channels;
-        ph->row_floats = (size_t)(across->count * plan->channels * plan->panel_width);
-        ph->panel_floats = (size_t)ph->rows->count * ph->row_floats;
+        ph->taps_a_run = dense ? across->count : 1;
+        ph->piece_floats = (size_t)(ph->rows->count * across->count * plan->part * plan->panel_width);
+        ph->panel_floats = (size_t)plan->parts * ph->piece_floats;
         ph->a_run = place;
         ph->b_run = place + runs;
         place += 2 * runs;
@@ -225,7 +249,7 @@ static void list_runs(plan *plan, size_t runs, ptrdiff_t *place, float *panels)
             for (ptrdiff_t s = 0; s < ph->runs_a_row; s++) {
                 const ptrdiff_t j = r * ph->runs_a_row + s;
                 ph->a_run[j] = ph->rows->offset[r] * x_row + (across->offset[s] - plan->column_min) * plan->pitch;
-                ph->b_run[j] = j * ph->depth * plan->panel_width;
+                ph->b_run[j] = j * ph->taps_a_run * plan->part * plan->panel_width;
             }
         if (!plan->by_panel) {
             ph->panels = panels;
@@ -250,7 +274,9 @@ int fc_correlate(const fc_correlation *problem)
     find_reach(p, 0, &plan.row_min, &plan.row_max, &most_rows);
     find_reach(p, 1, &plan.column_min, &plan.column_max, &most_columns);
 
-    plan.pitch = fc_pixel_pitch(plan.channels);
+    plan.part = part_of(plan.channels, p->w.size[2] * p->w.size[3]);
+    plan.parts = max(1, ceil_div(plan.channels, plan.part));
+    plan.pitch = fc_pixel_pitch(plan.part);
     plan.in_place = (p->x.stride[1] == 1 || plan.channels == 1) && plan.column_min >= 0 && p->x.stride[3] % 512 &&
                     (plan.columns - 1) * p->x_step[1] + plan.column_max < p->x.size[3];
     if (plan.in_place)
@@ -264,30 +290,35 @@ int fc_correlate(const fc_correlation *problem)
     const double pixels = (double)p->y.size[0] * (double)plan.rows * (double)plan.columns;
     const double steps = pixels * weight_floats(&plan) / (double)plan.kernels->lanes;
     const int threads = fc_team_size(steps * STEP_NS);
-    plan.tap_floats = l2_floats * 3 / 8;
-    plan_blocks(&plan, l2_floats / 4, threads);
+    plan_blocks(&plan, l2_floats * 5 / 16, threads);
     if (panels_are_better(&plan, steps, threads, l2_floats))
         plan_panels(&plan);
 
     /* One allocation: phases, run tables, panels, input, bias, scratch. */
     const size_t runs = (size_t)max(1, most_rows * most_columns);
     const size_t phase_bytes = plan.phase_count * sizeof(phase), run_bytes = plan.phase_count * 2 * runs * sizeof(ptrdiff_t);
-    const ptrdiff_t tap_floats = plan.channels * plan.panel_width;
+    const ptrdiff_t tap_floats = plan.part * plan.panel_width;
     size_t panel_floats = 0, input_floats = 0;
     if (plan.by_panel) {
+        plan.input_part = p->x.size[0] * p->groups * p->x.size[2] * plan.in_columns * plan.pitch;
         if (!plan.in_place)
-            input_floats = round_up(p->x.size[0] * p->groups * p->x.size[2] * plan.in_columns * plan.pitch) + 16;
-        plan.pack_floats = round_up(max(most_columns * tap_floats, min(most_rows * most_columns * tap_floats,
-                                                                       plan.tap_floats)));
+            input_floats = round_up(plan.parts * plan.input_part) + 16;
+        plan.pack_floats = round_up(most_rows * most_columns * tap_floats);
     } else {
         for (size_t i = 0; i < plan.phase_count; i++) {
             const ptrdiff_t taps = p->taps[0][(ptrdiff_t)i / p->phases[1]].count *
                                    p->taps[1][(ptrdiff_t)i % p->phases[1]].count;
-            panel_floats += round_up(taps * tap_floats * plan.panels * p->groups);
+            panel_floats += round_up(taps * plan.parts * tap_floats * plan.panels * p->groups);
         }
     }
-    if (plan.staged)
-        plan.stage_floats = round_up(plan.block_images * plan.block_rows * plan.unit_columns * plan.panel_width);
+    if (plan.staged) {
+        /* Parts are added up in the stage, so it holds every panel and phase when there are several. */
+        const int all = plan.parts > 1 && !plan.by_panel;
+        const size_t floats = round_up(plan.block_images * plan.block_rows * plan.unit_columns * plan.panel_width);
+        plan.stage_panel = all ? floats : 0;
+        plan.stage_phase = plan.parts > 1 ? floats * (size_t)(all ? plan.panels : 1) : 0;
+        plan.stage_floats = plan.parts > 1 ? plan.phase_count * plan.stage_phase : floats;
+    }
     plan.scratch_floats = plan.stage_floats + plan.copy_floats + plan.pack_floats + 16;
     /* A bias is read a vector at a time. */
     const size_t bias_floats = p->bias ? round_up(p->groups * plan.outputs + FC_MAX_VECTORS * LARGEST_LANES) : 0;

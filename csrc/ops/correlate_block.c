@@ -14,22 +14,31 @@ static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
 /* ---- weights ---------------------------------------------------------------------------------------- */
 
-/* Rows of taps r0 .. r1-1 of a panel to out[r][s][c][NB], lanes without an output zero. */
-static void pack_panel(const plan *plan, ptrdiff_t group, const phase *ph, ptrdiff_t panel, ptrdiff_t r0, ptrdiff_t r1,
-                       float *out)
+static ptrdiff_t part_channels(const plan *plan, ptrdiff_t part)
+{
+    return min(plan->part, plan->channels - part * plan->part);
+}
+
+/* One part of the channels of a panel to out[r][s][c][NB], lanes without an output zero; a last part of fewer
+ * channels leaves the rest of each tap unused. */
+static void pack_piece(const plan *plan, ptrdiff_t group, const phase *ph, ptrdiff_t panel, ptrdiff_t part, float *out)
 {
     const fc_tensor *w = &plan->p.w;
-    const ptrdiff_t width = plan->panel_width, channels = plan->channels;
+    const ptrdiff_t width = plan->panel_width, channels = part_channels(plan, part);
     const ptrdiff_t used = min(width, plan->outputs - panel * width);
-    const float *base = w->data + group * plan->p.w_group + panel * width * w->stride[0];
+    const float *base = w->data + group * plan->p.w_group + panel * width * w->stride[0] +
+                        part * plan->part * w->stride[1];
     if (used < width)
-        memset(out, 0, (size_t)(r1 - r0) * ph->row_floats * sizeof(float));
-    for (ptrdiff_t r = r0; r < r1; r++)
-        for (ptrdiff_t s = 0; s < ph->columns->count; s++, out += channels * width) {
+        memset(out, 0, ph->piece_floats * sizeof(float));
+    for (ptrdiff_t r = 0; r < ph->rows->count; r++)
+        for (ptrdiff_t s = 0; s < ph->columns->count; s++, out += plan->part * width) {
             const float *from = base + ph->rows->index[r] * w->stride[2] + ph->columns->index[s] * w->stride[3];
             if (w->stride[0] == 1)
-                for (ptrdiff_t c = 0; c < channels; c++)
+                for (ptrdiff_t c = 0; c < channels; c++) {
+                    /* Each row lies in another page, where the hardware does not fetch ahead. */
+                    __builtin_prefetch(from + (c + 16) * w->stride[1]);
                     memcpy(out + c * width, from + c * w->stride[1], (size_t)used * sizeof(float));
+                }
             else if (w->stride[1] == 1)
                 plan->kernels->transpose((size_t)used, (size_t)channels, from, w->stride[0], out, width);
             else
@@ -53,26 +62,30 @@ void fc_correlation_prepare(const plan *plan, size_t index)
     const fc_correlation *p = &plan->p;
     if (plan->by_panel) {
         const ptrdiff_t h = (ptrdiff_t)index % p->x.size[2], group = (ptrdiff_t)index / p->x.size[2] % p->groups;
-        fc_copy_row(plan->kernels, &p->x, (ptrdiff_t)index / p->x.size[2] / p->groups, group * plan->channels,
-                    plan->channels, h, plan->column_min, plan->in_columns,
-                    plan->input + (ptrdiff_t)index * plan->in_columns * plan->pitch, plan->pitch);
+        const ptrdiff_t n = (ptrdiff_t)index / p->x.size[2] / p->groups, row = plan->in_columns * plan->pitch;
+        for (ptrdiff_t part = 0; part < plan->parts; part++)
+            fc_copy_row(plan->kernels, &p->x, n, group * plan->channels + part * plan->part, part_channels(plan, part),
+                        h, plan->column_min, plan->in_columns,
+                        plan->input + part * plan->input_part + (ptrdiff_t)index * row, plan->pitch);
         return;
     }
     const size_t panels = (size_t)(p->groups * plan->panels);
     const phase *ph = &plan->phases[index / panels];
     const ptrdiff_t at = (ptrdiff_t)(index % panels);
-    pack_panel(plan, at / plan->panels, ph, at % plan->panels, 0, ph->rows->count,
-               ph->panels + (size_t)at * ph->panel_floats);
+    for (ptrdiff_t part = 0; part < plan->parts; part++)
+        pack_piece(plan, at / plan->panels, ph, at % plan->panels, part,
+                   ph->panels + (size_t)at * ph->panel_floats + (size_t)part * ph->piece_floats);
 }
 
 /* ---- one task ----------------------------------------------------------------------------------------- */
 
 typedef struct block {
     ptrdiff_t group, n0, images, u0, rows, v0, columns;   /* u, v: in units of the phases' positions */
+    ptrdiff_t part;                                       /* of the channels                         */
     const float *x;                                       /* input of the block, at image row h0     */
     ptrdiff_t x_image, x_row, h0;
     ptrdiff_t first_panel, last_panel;
-    float *stage, *pack;
+    float *pack;
 } block;
 
 /* Spreads `pixels` over the fewest tiles that fit, sizes as equal as can be. */
@@ -105,22 +118,21 @@ static void valid_rows(const plan *plan, const phase *ph, ptrdiff_t u, ptrdiff_t
         --*last;
 }
 
-/* Rows of taps r0 .. r1-1 of one panel, over all rows of the block. */
-static void multiply_taps(const plan *plan, const phase *ph, const block *b, ptrdiff_t panel, ptrdiff_t r0,
-                          ptrdiff_t r1, const float *packed)
+/* One part of the channels of one panel, over all rows of the block. */
+static void multiply_piece(const plan *plan, const phase *ph, const block *b, ptrdiff_t panel, const float *packed,
+                           float *stage)
 {
     const fc_correlation *p = &plan->p;
     const fc_tensor *y = &p->y;
     const ptrdiff_t u_end = min(b->u0 + b->rows, ph->count[0]), columns = min(b->columns, ph->count[1] - b->v0);
     const ptrdiff_t k0 = panel * plan->panel_width, used = min(plan->panel_width, plan->outputs - k0);
     const ptrdiff_t k_all = b->group * plan->outputs + k0, y_pixel = y->stride[3] * p->y_step[1];
-    const int last_taps = r1 == ph->rows->count;
-    float *stage = b->stage;
+    const ptrdiff_t run_channels = part_channels(plan, b->part);
+    const int last_part = b->part == plan->parts - 1;
     for (ptrdiff_t n = b->n0; n < b->n0 + b->images; n++)
         for (ptrdiff_t u = b->u0; u < u_end; u++, stage += columns * plan->panel_width) {
             ptrdiff_t first, last;
             valid_rows(plan, ph, u, &first, &last);
-            const ptrdiff_t from = max(first, r0), runs = max(0, min(last, r1) - from) * ph->runs_a_row;
             float *out = y->data + n * y->stride[0] + k_all * y->stride[1] +
                          (ph->first[0] + u * p->y_step[0]) * y->stride[2] +
                          (ph->first[1] + b->v0 * p->y_step[1]) * y->stride[3];
@@ -130,48 +142,44 @@ static void multiply_taps(const plan *plan, const phase *ph, const block *b, ptr
                 .a_step = 1,
                 .b = packed,
                 .b_step = plan->panel_width,
-                .a_run = ph->a_run + from * ph->runs_a_row,
-                .b_run = ph->b_run + (from - r0) * ph->runs_a_row,
-                .runs = (size_t)runs,
-                .depth = (size_t)ph->depth,
+                .a_run = ph->a_run + first * ph->runs_a_row,
+                .b_run = ph->b_run + first * ph->runs_a_row,
+                .runs = (size_t)((last - first) * ph->runs_a_row),
+                .depth = (size_t)(ph->taps_a_run * run_channels),
                 .y = plan->staged ? stage : out,
                 .y_row = plan->staged ? plan->panel_width : y_pixel,
-                .accumulate = r0 > 0,
-                .lane_bias = last_taps && p->bias ? p->bias + k_all : NULL,
+                .accumulate = b->part > 0,
+                .lane_bias = last_part && p->bias ? p->bias + k_all : NULL,
             };
-            if (runs || r0 == 0 || last_taps)
-                multiply_row(plan, &t, columns, used);
-            if (plan->staged && last_taps)
+            multiply_row(plan, &t, columns, used);
+            if (plan->staged && last_part)
                 fc_store_row(plan->kernels, stage, plan->panel_width, columns, used, out, y->stride[1], y_pixel);
         }
 }
 
-static void multiply_phase(const plan *plan, const phase *ph, const block *b)
+static void multiply_phase(const plan *plan, const phase *ph, const block *b, float *stage)
 {
     if (b->columns <= 0 || ph->count[1] <= b->v0 || ph->count[0] <= b->u0)
         return;
-    const ptrdiff_t taps = ph->rows->count;
-    const ptrdiff_t tap_rows = ph->row_floats ? max(1, plan->tap_floats / (ptrdiff_t)ph->row_floats) : max(1, taps);
-    for (ptrdiff_t panel = b->first_panel; panel < b->last_panel; panel++)
-        for (ptrdiff_t r0 = 0; r0 == 0 || r0 < taps; r0 += tap_rows) {
-            const ptrdiff_t r1 = min(taps, r0 + tap_rows);
-            const float *packed = b->pack;
-            if (plan->by_panel)
-                pack_panel(plan, b->group, ph, panel, r0, r1, b->pack);
-            else
-                packed = ph->panels + (size_t)(b->group * plan->panels + panel) * ph->panel_floats +
-                         (size_t)r0 * ph->row_floats;
-            multiply_taps(plan, ph, b, panel, r0, r1, packed);
-        }
+    for (ptrdiff_t panel = b->first_panel; panel < b->last_panel; panel++, stage += plan->stage_panel) {
+        const float *packed = b->pack;
+        if (plan->by_panel)
+            pack_piece(plan, b->group, ph, panel, b->part, b->pack);
+        else
+            packed = ph->panels + (size_t)(b->group * plan->panels + panel) * ph->panel_floats +
+                     (size_t)b->part * ph->piece_floats;
+        multiply_piece(plan, ph, b, panel, packed, stage);
+    }
 }
 
-/* Makes the input of the block accessible: where it lies, in the common copy, or in a copy of its own. */
+/* Makes a part of the block's input accessible: where it lies, in the common copy, or in a copy of its own. */
 static void find_input(const plan *plan, block *b, float *copy)
 {
     const fc_correlation *p = &plan->p;
     const ptrdiff_t h_first = b->u0 * p->x_step[0] + plan->row_min;
     const ptrdiff_t h_last = (b->u0 + b->rows - 1) * p->x_step[0] + plan->row_max;
-    const ptrdiff_t w_first = b->v0 * p->x_step[1] + plan->column_min, c0 = b->group * plan->channels;
+    const ptrdiff_t w_first = b->v0 * p->x_step[1] + plan->column_min;
+    const ptrdiff_t c0 = b->group * plan->channels + b->part * plan->part;
 
     b->h0 = max(0, h_first);
     if (plan->in_place) {
@@ -183,7 +191,7 @@ static void find_input(const plan *plan, block *b, float *copy)
     b->x_row = plan->in_columns * plan->pitch;
     if (plan->by_panel) {
         b->x_image = p->groups * p->x.size[2] * b->x_row;
-        b->x = plan->input + (b->group * p->x.size[2] + b->h0) * b->x_row;
+        b->x = plan->input + b->part * plan->input_part + (b->group * p->x.size[2] + b->h0) * b->x_row;
         return;
     }
     const ptrdiff_t rows = max(0, min(p->x.size[2] - 1, h_last) - b->h0 + 1);
@@ -191,8 +199,8 @@ static void find_input(const plan *plan, block *b, float *copy)
     b->x = copy;
     for (ptrdiff_t n = 0; n < b->images; n++)
         for (ptrdiff_t h = 0; h < rows; h++)
-            fc_copy_row(plan->kernels, &p->x, b->n0 + n, c0, plan->channels, b->h0 + h, w_first, plan->in_columns,
-                        copy + n * b->x_image + h * b->x_row, plan->pitch);
+            fc_copy_row(plan->kernels, &p->x, b->n0 + n, c0, part_channels(plan, b->part), b->h0 + h, w_first,
+                        plan->in_columns, copy + n * b->x_image + h * b->x_row, plan->pitch);
 }
 
 size_t fc_correlation_tasks(const plan *plan)
@@ -219,11 +227,12 @@ void fc_correlation_run(const plan *plan, size_t task, float *scratch)
         .v0 = unit * plan->unit_columns,
         .columns = plan->unit_columns,
         .first_panel = plan->by_panel ? rest % plan->panels : 0,
-        .stage = scratch,
         .pack = scratch + plan->stage_floats + plan->copy_floats,
     };
     b.last_panel = plan->by_panel ? b.first_panel + 1 : plan->panels;
-    find_input(plan, &b, scratch + plan->stage_floats);
-    for (size_t i = 0; i < plan->phase_count; i++)
-        multiply_phase(plan, &plan->phases[i], &b);
+    for (; b.part < plan->parts; b.part++) {
+        find_input(plan, &b, scratch + plan->stage_floats);
+        for (size_t i = 0; i < plan->phase_count; i++)
+            multiply_phase(plan, &plan->phases[i], &b, scratch + i * plan->stage_phase);
+    }
 }

@@ -11,16 +11,17 @@
 typedef struct fc_phase {
     const fc_taps *rows, *columns;
     ptrdiff_t first[2], count[2];      /* output positions first + u * y_step, u < count */
-    ptrdiff_t runs_a_row, depth;       /* how a row of taps splits into contiguous runs  */
+    ptrdiff_t runs_a_row, taps_a_run;  /* how a row of taps splits into contiguous runs  */
     ptrdiff_t *a_run, *b_run;          /* [rows->count * runs_a_row]                     */
     float *panels;                     /* packed beforehand (fc_correlation_plan.by_panel == 0) */
-    size_t row_floats, panel_floats;   /* of a panel: one row of taps, all of them       */
+    size_t piece_floats, panel_floats; /* of a panel: one part of the channels, all of them */
 } fc_phase;
 
 typedef struct fc_correlation_plan {
     fc_correlation p;
     const fc_kernels *kernels;
     ptrdiff_t channels, outputs;       /* of one group */
+    ptrdiff_t part, parts;             /* channels of a part, which is summed before the next one */
     ptrdiff_t vectors, panel_width, panels;
     fc_phase *phases;
     size_t phase_count;
@@ -35,9 +36,10 @@ typedef struct fc_correlation_plan {
     ptrdiff_t block_rows, row_blocks;
     ptrdiff_t block_images, image_blocks;
     ptrdiff_t in_columns;              /* input columns that a unit meets */
-    ptrdiff_t tap_floats;              /* of a panel multiplied at a time */
+    size_t stage_panel, stage_phase;   /* floats of scratch for the staged output of one panel, one phase */
     size_t stage_floats, copy_floats, pack_floats, scratch_floats;   /* scratch of a thread: their sum */
-    float *input;                      /* by_panel: [n][group][h][in_columns][pitch], padded */
+    float *input;                      /* by_panel: [part][n][group][h][in_columns][pitch], padded */
+    ptrdiff_t input_part;              /* floats of one part of it */
     float *scratch;
     fc_counter next_preparation, next_task;
 } fc_correlation_plan;
