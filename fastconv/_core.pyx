@@ -595,7 +595,7 @@ def sum_rows(grad_output, out):
     cdef float *data
     cdef int status
     cdef View held = view("grad_output", grad_output, 2, &t)
-    if t.size[1] > 1 and (t.stride[1] != 1 or t.stride[0] != t.size[1]):
+    if (t.size[1] > 1 and t.stride[1] != 1) or (t.size[0] > 1 and t.stride[0] != t.size[1]):
         held = view("grad_output", np.ascontiguousarray(grad_output), 2, &t)
     if out is None:
         out = np.empty(t.size[1], np.float32)
