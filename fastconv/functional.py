@@ -336,8 +336,10 @@ def _softmax(x, axis, log, out):
     rows = np.ascontiguousarray(np.moveaxis(x, axis, -1))
     y = np.moveaxis(_core.softmax(rows, log, np.empty_like(rows)), -1, axis)
     if out is None:
-        return y
-    if out.shape != x.shape:
+        out = np.empty_like(x)
+        if y.strides == out.strides:
+            return y
+    elif out.shape != x.shape:
         raise ValueError(f"out must have shape {x.shape}, got {out.shape}")
     np.copyto(out, y)
     return out

@@ -51,7 +51,7 @@ def in_layout(array, layout, name="x"):
     if array is None:
         return None
     order = memory_order(name, array.ndim, layout)
-    return np.ascontiguousarray(array.transpose(order)).transpose(np.argsort(order))
+    return np.array(array.transpose(order), order="C").transpose(np.argsort(order))
 
 
 def bits(array):

@@ -37,9 +37,9 @@ BACKWARD_BOUNDS = {
     "sigmoid": lambda dy, y: 3 * U * abs(dy * y * (1 - y)) + TINY * (1 + abs(dy)),
     "tanh": lambda dy, y: U * abs(dy) * (y**2 + 2 * (1 - y**2)) + TINY * (1 + abs(dy)),
 }
-SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, TINY, -TINY, 1e-20, 0.6249999, 0.625, 0.1,
-                    1.0, -1.0, 9.5, 44.5, 87.3, 88.7, 88.8, 89.1, 104.0, -87.3, -88.7, -88.8, -104.5, 3e38, -3e38],
-                   np.float32)
+SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, TINY, -TINY, 1e-20, 0.1, 0.6249999,
+                    0.625, 1.0, -1.0, 9.5, 44.5, 87.3, 88.7, 88.8, 89.1, 104.0, -87.3, -88.7, -88.8, -104.5,
+                    3e38, -3e38], np.float32)
 
 
 def floats(rng, shape, scale=3):
@@ -170,7 +170,7 @@ def test_huge_logits_neither_overflow_nor_vanish(size):
 
 def test_softmax_of_infinities_and_nan():
     """Those of minus infinity have probability 0; a row whose largest is infinite or NaN has none."""
-    x = np.array([[0, -np.inf, 0, -np.inf], [-np.inf] * 4, [0, np.inf, 0, 0], [0, 1, np.nan, 2], [0, 0, 0, 0]],
+    x = np.array([[0, -np.inf, 0, -np.inf], [-np.inf] * 4, [0, np.inf, 0, 0], [0, 1, np.nan, 2], [0] * 4],
                  np.float32)
     y, log_y = functional.softmax(x), functional.log_softmax(x)
     np.testing.assert_array_equal(y[0], [0.5, 0, 0.5, 0])
@@ -189,7 +189,7 @@ UNARY = ("relu", "sigmoid", "tanh")
 @pytest.mark.parametrize("op", [*UNARY, *(f"{op}_backward" for op in UNARY), "softmax", "log_softmax"])
 def test_any_strides_give_the_bits_of_a_contiguous_copy(op, shape, rng):
     arrays = [floats(rng, SHAPES[shape]) for _ in range(2 if op.endswith("backward") else 1)]
-    if "4-D" not in shape and len(SHAPES[shape]) in (1, 2, 4):
+    if arrays[0].ndim in (1, 2, 4):
         check_views(op, arrays)
         check_out_views(op, arrays)
     for i, array in enumerate(arrays):

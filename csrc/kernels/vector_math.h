@@ -30,21 +30,21 @@ FC_INLINE vf vexp(vf x)
     return p * (vf)((half + 127) << 23) * (vf)((n - half + 127) << 23);
 }
 
-/* A polynomial near 0, where 1 - 2 / (exp(2x) + 1) would cancel. */
+/* Of |x|, then the sign of x: -0 stays -0. A polynomial near 0, where 1 - 2 / (exp(2x) + 1) would cancel. */
 FC_INLINE vf vtanh(vf x)
 {
     const vi sign = (vi)x & INT32_MIN;
     const vf size = (vf)((vi)x ^ sign);
-    const vf z = x * x;
+    const vf z = size * size;
     vf p = vset1(-5.70498872745e-3f);
     p = p * z + 2.06390887954e-2f;
     p = p * z + -5.37397155531e-2f;
     p = p * z + 1.33314422036e-1f;
     p = p * z + -3.33332819422e-1f;
-    const vf cubed = z * x;
-    p = p * cubed + x;
+    const vf cubed = z * size;
+    p = p * cubed + size;
     const vf far = 1.0f - 2.0f / (vexp(size + size) + 1.0f);
-    return vpick(size < 0.625f, p, (vf)((vi)far | sign));
+    return (vf)((vi)vpick(size < 0.625f, p, far) | sign);
 }
 
 #endif
