@@ -302,6 +302,11 @@ cdef bint overlap(View a, View b) noexcept:
     return a_low < b_high and b_low < a_high
 
 
+cdef bint in_place_or_apart(View out, View array) noexcept:
+    """Whether element by element results may go to `out`, which has the strides of `array`."""
+    return out.buffer.buf == array.buffer.buf or not overlap(out, array)
+
+
 cdef int no_overlap(View out, str name, View array) except -1:
     if overlap(out, array) and np.shares_memory(out.array, array.array):
         raise ValueError(f"out must not overlap {name}")
@@ -818,7 +823,7 @@ cdef View result_like(View model, object out):
         held = acquire("out", out, True)
         if not same_shape(held, model):
             raise ValueError(f"out must have shape {tuple(model.array.shape)}, got {tuple(out.shape)}")
-        if same_order(held, model) and (held.buffer.buf == model.buffer.buf or not overlap(held, model)):
+        if same_order(held, model) and in_place_or_apart(held, model):
             return held
     return acquire("out", new_like(model), True)
 
@@ -843,7 +848,7 @@ def activation_backward(int kind, grad_output, y, out):
     cdef View hy = dense("y", y)
     cdef View hdy = matching("grad_output", grad_output, "y", hy)
     cdef View hdx = result_like(hdy, out)
-    if hdx.buffer.buf != hy.buffer.buf and overlap(hdx, hy):
+    if not in_place_or_apart(hdx, hy):
         hdx = acquire("out", new_like(hdy), True)
     cdef size_t n = count_of(hy)
     with nogil:
@@ -891,7 +896,7 @@ def batch_norm(x, weight, bias, running_mean, running_var, bint training, double
         invstd = (1 / np.sqrt(np.asarray(running_var, np.float64) + eps)).astype(np.float32)
     cdef View hmean = vector("mean", mean, channels, &norm.mean)
     cdef View hinvstd = vector("invstd", invstd, channels, &norm.invstd)
-    cdef View hy = layout_of(&tx, shape_of(&tx), out, &ty)
+    cdef View hy = result_beside(hx, hx, &tx, out, &ty)
     with nogil:
         status = fc_batch_norm_forward(&norm, &tx, &ty)
     if status:
@@ -899,16 +904,17 @@ def batch_norm(x, weight, bias, running_mean, running_var, bint training, double
     return delivered(hy, out), mean, invstd
 
 
-cdef View layout_of(const fc_tensor *model, tuple shape, object out, fc_tensor *t):
-    """`out` when it has the model's layout, else a new array of that layout to copy from."""
+cdef View result_beside(View a, View b, const fc_tensor *model, object out, fc_tensor *t):
+    """Where the result of a and b goes, all in the model's layout: `out` itself when it has that layout and
+    overlaps neither a nor b but in place, else a new array to copy from."""
     cdef View held
     if out is not None:
         held = view("out", out, 4, t, True)
-        if shape_of(t) != shape:
-            raise ValueError(f"out must have shape {shape}, got {shape_of(t)}")
-        if same_layout(t, model):
+        if shape_of(t) != shape_of(model):
+            raise ValueError(f"out must have shape {shape_of(model)}, got {shape_of(t)}")
+        if same_layout(t, model) and in_place_or_apart(held, a) and in_place_or_apart(held, b):
             return held
-    return view("out", new_array(shape, is_channels_last(model)), 4, t, True)
+    return view("out", new_array(shape_of(model), is_channels_last(model)), 4, t, True)
 
 
 def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, out):
@@ -932,7 +938,7 @@ def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, out
     dbias = np.empty(channels, np.float32)
     cdef View hdw = vector("dweight", dweight, channels, &dweight_data, True)
     cdef View hdb = vector("dbias", dbias, channels, &dbias_data, True)
-    cdef View hdx = layout_of(&tx, shape_of(&tx), out, &tdx)
+    cdef View hdx = result_beside(hx, hdy, &tx, out, &tdx)
     with nogil:
         status = fc_batch_norm_backward(&norm, &tdy, &tx, &tdx, dweight_data, dbias_data)
     if status:
