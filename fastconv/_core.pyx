@@ -280,6 +280,13 @@ cdef View output(object out, tuple shape, bint channels_last, fc_tensor *t, list
     return held
 
 
+def check_out(out, tuple shape):
+    """Refuses an `out` that is no writable float32 array of this shape."""
+    cdef View held = acquire("out", out, True)
+    if tuple(out.shape) != shape:
+        raise ValueError(f"out must have shape {shape}, got {tuple(out.shape)}")
+
+
 cdef void bounds(View held, uintptr_t *low, uintptr_t *high) noexcept:
     """Addresses of the first byte and behind the last one."""
     cdef int i
@@ -626,6 +633,13 @@ cdef int pool_geometry(fc_pool2d *pool, tuple kernel, tuple stride, tuple paddin
     return 0
 
 
+cdef int is_wide(tuple kernel) except -1:
+    """Whether positions in a window are int32 and not uint8."""
+    if kernel[0] * kernel[1] > 1 << 31:
+        raise ValueError(f"kernel_size must be at most 2**31 pixels for positions in int32, got {kernel}")
+    return kernel[0] * kernel[1] > 256
+
+
 cdef object argmax_array(tuple shape, bint wide):
     return new_array(shape, True, np.int32 if wide else np.uint8)
 
@@ -649,7 +663,7 @@ def max_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple dilation, tup
     cdef fc_tensor tx, ty
     cdef fc_pool2d pool
     cdef int status
-    cdef bint wide = kernel[0] * kernel[1] > 256
+    cdef bint wide = with_argmax and is_wide(kernel)
     cdef Py_buffer positions
     cdef void *data = NULL
     cdef View hx = view("x", x, 4, &tx)
@@ -676,7 +690,7 @@ def max_pool2d_backward(grad_output, argmax, tuple input_shape, tuple kernel, tu
     cdef fc_tensor tdy, tdx
     cdef fc_pool2d pool
     cdef int status
-    cdef bint wide = kernel[0] * kernel[1] > 256
+    cdef bint wide = is_wide(kernel)
     cdef Py_buffer positions
     cdef View hdy = view("grad_output", grad_output, 4, &tdy)
     pool_geometry(&pool, kernel, stride, padding, dilation)
@@ -931,7 +945,7 @@ def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, out
     cdef View hm = vector("mean", mean, channels, &norm.mean)
     cdef View hi = vector("invstd", invstd, channels, &norm.invstd)
     if hm is None or hi is None:
-        raise TypeError("mean and invstd must be arrays, got None")
+        raise TypeError("mean and invstd must be float32 arrays, got None")
     norm.bias = norm.running_mean = norm.running_var = NULL
     norm.training = training
     dweight = np.empty(channels, np.float32)

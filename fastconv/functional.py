@@ -88,6 +88,14 @@ def _shape(name, value):
     return extents
 
 
+def _shape_of(name, array):
+    """The shape of an argument; its dtype is checked in _core."""
+    try:
+        return tuple(array.shape)
+    except AttributeError:
+        raise TypeError(f"{name} must be a float32 array, got {type(array).__name__}") from None
+
+
 def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *,
            algorithm="auto", out=None):
     """2-D convolution (cross-correlation, as in every deep-learning library).
@@ -182,7 +190,7 @@ def _pool_options(kernel_size, stride, padding, dilation):
 def _pooled_size(name, shape, kernel, stride, padding, dilation, ceil_mode):
     """Windows per axis. A window of ceil_mode must start inside the image or the padding before it."""
     if len(shape) != 4:
-        raise ValueError(f"{name} must have 4 axes, got shape {tuple(shape)}")
+        raise ValueError(f"{name} must have 4 axes, got shape {shape}")
     sizes = []
     for axis in range(2):
         size, step = shape[2 + axis], stride[axis]
@@ -192,15 +200,15 @@ def _pooled_size(name, shape, kernel, stride, padding, dilation, ceil_mode):
             count -= 1
         if room < 0 or count < 1:
             raise ValueError(f"kernel_size {kernel} with dilation {dilation} is larger than {name} of shape "
-                             f"{tuple(shape)} with padding {padding}")
+                             f"{shape} with padding {padding}")
         sizes.append(count)
     return tuple(sizes)
 
 
 def _check_gradient(grad_output, input_shape, size):
-    expected = (*input_shape[:2], *size)
-    if tuple(grad_output.shape) != expected:
-        raise ValueError(f"grad_output must have shape {expected}, got {tuple(grad_output.shape)}")
+    expected, shape = (*input_shape[:2], *size), _shape_of("grad_output", grad_output)
+    if shape != expected:
+        raise ValueError(f"grad_output must have shape {expected}, got {shape}")
 
 
 def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False, *,
@@ -214,7 +222,7 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
     options = _pool_options(kernel_size, stride, padding, dilation)
-    size = _pooled_size("x", x.shape, *options, ceil_mode)
+    size = _pooled_size("x", _shape_of("x", x), *options, ceil_mode)
     y, argmax = _core.max_pool2d(x, *options, size, return_indices, out)
     if not return_indices:
         return y
@@ -231,7 +239,7 @@ def max_pool2d_argmax(x, kernel_size, stride=None, padding=0, dilation=1, ceil_m
     argmax (N, C, P, Q) holds r*S + s for tap (r, s): uint8, or int32 for windows of more than 256 pixels.
     """
     options = _pool_options(kernel_size, stride, padding, dilation)
-    size = _pooled_size("x", x.shape, *options, ceil_mode)
+    size = _pooled_size("x", _shape_of("x", x), *options, ceil_mode)
     return _core.max_pool2d(x, *options, size, True, out)
 
 
@@ -254,7 +262,7 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
     kernel, stride, padding, dilation = _pool_options(kernel_size, stride, padding, 1)
-    size = _pooled_size("x", x.shape, kernel, stride, padding, dilation, ceil_mode)
+    size = _pooled_size("x", _shape_of("x", x), kernel, stride, padding, dilation, ceil_mode)
     return _core.avg_pool2d(x, kernel, stride, padding, size, count_include_pad, False, out)
 
 
@@ -274,18 +282,18 @@ def adaptive_avg_pool2d(x, output_size, *, out=None):
 
     Window p covers the rows floor(p H / P) up to ceil((p + 1) H / P), as in torch.
     """
-    size = _positive("output_size", output_size)
-    if len(x.shape) != 4 or min(x.shape[2:]) < 1:
-        raise ValueError(f"x must have 4 axes and pixels, got shape {tuple(x.shape)}")
+    size, shape = _positive("output_size", output_size), _shape_of("x", x)
+    if len(shape) != 4 or min(shape[2:]) < 1:
+        raise ValueError(f"x must have 4 axes and pixels, got shape {shape}")
     return _core.avg_pool2d(x, (1, 1), (1, 1), (0, 0), size, False, True, out)
 
 
 def adaptive_avg_pool2d_backward(grad_output, input_shape, *, out=None):
     """Gradient of adaptive_avg_pool2d: grad_output (N, C, P, Q) -> (N, C, H, W) = input_shape."""
-    input_shape = _shape("input_shape", input_shape)
-    if len(grad_output.shape) != 4 or tuple(grad_output.shape[:2]) != input_shape[:2]:
-        raise ValueError(f"grad_output must have the images and channels of input_shape {input_shape}, "
-                         f"got shape {tuple(grad_output.shape)}")
+    input_shape, shape = _shape("input_shape", input_shape), _shape_of("grad_output", grad_output)
+    if len(shape) != 4 or shape[:2] != input_shape[:2]:
+        raise ValueError(f"grad_output must have 4 axes, images and channels those of input_shape {input_shape}, "
+                         f"got shape {shape}")
     return _core.avg_pool2d_backward(grad_output, input_shape, (1, 1), (1, 1), (0, 0), False, True, out)
 
 
@@ -331,16 +339,17 @@ def tanh_backward(grad_output, y, *, out=None):
 
 
 def _softmax(x, axis, log, out):
-    if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"axis must be an axis of x of shape {x.shape}, got {axis!r}")
+    shape = _shape_of("x", x)
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"axis must be an axis of x of shape {shape}, got {axis!r}")
+    if out is not None:
+        _core.check_out(out, shape)
     rows = np.ascontiguousarray(np.moveaxis(x, axis, -1))
     y = np.moveaxis(_core.softmax(rows, log, np.empty_like(rows)), -1, axis)
     if out is None:
         out = np.empty_like(x)
         if y.strides == out.strides:
             return y
-    elif out.shape != x.shape:
-        raise ValueError(f"out must have shape {x.shape}, got {out.shape}")
     np.copyto(out, y)
     return out
 
@@ -396,6 +405,12 @@ def batch_norm_backward(grad_output, x, mean, invstd, weight=None, training=True
     return _core.batch_norm_backward(grad_output, x, mean, invstd, weight, training, out)
 
 
+def _check_float32(name, array):
+    dtype = getattr(array, "dtype", type(array).__name__)
+    if dtype != np.float32:
+        raise TypeError(f"{name} must be a float32 array, got {dtype}")
+
+
 def dropout(x, p=0.5, training=True, *, rng=None, return_mask=False, out=None):
     """Zeroes each element with probability p and scales the others by 1 / (1 - p); x itself if not training.
 
@@ -404,6 +419,7 @@ def dropout(x, p=0.5, training=True, *, rng=None, return_mask=False, out=None):
     """
     if not 0 <= p <= 1:
         raise ValueError(f"p must be from 0 to 1, got {p!r}")
+    _check_float32("x", x)
     if not training or p == 0:
         mask = np.ones(x.shape, bool)
     else:
@@ -417,6 +433,9 @@ def dropout(x, p=0.5, training=True, *, rng=None, return_mask=False, out=None):
 
 def dropout_backward(grad_output, mask, p, *, out=None):
     """Gradient of dropout: grad_output where the mask is set, scaled by 1 / (1 - p)."""
+    _check_float32("grad_output", grad_output)
     if mask.shape != grad_output.shape:
         raise ValueError(f"mask must have shape {grad_output.shape}, got {mask.shape}")
+    if out is not None:
+        _core.check_out(out, mask.shape)
     return np.multiply(grad_output, mask * np.float32(1 / (1 - p) if p < 1 else 0), out=out)
