@@ -292,7 +292,7 @@ def adaptive_avg_pool2d_backward(grad_output, input_shape, *, out=None):
     """Gradient of adaptive_avg_pool2d: grad_output (N, C, P, Q) -> (N, C, H, W) = input_shape."""
     input_shape, shape = _shape("input_shape", input_shape), _shape_of("grad_output", grad_output)
     if len(shape) != 4 or shape[:2] != input_shape[:2]:
-        raise ValueError(f"grad_output must have 4 axes, images and channels those of input_shape {input_shape}, "
+        raise ValueError(f"grad_output must have 4 axes, the first two of input_shape {input_shape}, "
                          f"got shape {shape}")
     return _core.avg_pool2d_backward(grad_output, input_shape, (1, 1), (1, 1), (0, 0), False, True, out)
 

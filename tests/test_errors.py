@@ -1,5 +1,6 @@
 """Wrong arguments: an exception that names the argument and its value, never a crash or a silent result."""
 
+import math
 import re
 
 import numpy as np
@@ -272,8 +273,10 @@ def test_other_shapes_that_do_not_fit_are_refused(op, name, shape):
 
 
 @pytest.mark.parametrize("op", ["batch_norm", "batch_norm_train"])
-@pytest.mark.parametrize(("name", "value"), [("momentum", -0.1), ("momentum", 1.5), ("momentum", float("nan")),
-                                             ("eps", -1e-9), ("eps", float("inf")), ("eps", float("nan"))])
+@pytest.mark.parametrize(("name", "value"), [
+    *[("momentum", value) for value in (-0.1, 1.5, math.nan)],
+    *[("eps", value) for value in (-1e-9, math.inf, math.nan)],
+])
 def test_options_of_batch_norm_out_of_range_are_refused(op, name, value):
     refuses(ValueError, [name, repr(value)], op, **{name: value})
 
@@ -297,7 +300,7 @@ def test_axes_that_do_not_exist_are_refused(op, axis):
     refuses(ValueError, ["axis", str(axis)], op, axis=axis)
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("p", [-0.1, 1.1, math.nan])
 def test_probabilities_out_of_range_are_refused(p):
     refuses(ValueError, ["p must", repr(p)], "dropout", p=p)
 

@@ -228,7 +228,7 @@ def test_nan_and_infinity_stay_in_their_channel(rng):
         x[1, 7, 2, 3] = value
         for result, same in zip(functional.batch_norm_train(x, weight, bias), clean, strict=True):
             axis = result.ndim // 3
-            assert np.isnan(result.take(7, axis)).any() or value == np.inf
+            assert not np.isfinite(result.take(7, axis)).all()
             assert_same_bits(np.delete(result, 7, axis), np.delete(same, 7, axis), "the other channels")
 
 
@@ -279,7 +279,8 @@ def test_batch_norm_in_training_is_batch_norm_train(rng):
     same, *_ = functional.batch_norm_train(x, weight, bias, same_mean, same_var)
     for result, expected in ((y, same), (mean, same_mean), (var, same_var)):
         assert_same_bits(result, expected, "batch_norm")
-    assert_same_bits(functional.batch_norm(x, None, None, weight, bias, training=True), y, "no running averages")
+    alone = functional.batch_norm(x, None, None, weight, bias, training=True)
+    assert_same_bits(alone, y, "without running averages")
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (0, 3, 4, 4), (2, 3, 0, 4)])
