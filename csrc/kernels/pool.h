@@ -50,91 +50,86 @@ FC_INLINE void store_positions(void *p, ptrdiff_t at, vi v, size_t lanes, int wi
 }
 
 /* keep: 0 the maximum only, 1 positions as bytes, 2 as 32-bit integers. */
-FC_INLINE void max_pool_lanes(int keep, size_t lanes, size_t c, const fc_gather *g, float *y, void *argmax)
+FC_INLINE void max_pool_lanes(int keep, size_t lanes, size_t i, size_t c, const fc_gather *g, float *y, void *argmax)
 {
-    for (size_t i = 0; i < g->pixels; i++) {
-        const float *x = g->x + (ptrdiff_t)i * g->x_step + c;
-        vf best = vset1(-INFINITY);
-        vi where = {0};
-        if (g->terms) {
-            best = load_lanes(x + g->offset[0], lanes);
-            where += g->position[0];
-        }
-        for (size_t t = 1; t < g->terms; t++) {
-            const vf value = load_lanes(x + g->offset[t], lanes);
-            const vi take = (value > best) | (value != value);
-            best = vpick(take, value, best);
-            if (keep)
-                where = vpick_int(take, g->position[t] - (vi){0}, where);
-        }
-        const ptrdiff_t at = (ptrdiff_t)i * g->y_step + (ptrdiff_t)c;
-        store_lanes(y + at, best, lanes);
-        if (keep)
-            store_positions(argmax, (ptrdiff_t)i * g->argmax_step + (ptrdiff_t)c, where, lanes, keep == 2);
+    const float *x = g->x + (ptrdiff_t)i * g->x_step + c;
+    vf best = vset1(-INFINITY);
+    vi where = {0};
+    if (g->terms) {
+        best = load_lanes(x + g->offset[0], lanes);
+        where += g->position[0];
     }
+    for (size_t t = 1; t < g->terms; t++) {
+        const vf value = load_lanes(x + g->offset[t], lanes);
+        const vi take = (value > best) | (value != value);
+        best = vpick(take, value, best);
+        if (keep)
+            where = vpick_int(take, g->position[t] - (vi){0}, where);
+    }
+    const ptrdiff_t at = (ptrdiff_t)i * g->y_step + (ptrdiff_t)c;
+    store_lanes(y + at, best, lanes);
+    if (keep)
+        store_positions(argmax, (ptrdiff_t)i * g->argmax_step + (ptrdiff_t)c, where, lanes, keep == 2);
 }
 
-FC_INLINE void max_pool_backward_lanes(int wide, size_t lanes, size_t c, const fc_gather *g, float *dx,
+FC_INLINE void max_pool_backward_lanes(int wide, size_t lanes, size_t i, size_t c, const fc_gather *g, float *dx,
                                        const void *argmax)
 {
-    for (size_t i = 0; i < g->pixels; i++) {
-        const float *dy = g->x + (ptrdiff_t)i * g->x_step + c;
-        vf sum = {0};
-        for (size_t t = 0; t < g->terms; t++) {
-            const ptrdiff_t from = (ptrdiff_t)i * g->argmax_step + g->argmax_offset[t] + (ptrdiff_t)c;
-            const vi here = load_positions(argmax, from, lanes, wide) == g->position[t];
-            sum += (vf)((vi)load_lanes(dy + g->offset[t], lanes) & here);
-        }
-        store_lanes(dx + (ptrdiff_t)i * g->y_step + c, sum, lanes);
+    const float *dy = g->x + (ptrdiff_t)i * g->x_step + c;
+    vf sum = {0};
+    for (size_t t = 0; t < g->terms; t++) {
+        const ptrdiff_t from = (ptrdiff_t)i * g->argmax_step + g->argmax_offset[t] + (ptrdiff_t)c;
+        const vi here = load_positions(argmax, from, lanes, wide) == g->position[t];
+        sum += (vf)((vi)load_lanes(dy + g->offset[t], lanes) & here);
     }
+    store_lanes(dx + (ptrdiff_t)i * g->y_step + c, sum, lanes);
 }
 
-FC_INLINE void weighted_sum_lanes(size_t lanes, size_t c, const fc_gather *g, float *y)
+FC_INLINE void weighted_sum_lanes(size_t lanes, size_t i, size_t c, const fc_gather *g, float *y)
 {
-    for (size_t i = 0; i < g->pixels; i++) {
-        const float *x = g->x + (ptrdiff_t)i * g->x_step + c;
-        vf sum = {0};
-        for (size_t t = 0; t < g->terms; t++)
-            sum += load_lanes(x + g->offset[t], lanes) * g->scale[t];
-        store_lanes(y + (ptrdiff_t)i * g->y_step + c, sum, lanes);
-    }
+    const float *x = g->x + (ptrdiff_t)i * g->x_step + c;
+    vf sum = {0};
+    for (size_t t = 0; t < g->terms; t++)
+        sum += load_lanes(x + g->offset[t], lanes) * g->scale[t];
+    store_lanes(y + (ptrdiff_t)i * g->y_step + c, sum, lanes);
 }
 
-#define FC_OVER_CHANNELS(CHANNELS, CALL)                                  \
-    do {                                                                  \
-        size_t c = 0;                                                     \
-        for (; c + FC_LANES <= (CHANNELS); c += FC_LANES) {               \
-            enum { lanes = FC_LANES };                                    \
-            CALL;                                                         \
-        }                                                                 \
-        if (c < (CHANNELS)) {                                             \
-            const size_t lanes = (CHANNELS) - c;                          \
-            CALL;                                                         \
-        }                                                                 \
-    } while (0)
+/* Pixel by pixel, all channels of each: the sources of one pixel are read while they are in the L1 cache. */
+#define FC_OVER_PIXELS(G, CALL)                                               \
+    for (size_t i = 0; i < (G)->pixels; i++) {                                \
+        size_t c = 0;                                                         \
+        for (; c + FC_LANES <= (G)->channels; c += FC_LANES) {                \
+            enum { lanes = FC_LANES };                                        \
+            CALL;                                                             \
+        }                                                                     \
+        if (c < (G)->channels) {                                              \
+            const size_t lanes = (G)->channels - c;                           \
+            CALL;                                                             \
+        }                                                                     \
+    }
 
 static void max_pool(const fc_gather *g, float *y, void *argmax, int wide)
 {
     if (!argmax)
-        FC_OVER_CHANNELS(g->channels, max_pool_lanes(0, lanes, c, g, y, NULL));
+        FC_OVER_PIXELS(g, max_pool_lanes(0, lanes, i, c, g, y, NULL))
     else if (!wide)
-        FC_OVER_CHANNELS(g->channels, max_pool_lanes(1, lanes, c, g, y, argmax));
+        FC_OVER_PIXELS(g, max_pool_lanes(1, lanes, i, c, g, y, argmax))
     else
-        FC_OVER_CHANNELS(g->channels, max_pool_lanes(2, lanes, c, g, y, argmax));
+        FC_OVER_PIXELS(g, max_pool_lanes(2, lanes, i, c, g, y, argmax))
 }
 
 static void max_pool_backward(const fc_gather *g, float *dx, const void *argmax, int wide)
 {
     if (!wide)
-        FC_OVER_CHANNELS(g->channels, max_pool_backward_lanes(0, lanes, c, g, dx, argmax));
+        FC_OVER_PIXELS(g, max_pool_backward_lanes(0, lanes, i, c, g, dx, argmax))
     else
-        FC_OVER_CHANNELS(g->channels, max_pool_backward_lanes(1, lanes, c, g, dx, argmax));
+        FC_OVER_PIXELS(g, max_pool_backward_lanes(1, lanes, i, c, g, dx, argmax))
 }
 
 static void weighted_sum(const fc_gather *g, float *y)
 {
-    FC_OVER_CHANNELS(g->channels, weighted_sum_lanes(lanes, c, g, y));
+    FC_OVER_PIXELS(g, weighted_sum_lanes(lanes, i, c, g, y))
 }
-#undef FC_OVER_CHANNELS
+#undef FC_OVER_PIXELS
 
 #endif
