@@ -156,7 +156,7 @@ def test_kill_while_writing_leaves_a_whole_checkpoint(path, rng):
                 checkpoint.save_training({str(path)!r}, state)
     """)
     for _ in range(5):
-        process = subprocess.Popen([sys.executable, "-c", writer], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, "-P", "-c", writer], stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline() == "writing\n"
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(rng.uniform(0.01, 0.1))

@@ -46,7 +46,7 @@ def popen(*arguments, **options):
     environment = os.environ | {"FASTCONV_NUM_THREADS": "1", "PYTHONPATH": str(PACKAGE.parent)}
     environment |= options.pop("env", {})
     # A background job's children would ignore Ctrl-C.
-    return subprocess.Popen([sys.executable, "-m", "fastconv", *arguments], env=environment,
+    return subprocess.Popen([sys.executable, "-P", "-m", "fastconv", *arguments], env=environment,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
 
 
