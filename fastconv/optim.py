@@ -253,7 +253,10 @@ class Schedule:
 
 
 class StepLR(Schedule):
-    """lr = base_lr * gamma^floor(steps / step_size), as torch's StepLR; step() is called once an epoch."""
+    """lr = base_lr * gamma^floor(steps / step_size), as torch's StepLR.
+
+    steps counts the calls of step(): once a batch in train.fit, so step_size is in batches there.
+    """
 
     _options = ("step_size", "gamma")
 

@@ -57,8 +57,6 @@ typedef struct fc_kernels {
     fc_tile_fn tile_cols[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_row == 1       */
     void (*transpose)(size_t rows, size_t cols, const float *x, ptrdiff_t x_row, float *y, ptrdiff_t y_row);
     void (*add_span)(size_t n, const float *x, float *y);        /* y += x                           */
-    void (*depthwise)(size_t channels, size_t pixels, size_t taps, const float *x, ptrdiff_t x_pixel,
-                      const ptrdiff_t *tap, const float *w, const float *bias, float *y, ptrdiff_t y_pixel);
     void (*activation[FC_ACTIVATIONS])(size_t n, const float *x, float *y);
     void (*activation_backward[FC_ACTIVATIONS])(size_t n, const float *dy, const float *y, float *dx);
     void (*softmax_row)(size_t n, const float *x, float *y);
