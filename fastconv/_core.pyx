@@ -236,16 +236,25 @@ cdef View acquire(str name, object array, bint writable):
     return acquire(name, np.array(array, np.float32, copy=True), False)
 
 
+cdef tuple extents(View held):
+    return tuple([extent for extent in held.buffer.shape[:held.buffer.ndim]])
+
+
+cdef void describe(View held, fc_tensor *t) noexcept:
+    """Fills `t` with the at most four axes of `held`, which keeps it valid."""
+    cdef int i
+    t.data = <float *>held.buffer.buf
+    for i in range(4):
+        t.size[i] = held.buffer.shape[i] if i < held.buffer.ndim else 1
+        t.stride[i] = held.buffer.strides[i] // 4 if i < held.buffer.ndim else 0
+
+
 cdef View view(str name, object array, int ndim, fc_tensor *t, bint writable=False):
     """Describes float32 `array` of `ndim` <= 4 axes in `t`; the result keeps it valid."""
     cdef View held = acquire(name, array, writable)
-    cdef int i
     if held.buffer.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} axes, got shape {tuple(array.shape)}")
-    t.data = <float *>held.buffer.buf
-    for i in range(4):
-        t.size[i] = held.buffer.shape[i] if i < ndim else 1
-        t.stride[i] = held.buffer.strides[i] // 4 if i < ndim else 0
+        raise ValueError(f"{name} must have {ndim} axes, got shape {extents(held)}")
+    describe(held, t)
     return held
 
 
@@ -262,29 +271,32 @@ cdef tuple shape_of(const fc_tensor *t):
     return (t.size[0], t.size[1], t.size[2], t.size[3])
 
 
-cdef View output(object out, tuple shape, bint channels_last, fc_tensor *t, list result):
-    """The output array: `out` when given, else a new one; it goes to result[0]."""
-    cdef View held
+cdef View acquire_out(object out, tuple shape):
+    """The buffer of `out`, a writable float32 array of this shape that repeats no element."""
+    cdef View held = acquire("out", out, True)
     cdef int axis
-    if out is None:
-        out = new_array(shape, channels_last)
-        held = view("out", out, len(shape), t, True)
-    else:
-        held = view("out", out, len(shape), t, True)
-        if tuple(out.shape) != shape:
-            raise ValueError(f"out must have shape {shape}, got {tuple(out.shape)}")
-        for axis in range(len(shape)):
-            if t.stride[axis] == 0 and t.size[axis] > 1 and 0 not in shape:
-                raise ValueError(f"out must not repeat elements, got strides {out.strides}")
-    result.append(out)
+    if extents(held) != shape:
+        raise ValueError(f"out must have shape {shape}, got {extents(held)}")
+    for axis in range(held.buffer.ndim):
+        if held.buffer.strides[axis] == 0 and held.buffer.shape[axis] > 1 and 0 not in shape:
+            raise ValueError(f"out must not repeat elements, got strides {out.strides}")
     return held
 
 
 def check_out(out, tuple shape):
-    """Refuses an `out` that is no writable float32 array of this shape."""
-    cdef View held = acquire("out", out, True)
-    if tuple(out.shape) != shape:
-        raise ValueError(f"out must have shape {shape}, got {tuple(out.shape)}")
+    """Refuses an `out` that is no writable float32 array of this shape or repeats elements."""
+    acquire_out(out, shape)
+
+
+cdef View output(object out, tuple shape, bint channels_last, fc_tensor *t):
+    """The array of the result, described in `t`: `out` when given, else a new one."""
+    cdef View held
+    if out is None:
+        held = acquire("out", new_array(shape, channels_last), True)
+    else:
+        held = acquire_out(out, shape)
+    describe(held, t)
+    return held
 
 
 cdef void bounds(View held, uintptr_t *low, uintptr_t *high) noexcept:
@@ -315,7 +327,8 @@ cdef bint in_place_or_apart(View out, View array) noexcept:
 
 
 cdef int no_overlap(View out, str name, View array) except -1:
-    if overlap(out, array) and np.shares_memory(out.array, array.array):
+    """Refuses an output that shares memory with an argument; None is no argument."""
+    if array is not None and overlap(out, array) and np.shares_memory(out.array, array.array):
         raise ValueError(f"out must not overlap {name}")
     return 0
 
@@ -378,6 +391,13 @@ cdef View vector(str name, object array, Py_ssize_t size, float **data, bint wri
     return held
 
 
+cdef int raise_for_status(int status, str op) except -1:
+    """All that the C functions report is a lack of memory."""
+    if status:
+        raise MemoryError(f"no memory for the workspace of {op}")
+    return 0
+
+
 # ---- conv2d -----------------------------------------------------------------------------------------
 
 cdef int geometry(fc_conv2d *conv, tuple x_shape, tuple w_shape, tuple stride, tuple padding, tuple dilation,
@@ -425,18 +445,15 @@ def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, object 
     cdef View hw = view("weight", weight, 4, &tw)
     geometry(&conv, shape_of(&tx), shape_of(&tw), stride, padding, dilation, groups, size)
     cdef View hb = vector("bias", bias, tw.size[0], &bias_data)
-    cdef list result = []
     cdef bint last = is_channels_last(&tx) or (says_nothing(&tx) and tw.stride[0] == 1)
-    cdef View hy = output(out, (tx.size[0], tw.size[0], size[0], size[1]), last, &ty, result)
+    cdef View hy = output(out, (tx.size[0], tw.size[0], size[0], size[1]), last, &ty)
     no_overlap(hy, "x", hx)
     no_overlap(hy, "weight", hw)
-    if hb is not None:
-        no_overlap(hy, "bias", hb)
+    no_overlap(hy, "bias", hb)
     with nogil:
         status = fc_conv2d_forward(&conv, &tx, &tw, bias_data, &ty)
-    if status:
-        raise MemoryError("no memory for the workspace of conv2d")
-    return result[0]
+    raise_for_status(status, "conv2d")
+    return hy.array
 
 
 cdef int same_gradient_shape(const fc_tensor *dy, Py_ssize_t n, Py_ssize_t k, const ptrdiff_t *size) except -1:
@@ -455,15 +472,13 @@ def conv2d_backward_input(grad_output, weight, tuple input_shape, tuple stride, 
     cdef View hw = view("weight", weight, 4, &tw)
     geometry(&conv, input_shape, shape_of(&tw), stride, padding, dilation, groups, size)
     same_gradient_shape(&tdy, input_shape[0], tw.size[0], size)
-    cdef list result = []
-    cdef View hdx = output(out, input_shape, is_channels_last(&tdy), &tdx, result)
+    cdef View hdx = output(out, input_shape, is_channels_last(&tdy), &tdx)
     no_overlap(hdx, "grad_output", hdy)
     no_overlap(hdx, "weight", hw)
     with nogil:
         status = fc_conv2d_backward_input(&conv, &tdy, &tw, &tdx)
-    if status:
-        raise MemoryError("no memory for the workspace of conv2d_backward_input")
-    return result[0]
+    raise_for_status(status, "conv2d_backward_input")
+    return hdx.array
 
 
 def conv2d_backward_weight(grad_output, x, tuple weight_shape, tuple stride, tuple padding, tuple dilation,
@@ -482,31 +497,34 @@ def conv2d_backward_weight(grad_output, x, tuple weight_shape, tuple stride, tup
             out = new_array((r, s, c, k)).transpose(3, 2, 0, 1)
         else:
             out = new_array(weight_shape)
-    cdef list result = []
-    cdef View hdw = output(out, weight_shape, False, &tdw, result)
+    cdef View hdw = output(out, weight_shape, False, &tdw)
     no_overlap(hdw, "grad_output", hdy)
     no_overlap(hdw, "x", hx)
     with nogil:
         status = fc_conv2d_backward_weight(&conv, &tdy, &tx, &tdw)
-    if status:
-        raise MemoryError("no memory for the workspace of conv2d_backward_weight")
-    return result[0]
+    raise_for_status(status, "conv2d_backward_weight")
+    return hdw.array
+
+
+cdef object channel_sums(View held, const fc_tensor *t, str op, object out):
+    """Sums over all axes but the second of `held`, which `t` describes."""
+    cdef float *data
+    cdef int status
+    if out is None:
+        out = np.empty(t.size[1], np.float32)
+    cdef View hout = vector("out", out, t.size[1], &data, True)
+    no_overlap(hout, "grad_output", held)
+    with nogil:
+        status = fc_sum_channels(t, data)
+    raise_for_status(status, op)
+    return out
 
 
 def sum_channels(grad_output, out):
     """Sum over images and pixels of a 4-D array, (N, K, P, Q) -> (K,)."""
     cdef fc_tensor t
-    cdef float *data
-    cdef int status
     cdef View held = native("grad_output", grad_output, &t)
-    if out is None:
-        out = np.empty(t.size[1], np.float32)
-    cdef View hout = vector("out", out, t.size[1], &data, True)
-    with nogil:
-        status = fc_sum_channels(&t, data)
-    if status:
-        raise MemoryError("no memory for the workspace of conv2d_backward_bias")
-    return out
+    return channel_sums(held, &t, "conv2d_backward_bias", out)
 
 
 # ---- linear: 1x1 convolutions over one row of N pixels ------------------------------------------------
@@ -526,17 +544,6 @@ cdef void as_row(fc_tensor *t) noexcept:
     t.stride[0] = 0
 
 
-cdef View output2(object out, Py_ssize_t rows, Py_ssize_t columns, bint columns_first, fc_tensor *t, list result):
-    """The 2-D output; columns_first: a new one has its first axis fastest in memory."""
-    if out is None:
-        out = new_array((columns, rows)).T if columns_first else new_array((rows, columns))
-    cdef View held = view("out", out, 2, t, True)
-    if t.size[0] != rows or t.size[1] != columns:
-        raise ValueError(f"out must have shape ({rows}, {columns}), got ({t.size[0]}, {t.size[1]})")
-    result.append(out)
-    return held
-
-
 def linear(x, weight, bias, out):
     cdef fc_tensor tx, tw, ty
     cdef float *bias_data
@@ -547,17 +554,16 @@ def linear(x, weight, bias, out):
         raise ValueError(f"weight must have {tx.size[1]} columns, as x of shape ({tx.size[0]}, {tx.size[1]}), "
                          f"got shape ({tw.size[0]}, {tw.size[1]})")
     cdef View hb = vector("bias", bias, tw.size[0], &bias_data)
-    cdef list result = []
-    cdef View hy = output2(out, tx.size[0], tw.size[0], False, &ty, result)
+    cdef View hy = output(out, (tx.size[0], tw.size[0]), False, &ty)
     no_overlap(hy, "x", hx)
     no_overlap(hy, "weight", hw)
+    no_overlap(hy, "bias", hb)
     as_row(&tx)
     as_row(&ty)
     with nogil:
         status = fc_conv2d_forward(&POINTWISE, &tx, &tw, bias_data, &ty)
-    if status:
-        raise MemoryError("no memory for the workspace of linear")
-    return result[0]
+    raise_for_status(status, "linear")
+    return hy.array
 
 
 def linear_backward_input(grad_output, weight, out):
@@ -568,17 +574,15 @@ def linear_backward_input(grad_output, weight, out):
     if tw.size[0] != tdy.size[1]:
         raise ValueError(f"weight must have {tdy.size[1]} rows, as grad_output of shape ({tdy.size[0]}, "
                          f"{tdy.size[1]}), got shape ({tw.size[0]}, {tw.size[1]})")
-    cdef list result = []
-    cdef View hdx = output2(out, tdy.size[0], tw.size[1], False, &tdx, result)
+    cdef View hdx = output(out, (tdy.size[0], tw.size[1]), False, &tdx)
     no_overlap(hdx, "grad_output", hdy)
     no_overlap(hdx, "weight", hw)
     as_row(&tdy)
     as_row(&tdx)
     with nogil:
         status = fc_conv2d_backward_input(&POINTWISE, &tdy, &tw, &tdx)
-    if status:
-        raise MemoryError("no memory for the workspace of linear_backward_input")
-    return result[0]
+    raise_for_status(status, "linear_backward_input")
+    return hdx.array
 
 
 def linear_backward_weight(grad_output, x, out):
@@ -588,48 +592,40 @@ def linear_backward_weight(grad_output, x, out):
     cdef View hx = view("x", x, 2, &tx)
     if tdy.size[0] != tx.size[0]:
         raise ValueError(f"grad_output must have {tx.size[0]} rows, as x, got shape ({tdy.size[0]}, {tdy.size[1]})")
-    cdef list result = []
-    cdef View hdw = output2(out, tdy.size[1], tx.size[1], True, &tdw, result)
+    if out is None:
+        out = new_array((tx.size[1], tdy.size[1])).T
+    cdef View hdw = output(out, (tdy.size[1], tx.size[1]), False, &tdw)
     no_overlap(hdw, "grad_output", hdy)
     no_overlap(hdw, "x", hx)
     as_row(&tdy)
     as_row(&tx)
     with nogil:
         status = fc_conv2d_backward_weight(&POINTWISE, &tdy, &tx, &tdw)
-    if status:
-        raise MemoryError("no memory for the workspace of linear_backward_weight")
-    return result[0]
+    raise_for_status(status, "linear_backward_weight")
+    return hdw.array
 
 
 def sum_rows(grad_output, out):
     """Sum over the first axis, (N, K) -> (K,)."""
     cdef fc_tensor t
-    cdef float *data
-    cdef int status
     cdef View held = view("grad_output", grad_output, 2, &t)
     if (t.size[1] > 1 and t.stride[1] != 1) or (t.size[0] > 1 and t.stride[0] != t.size[1]):
         held = view("grad_output", np.ascontiguousarray(grad_output), 2, &t)
-    if out is None:
-        out = np.empty(t.size[1], np.float32)
-    cdef View hout = vector("out", out, t.size[1], &data, True)
-    with nogil:
-        status = fc_sum_channels(&t, data)
-    if status:
-        raise MemoryError("no memory for the workspace of linear_backward_bias")
-    return out
+    return channel_sums(held, &t, "linear_backward_bias", out)
 
 
 # ---- pooling ----------------------------------------------------------------------------------------
 
-cdef int pool_geometry(fc_pool2d *pool, tuple kernel, tuple stride, tuple padding, tuple dilation) except -1:
+cdef int pool_geometry(fc_pool2d *pool, tuple kernel, tuple stride, tuple padding, tuple dilation,
+                       bint count_include_pad=False, bint adaptive=False) except -1:
     cdef int axis
     for axis in range(2):
         pool.kernel[axis] = kernel[axis]
         pool.stride[axis] = stride[axis]
         pool.pad[axis] = padding[axis]
         pool.dilation[axis] = dilation[axis]
-    pool.count_include_pad = False
-    pool.adaptive = False
+    pool.count_include_pad = count_include_pad
+    pool.adaptive = adaptive
     return 0
 
 
@@ -668,9 +664,8 @@ def max_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple dilation, tup
     cdef void *data = NULL
     cdef View hx = view("x", x, 4, &tx)
     pool_geometry(&pool, kernel, stride, padding, dilation)
-    cdef list result = []
     cdef tuple shape = (tx.size[0], tx.size[1], size[0], size[1])
-    cdef View hy = output(out, shape, is_channels_last(&tx), &ty, result)
+    cdef View hy = output(out, shape, is_channels_last(&tx), &ty)
     no_overlap(hy, "x", hx)
     argmax = argmax_array(shape, wide) if with_argmax else None
     if with_argmax:
@@ -680,9 +675,8 @@ def max_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple dilation, tup
         status = fc_max_pool2d_forward(&pool, &tx, &ty, data, wide)
     if with_argmax:
         PyBuffer_Release(&positions)
-    if status:
-        raise MemoryError("no memory for the workspace of max_pool2d")
-    return result[0], argmax
+    raise_for_status(status, "max_pool2d")
+    return hy.array, argmax
 
 
 def max_pool2d_backward(grad_output, argmax, tuple input_shape, tuple kernel, tuple stride, tuple padding,
@@ -695,16 +689,14 @@ def max_pool2d_backward(grad_output, argmax, tuple input_shape, tuple kernel, tu
     cdef View hdy = view("grad_output", grad_output, 4, &tdy)
     pool_geometry(&pool, kernel, stride, padding, dilation)
     argmax = native_argmax(argmax, shape_of(&tdy), wide)
-    cdef list result = []
-    cdef View hdx = output(out, input_shape, is_channels_last(&tdy), &tdx, result)
+    cdef View hdx = output(out, input_shape, is_channels_last(&tdy), &tdx)
     no_overlap(hdx, "grad_output", hdy)
     PyObject_GetBuffer(argmax, &positions, PyBUF_STRIDED_RO)
     with nogil:
         status = fc_max_pool2d_backward(&pool, &tdy, positions.buf, wide, &tdx)
     PyBuffer_Release(&positions)
-    if status:
-        raise MemoryError("no memory for the workspace of max_pool2d_backward")
-    return result[0]
+    raise_for_status(status, "max_pool2d_backward")
+    return hdx.array
 
 
 def avg_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple size, bint count_include_pad, bint adaptive, out):
@@ -712,17 +704,13 @@ def avg_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple size, bint co
     cdef fc_pool2d pool
     cdef int status
     cdef View hx = view("x", x, 4, &tx)
-    pool_geometry(&pool, kernel, stride, padding, (1, 1))
-    pool.count_include_pad = count_include_pad
-    pool.adaptive = adaptive
-    cdef list result = []
-    cdef View hy = output(out, (tx.size[0], tx.size[1], size[0], size[1]), is_channels_last(&tx), &ty, result)
+    pool_geometry(&pool, kernel, stride, padding, (1, 1), count_include_pad, adaptive)
+    cdef View hy = output(out, (tx.size[0], tx.size[1], size[0], size[1]), is_channels_last(&tx), &ty)
     no_overlap(hy, "x", hx)
     with nogil:
         status = fc_avg_pool2d_forward(&pool, &tx, &ty)
-    if status:
-        raise MemoryError("no memory for the workspace of avg_pool2d")
-    return result[0]
+    raise_for_status(status, "avg_pool2d")
+    return hy.array
 
 
 def avg_pool2d_backward(grad_output, tuple input_shape, tuple kernel, tuple stride, tuple padding,
@@ -731,17 +719,13 @@ def avg_pool2d_backward(grad_output, tuple input_shape, tuple kernel, tuple stri
     cdef fc_pool2d pool
     cdef int status
     cdef View hdy = view("grad_output", grad_output, 4, &tdy)
-    pool_geometry(&pool, kernel, stride, padding, (1, 1))
-    pool.count_include_pad = count_include_pad
-    pool.adaptive = adaptive
-    cdef list result = []
-    cdef View hdx = output(out, input_shape, is_channels_last(&tdy), &tdx, result)
+    pool_geometry(&pool, kernel, stride, padding, (1, 1), count_include_pad, adaptive)
+    cdef View hdx = output(out, input_shape, is_channels_last(&tdy), &tdx)
     no_overlap(hdx, "grad_output", hdy)
     with nogil:
         status = fc_avg_pool2d_backward(&pool, &tdy, &tdx)
-    if status:
-        raise MemoryError("no memory for the workspace of avg_pool2d_backward")
-    return result[0]
+    raise_for_status(status, "avg_pool2d_backward")
+    return hdx.array
 
 
 # ---- activations ------------------------------------------------------------------------------------
@@ -759,7 +743,7 @@ cdef Py_ssize_t count_of(View held) noexcept:
 
 cdef bint is_dense(View held) noexcept:
     """Whether the elements fill a span of memory, in any order of the axes."""
-    cdef Py_ssize_t expected = 4, smallest
+    cdef Py_ssize_t expected = 4
     cdef int i, axis, left = 0
     cdef unsigned long long seen = 0
     if held.buffer.ndim > 64:
@@ -770,7 +754,6 @@ cdef bint is_dense(View held) noexcept:
         left += held.buffer.shape[i] > 1
     while left:
         axis = -1
-        smallest = 0
         for i in range(held.buffer.ndim):
             if held.buffer.shape[i] > 1 and not seen >> i & 1 and held.buffer.strides[i] == expected:
                 axis = i
@@ -821,8 +804,7 @@ cdef View matching(str name, object array, str model_name, View model):
     """An array of the model's shape, copied to its memory order unless it has it."""
     cdef View held = acquire(name, array, False)
     if not same_shape(held, model):
-        raise ValueError(f"{name} must have the shape {tuple(model.array.shape)} of {model_name}, "
-                         f"got {tuple(array.shape)}")
+        raise ValueError(f"{name} must have the shape {extents(model)} of {model_name}, got {extents(held)}")
     if same_order(held, model):
         return held
     copy = new_like(model)
@@ -834,9 +816,7 @@ cdef View result_like(View model, object out):
     """Where the result goes: `out` itself when it lies as the model does, else a new array to copy from."""
     cdef View held
     if out is not None:
-        held = acquire("out", out, True)
-        if not same_shape(held, model):
-            raise ValueError(f"out must have shape {tuple(model.array.shape)}, got {tuple(out.shape)}")
+        held = acquire_out(out, extents(model))
         if same_order(held, model) and in_place_or_apart(held, model):
             return held
     return acquire("out", new_like(model), True)
@@ -913,8 +893,7 @@ def batch_norm(x, weight, bias, running_mean, running_var, bint training, double
     cdef View hy = result_beside(hx, hx, &tx, out, &ty)
     with nogil:
         status = fc_batch_norm_forward(&norm, &tx, &ty)
-    if status:
-        raise MemoryError("no memory for the workspace of batch_norm")
+    raise_for_status(status, "batch_norm")
     return delivered(hy, out), mean, invstd
 
 
@@ -923,12 +902,10 @@ cdef View result_beside(View a, View b, const fc_tensor *model, object out, fc_t
     overlaps neither a nor b but in place, else a new array to copy from."""
     cdef View held
     if out is not None:
-        held = view("out", out, 4, t, True)
-        if shape_of(t) != shape_of(model):
-            raise ValueError(f"out must have shape {shape_of(model)}, got {shape_of(t)}")
+        held = output(out, shape_of(model), False, t)
         if same_layout(t, model) and in_place_or_apart(held, a) and in_place_or_apart(held, b):
             return held
-    return view("out", new_array(shape_of(model), is_channels_last(model)), 4, t, True)
+    return output(None, shape_of(model), is_channels_last(model), t)
 
 
 def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, out):
@@ -955,6 +932,5 @@ def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, out
     cdef View hdx = result_beside(hx, hdy, &tx, out, &tdx)
     with nogil:
         status = fc_batch_norm_backward(&norm, &tdy, &tx, &tdx, dweight_data, dbias_data)
-    if status:
-        raise MemoryError("no memory for the workspace of batch_norm_backward")
+    raise_for_status(status, "batch_norm_backward")
     return delivered(hdx, out), dweight, dbias

@@ -37,15 +37,19 @@ LINEAR = {
     "linear": dict(x=(3, 5), weight=(7, 5), bias=(7,)),
     "linear_backward_input": dict(grad_output=(3, 7), weight=(7, 5)),
     "linear_backward_weight": dict(grad_output=(3, 7), x=(3, 5)),
+}
+SUMS = {
+    "conv2d_backward_bias": dict(grad_output=DY),
     "linear_backward_bias": dict(grad_output=(3, 7)),
 }
 ACTIVATIONS = {
     **{op: dict(x=(3, 5)) for op in ("relu", "sigmoid", "tanh", "softmax", "log_softmax", "dropout")},
     **{f"{op}_backward": dict(grad_output=(3, 5), y=(3, 5)) for op in ("relu", "sigmoid", "tanh")},
 }
-CALLS = CONV | POOL | ADAPTIVE | NORM | LINEAR | ACTIVATIONS
+CALLS = CONV | POOL | ADAPTIVE | NORM | LINEAR | SUMS | ACTIVATIONS
 OPTIONS = {op: dict(kernel_size=2) for op in POOL} | {"adaptive_avg_pool2d": dict(output_size=(3, 2))}
 MAY_BE_NONE = {"bias", "running_mean", "running_var"}  # and weight, of NORM
+APART = CONV | POOL | ADAPTIVE | LINEAR | SUMS  # out must not overlap an argument
 ARRAYS = [(op, name) for op, arguments in CALLS.items() for name in arguments if not name.endswith("_shape")]
 
 
@@ -53,6 +57,11 @@ def valid(op):
     """Arguments of a call that works."""
     return {name: value if name.endswith("_shape") else np.ones(value, np.float32)
             for name, value in CALLS[op].items()} | OPTIONS.get(op, {})
+
+
+def result_shape(op):
+    result = getattr(functional, op)(**valid(op))
+    return (result[0] if isinstance(result, tuple) else result).shape
 
 
 def refuses(error, words, op, **changes):
@@ -310,8 +319,7 @@ def test_probabilities_out_of_range_are_refused(p):
 
 @pytest.mark.parametrize("op", CALLS)
 def test_a_wrong_out_is_refused(op):
-    results = getattr(functional, op)(**valid(op))
-    shape = (results[0] if isinstance(results, tuple) else results).shape
+    shape = result_shape(op)
     other = (shape[0] + 1, *shape[1:])
     refuses(ValueError, ["out", str(shape), str(other)], op, out=np.empty(other, np.float32))
     refuses(ValueError, ["out", "(3,)"], op, out=np.empty(3, np.float32))
@@ -325,20 +333,20 @@ def test_a_wrong_out_is_refused(op):
     assert (fixed == 1).all()
 
 
-@pytest.mark.parametrize(("op", "name"), [pair for pair in ARRAYS if pair[0] in CONV])
+@pytest.mark.parametrize(("op", "name"), [pair for pair in ARRAYS if pair[0] in APART])
 def test_an_out_that_overlaps_an_argument_is_refused(op, name):
-    shapes = {"conv2d": DY, "conv2d_backward_input": X, "conv2d_backward_weight": W}
     memory = np.ones(4096, np.float32)
-    out = memory[:int(np.prod(shapes[op]))].reshape(shapes[op])
-    shape = valid(op)[name].shape
-    array = memory[:int(np.prod(shape))].reshape(shape)
+    out, array = (memory[:math.prod(shape)].reshape(shape)
+                  for shape in (result_shape(op), valid(op)[name].shape))
     refuses(ValueError, ["out", "overlap", name], op, out=out, **{name: array})
     assert (memory == 1).all()
 
 
-def test_an_out_whose_elements_share_memory_is_refused():
-    out = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), DY, (0, 0, 0, 0))
-    refuses(ValueError, ["out"], "conv2d", out=out)
+@pytest.mark.parametrize("op", CALLS)
+def test_an_out_whose_elements_share_memory_is_refused(op):
+    shape = result_shape(op)
+    out = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), shape, (0,) * len(shape))
+    refuses(ValueError, ["out", str(out.strides)], op, out=out)
 
 
 # ---- large numbers ----------------------------------------------------------------------------------
