@@ -247,12 +247,11 @@ def _load_idx(name, folder, may_download, size, files, normalisation, class_name
         images, labels = read_idx(images_path), read_idx(labels_path)
         if images.dtype != np.uint8 or images.ndim != 3:
             raise ValueError(f"{images_path}: holds no images but {images.dtype} of shape {images.shape}")
-        if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
-            raise ValueError(f"{labels_path}: holds {labels.dtype} of shape {labels.shape}, not "
-                             f"{len(images)} labels")
-        if labels.size and labels.max() >= len(class_names):
-            raise ValueError(f"{labels_path}: has label {labels.max()}, not 0 to {len(class_names) - 1}")
-        parts.append(Dataset(_normalised(images[:, None], 255, normalisation, size), labels, class_names))
+        images = _normalised(images[:, None], 255, normalisation, size)
+        try:
+            parts.append(Dataset(images, labels, class_names))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{labels_path}: {error}") from error
     return tuple(parts)
 
 

@@ -9,32 +9,9 @@ from operator import index
 
 import numpy as np
 
-from . import _core
+from . import _core, checks
 
 ALGORITHMS = ("direct",)
-
-
-def _two_ints(value):
-    """(vertical, horizontal) from an int or a pair of ints; None for anything else."""
-    try:
-        return (index(value),) * 2
-    except TypeError:
-        pass
-    try:
-        vertical, horizontal = value
-        return (index(vertical), index(horizontal))
-    except (TypeError, ValueError):
-        return None
-
-
-def _pair(name, value):
-    """(vertical, horizontal) from an int or a pair of ints."""
-    if type(value) is int:
-        return (value, value)
-    pair = _two_ints(value)
-    if pair is None:
-        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
-    return pair
 
 
 def _padding(padding, weight, stride, dilation):
@@ -51,11 +28,11 @@ def _padding(padding, weight, stride, dilation):
         filter_size = (weight if type(weight) is tuple else np.shape(weight))[2:]
         totals = [d * (taps - 1) for d, taps in zip(dilation, filter_size, strict=False)]
         return tuple((total // 2, total - total // 2) for total in totals)
-    pair = _two_ints(padding)
+    pair = checks.two_ints(padding)
     if pair is not None:
         return ((pair[0], pair[0]), (pair[1], pair[1]))
     try:
-        pairs = tuple(map(_two_ints, padding))
+        pairs = tuple(map(checks.two_ints, padding))
     except TypeError:
         pairs = ()
     if len(pairs) != 2 or None in pairs:
@@ -68,8 +45,8 @@ def _geometry(weight, stride, padding, dilation, groups, algorithm):
     if algorithm != "auto" and algorithm not in ALGORITHMS:
         names = ", ".join(("auto", *ALGORITHMS))
         raise ValueError(f"algorithm must be one of {names}, got {algorithm!r}")
-    stride = _pair("stride", stride)
-    dilation = _pair("dilation", dilation)
+    stride = checks.pair("stride", stride)
+    dilation = checks.pair("dilation", dilation)
     try:
         groups = index(groups)
     except TypeError:
@@ -171,22 +148,6 @@ def linear_backward_bias(grad_output, *, out=None):
 # ---- pooling ----------------------------------------------------------------------------------------
 
 
-def _positive(name, value, least=1):
-    pair = _pair(name, value)
-    if min(pair) < least or max(pair) >= 1 << 31:
-        raise ValueError(f"{name} must be at least {least}, got {value!r}")
-    return pair
-
-
-def _pool_options(kernel_size, stride, padding, dilation):
-    kernel = _positive("kernel_size", kernel_size)
-    stride = kernel if stride is None else _positive("stride", stride)
-    padding = _positive("padding", padding, 0)
-    if padding[0] > kernel[0] // 2 or padding[1] > kernel[1] // 2:
-        raise ValueError(f"padding must be at most half of kernel_size {kernel}, got {padding}")
-    return kernel, stride, padding, _positive("dilation", dilation)
-
-
 def _pooled_size(name, shape, kernel, stride, padding, dilation, ceil_mode):
     """Windows per axis. A window of ceil_mode must start inside the image or the padding before it."""
     if len(shape) != 4:
@@ -221,7 +182,7 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     return_indices: also the int64 positions h*W + w of the maxima, (N, C, P, Q).
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
-    options = _pool_options(kernel_size, stride, padding, dilation)
+    options = checks.pool_options(kernel_size, stride, padding, dilation)
     size = _pooled_size("x", _shape_of("x", x), *options, ceil_mode)
     y, argmax = _core.max_pool2d(x, *options, size, return_indices, out)
     if not return_indices:
@@ -238,7 +199,7 @@ def max_pool2d_argmax(x, kernel_size, stride=None, padding=0, dilation=1, ceil_m
 
     argmax (N, C, P, Q) holds r*S + s for tap (r, s): uint8, or int32 for windows of more than 256 pixels.
     """
-    options = _pool_options(kernel_size, stride, padding, dilation)
+    options = checks.pool_options(kernel_size, stride, padding, dilation)
     size = _pooled_size("x", _shape_of("x", x), *options, ceil_mode)
     return _core.max_pool2d(x, *options, size, True, out)
 
@@ -250,7 +211,7 @@ def max_pool2d_backward(grad_output, argmax, input_shape, kernel_size, stride=No
     argmax: from max_pool2d_argmax with the same options.
     """
     input_shape = _shape("input_shape", input_shape)
-    options = _pool_options(kernel_size, stride, padding, dilation)
+    options = checks.pool_options(kernel_size, stride, padding, dilation)
     _check_gradient(grad_output, input_shape, _pooled_size("input_shape", input_shape, *options, ceil_mode))
     return _core.max_pool2d_backward(grad_output, argmax, input_shape, *options, out)
 
@@ -261,7 +222,7 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
     count_include_pad: divide by the window's pixels in the padded image, else by those in the image.
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
-    kernel, stride, padding, dilation = _pool_options(kernel_size, stride, padding, 1)
+    kernel, stride, padding, dilation = checks.pool_options(kernel_size, stride, padding, 1)
     size = _pooled_size("x", _shape_of("x", x), kernel, stride, padding, dilation, ceil_mode)
     return _core.avg_pool2d(x, kernel, stride, padding, size, count_include_pad, False, out)
 
@@ -270,7 +231,7 @@ def avg_pool2d_backward(grad_output, input_shape, kernel_size, stride=None, padd
                         count_include_pad=True, *, out=None):
     """Gradient of avg_pool2d: grad_output (N, C, P, Q) -> (N, C, H, W) = input_shape."""
     input_shape = _shape("input_shape", input_shape)
-    kernel, stride, padding, dilation = _pool_options(kernel_size, stride, padding, 1)
+    kernel, stride, padding, dilation = checks.pool_options(kernel_size, stride, padding, 1)
     size = _pooled_size("input_shape", input_shape, kernel, stride, padding, dilation, ceil_mode)
     _check_gradient(grad_output, input_shape, size)
     return _core.avg_pool2d_backward(grad_output, input_shape, kernel, stride, padding, count_include_pad,
@@ -282,7 +243,7 @@ def adaptive_avg_pool2d(x, output_size, *, out=None):
 
     Window p covers the rows floor(p H / P) up to ceil((p + 1) H / P), as in torch.
     """
-    size, shape = _positive("output_size", output_size), _shape_of("x", x)
+    size, shape = checks.bounded_pair("output_size", output_size), _shape_of("x", x)
     if len(shape) != 4 or min(shape[2:]) < 1:
         raise ValueError(f"x must have 4 axes and pixels, got shape {shape}")
     return _core.avg_pool2d(x, (1, 1), (1, 1), (0, 0), size, False, True, out)

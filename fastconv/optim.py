@@ -14,6 +14,8 @@ import operator
 
 import numpy as np
 
+from .checks import count
+
 # Elements updated at a time. The passes over parameter, gradient, state and scratch then stay within the
 # level-2 cache (five float32 arrays of 64 KiB), and the scratch stays small whatever the network.
 _BLOCK = 16384
@@ -261,7 +263,7 @@ class StepLR(Schedule):
     _options = ("step_size", "gamma")
 
     def __init__(self, optimizer, step_size, gamma=0.1):
-        self.step_size = _count("step_size", step_size, least=1)
+        self.step_size = count("step_size", step_size, least=1)
         self.gamma = _at_least_zero("gamma", gamma)
         super().__init__(optimizer)
 
@@ -280,9 +282,9 @@ class CosineLR(Schedule):
     _options = ("total_steps", "min_lr", "warmup_steps")
 
     def __init__(self, optimizer, total_steps, min_lr=0.0, warmup_steps=0):
-        self.total_steps = _count("total_steps", total_steps, least=1)
+        self.total_steps = count("total_steps", total_steps, least=1)
         self.min_lr = _at_least_zero("min_lr", min_lr)
-        self.warmup_steps = _count("warmup_steps", warmup_steps, least=0)
+        self.warmup_steps = count("warmup_steps", warmup_steps, least=0)
         if self.warmup_steps >= self.total_steps:
             raise ValueError(f"warmup_steps must be below total_steps {total_steps}, got {warmup_steps}")
         super().__init__(optimizer)
@@ -320,9 +322,3 @@ def _at_least_zero(name, value):
     if not value >= 0:
         raise ValueError(f"{name} must not be negative, got {value!r}")
     return _finite(name, value)
-
-
-def _count(name, value, least):
-    if not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return int(value)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import checkpoint as checkpoints
+from .checks import count
 from .data import batches
 from .extras import require
 from .files import atomic_write
@@ -98,8 +99,7 @@ def fit(model, loss, optimizer, train_data, *, test_data=None, epochs=10, batch_
     the checkpoint; FileNotFoundError where there is none to resume; ImportError for a missing package, before
     training; OSError where the checkpoint cannot be written.
     """
-    _check_positive("epochs", epochs)
-    _check_positive("batch_size", batch_size)
+    epochs, batch_size = count("epochs", epochs, least=1), count("batch_size", batch_size, least=1)
     batches_per_epoch = len(train_data) // batch_size if drop_last else -(-len(train_data) // batch_size)
     if not batches_per_epoch:
         raise ValueError(f"train_data must fill a batch of {batch_size}, got {len(train_data)} images")
@@ -262,8 +262,3 @@ class _DeferredInterrupt:
     def __exit__(self, *exception):
         if self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _check_positive(name, value):
-    if not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")

@@ -192,8 +192,8 @@ def test_folder_must_exist(tmp_path):
 
 @pytest.mark.parametrize(("index", "array", "message"), [
     (0, np.zeros(20, np.uint8), "holds no images but uint8 of shape"),
-    (1, np.zeros(19, np.uint8), r"holds uint8 of shape \(19,\), not 20 labels"),
-    (3, np.full(10, 10, np.uint8), "has label 10, not 0 to 9"),
+    (1, np.zeros(19, np.uint8), r"labels \(N,\), got \(20, 1, 28, 28\) and \(19,\)"),
+    (3, np.full(10, 10, np.uint8), "labels must be 0 to 9, got 10 to 10"),
 ])
 def test_files_that_do_not_fit(tmp_path, index, array, message):
     write_mnist(tmp_path)

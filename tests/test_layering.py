@@ -76,11 +76,12 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "_core": set(),
     "threads": {"_core"},
-    "functional": {"_core"},
+    "functional": {"_core", "checks"},
     "reference": set(),
     # leaves
+    "checks": set(),
     "losses": {"functional"},
-    "optim": set(),
+    "optim": {"checks"},
     "init": set(),
     "metrics": set(),
     "files": set(),
@@ -89,15 +90,15 @@ MAY_IMPORT = {
     "download": {"files"},
     "data": {"download", "files", "formats"},
     # networks
-    "layers": {"functional", "init"},
+    "layers": {"checks", "functional", "init"},
     "models": {"layers", "init"},
     "summary": {"layers"},
     # training
     "checkpoint": {"extras", "files"},
     "plots": {"extras", "files"},
     "progress": {"extras"},
-    "train": {"checkpoint", "data", "extras", "files", "functional", "layers", "losses", "metrics", "optim",
-              "plots", "progress"},
+    "train": {"checkpoint", "checks", "data", "extras", "files", "functional", "layers", "losses", "metrics",
+              "optim", "plots", "progress"},
     "cli": {"*"},
 }
 PYTHON_FILES = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyx")])

@@ -307,8 +307,8 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"epochs": 0}, "epochs must be a positive integer, got 0"),
-    ({"batch_size": 2.5}, "batch_size must be a positive integer, got 2.5"),
+    ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
+    ({"batch_size": 2.5}, "batch_size must be an integer of at least 1, got 2.5"),
     ({"batch_size": 71, "drop_last": True}, "train_data must fill a batch of 71, got 70 images"),
     ({"test_data": dataset(0)}, "test_data must not be empty"),
     ({"resume": True, "checkpoint": None}, "resume needs checkpoint"),

@@ -9,8 +9,8 @@ import operator
 
 import numpy as np
 
+from .. import checks, init
 from .. import functional as F
-from .. import init
 from .base import Layer, Parameter
 
 
@@ -45,7 +45,7 @@ class Conv2d(Layer):
                  bias=True, *, rng=None):
         self.in_channels = _count("in_channels", in_channels)
         self.out_channels = _count("out_channels", out_channels)
-        self.kernel_size = F._positive("kernel_size", kernel_size)
+        self.kernel_size = checks.bounded_pair("kernel_size", kernel_size)
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.groups = _count("groups", groups)
         if self.in_channels % self.groups or self.out_channels % self.groups:

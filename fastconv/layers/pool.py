@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from .. import checks
 from .. import functional as F
 from .base import Layer
 
@@ -12,7 +13,7 @@ class MaxPool2d(Layer):
     """Maximum over windows: x (N, C, H, W) -> (N, C, P, Q); options as functional.max_pool2d."""
 
     def __init__(self, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
-        options = F._pool_options(kernel_size, stride, padding, dilation)
+        options = checks.pool_options(kernel_size, stride, padding, dilation)
         self.kernel_size, self.stride, self.padding, self.dilation = options
         self.ceil_mode = ceil_mode
 
@@ -36,7 +37,7 @@ class AvgPool2d(Layer):
     """Mean over windows: x (N, C, H, W) -> (N, C, P, Q); options as functional.avg_pool2d."""
 
     def __init__(self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
-        self.kernel_size, self.stride, self.padding, _ = F._pool_options(kernel_size, stride, padding, 1)
+        self.kernel_size, self.stride, self.padding, _ = checks.pool_options(kernel_size, stride, padding, 1)
         self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
 
     def _options(self):
@@ -54,7 +55,7 @@ class AdaptiveAvgPool2d(Layer):
     """Mean over output_size windows that cover the image: x (N, C, H, W) -> (N, C, P, Q)."""
 
     def __init__(self, output_size):
-        self.output_size = F._positive("output_size", output_size)
+        self.output_size = checks.bounded_pair("output_size", output_size)
 
     def forward(self, x):
         return self._save(F.adaptive_avg_pool2d(x, self.output_size), x.shape)
