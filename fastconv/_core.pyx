@@ -62,6 +62,7 @@ cdef extern from "ops/ops.h":
         ptrdiff_t dilation[2]
         bint count_include_pad
         bint adaptive
+    bint fc_pool2d_is_planar(const fc_pool2d *, const fc_tensor *x, const fc_tensor *y) nogil
     int fc_max_pool2d_forward(const fc_pool2d *, const fc_tensor *x, const fc_tensor *y, void *argmax, bint wide) nogil
     int fc_max_pool2d_backward(const fc_pool2d *, const fc_tensor *dy, const void *argmax, bint wide,
                                const fc_tensor *dx) nogil
@@ -636,20 +637,20 @@ cdef int is_wide(tuple kernel) except -1:
     return kernel[0] * kernel[1] > 256
 
 
-cdef object argmax_array(tuple shape, bint wide):
-    return new_array(shape, True, np.int32 if wide else np.uint8)
+cdef object argmax_array(tuple shape, bint wide, bint planar):
+    return new_array(shape, not planar, np.int32 if wide else np.uint8)
 
 
-cdef object native_argmax(object argmax, tuple shape, bint wide):
+cdef object native_argmax(object argmax, tuple shape, bint wide, bint planar):
     """argmax in the memory order of the kernels."""
     if not isinstance(argmax, np.ndarray) or argmax.dtype != (np.int32 if wide else np.uint8):
         raise TypeError(f"argmax must be an array of {'int32' if wide else 'uint8'}, "
                         f"got {getattr(argmax, 'dtype', type(argmax).__name__)}")
     if argmax.shape != shape:
         raise ValueError(f"argmax must have shape {shape}, got {argmax.shape}")
-    if argmax.transpose(0, 2, 3, 1).flags.c_contiguous:
+    if (argmax if planar else argmax.transpose(0, 2, 3, 1)).flags.c_contiguous:
         return argmax
-    copy = argmax_array(shape, wide)
+    copy = argmax_array(shape, wide, planar)
     copy[...] = argmax
     return copy
 
@@ -667,7 +668,7 @@ def max_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple dilation, tup
     cdef tuple shape = (tx.size[0], tx.size[1], size[0], size[1])
     cdef View hy = output(out, shape, is_channels_last(&tx), &ty)
     no_overlap(hy, "x", hx)
-    argmax = argmax_array(shape, wide) if with_argmax else None
+    argmax = argmax_array(shape, wide, fc_pool2d_is_planar(&pool, &tx, &ty)) if with_argmax else None
     if with_argmax:
         PyObject_GetBuffer(argmax, &positions, PyBUF_STRIDED)
         data = positions.buf
@@ -688,9 +689,9 @@ def max_pool2d_backward(grad_output, argmax, tuple input_shape, tuple kernel, tu
     cdef Py_buffer positions
     cdef View hdy = view("grad_output", grad_output, 4, &tdy)
     pool_geometry(&pool, kernel, stride, padding, dilation)
-    argmax = native_argmax(argmax, shape_of(&tdy), wide)
     cdef View hdx = output(out, input_shape, is_channels_last(&tdy), &tdx)
     no_overlap(hdx, "grad_output", hdy)
+    argmax = native_argmax(argmax, shape_of(&tdy), wide, fc_pool2d_is_planar(&pool, &tdx, &tdy))
     PyObject_GetBuffer(argmax, &positions, PyBUF_STRIDED_RO)
     with nogil:
         status = fc_max_pool2d_backward(&pool, &tdy, positions.buf, wide, &tdx)

@@ -5,51 +5,153 @@
 
 #include "simd.h"
 
-/* Transposes FC_LANES x FC_LANES in registers: log2(FC_LANES) rounds, each swapping the
- * off-diagonal blocks of half the previous size, two shuffles a pair. */
+/* Lanes first, first + 1, ... of every group of 4 in a and b, taken by turns `run` at a time. */
+FC_INLINE vf zip_in_groups(int run, int first, vf a, vf b)
+{
+    vi lanes;
+#pragma GCC unroll 16
+    for (int l = 0; l < FC_LANES; l++) {
+        const int in_group = l % 4, taken = in_group / (2 * run) * run + in_group % run;
+        lanes[l] = l / 4 * 4 + first + taken + (in_group / run % 2 ? FC_LANES : 0);
+    }
+    return __builtin_shuffle(a, b, lanes);
+}
+
+/* Every other group of 4 lanes, from the first (0) or second (1) on, of a and then of b. */
+FC_INLINE vf every_other_group(int first, vf a, vf b)
+{
+    vi lanes;
+#pragma GCC unroll 16
+    for (int l = 0; l < FC_LANES; l++)
+        lanes[l] = (2 * (l / 4) + first) * 4 + l % 4;
+    return __builtin_shuffle(a, b, lanes);
+}
+
+/* Transposes FC_LANES x FC_LANES in registers: 4 x 4 within the groups of 4 lanes, then the groups, by the
+ * shuffles that need no table of indices. */
 FC_INLINE void transpose_lanes(vf row[FC_LANES])
 {
-#pragma GCC unroll 8
-    for (int half = FC_LANES / 2; half; half /= 2)
-#pragma GCC unroll 16
-        for (int i = 0; i < FC_LANES; i++)
-            if (!(i & half)) {
-                vi low, high;
-#pragma GCC unroll 16
-                for (int l = 0; l < FC_LANES; l++) {
-                    low[l] = l & half ? FC_LANES + (l ^ half) : l;
-                    high[l] = l & half ? FC_LANES + l : l ^ half;
-                }
-                vf a = row[i], b = row[i + half];
-                row[i] = __builtin_shuffle(a, b, low);
-                row[i + half] = __builtin_shuffle(a, b, high);
+    enum { GROUPS = FC_LANES / 4 };
+    vf of[4][GROUPS];                      /* [j][q]: column 4g + j of rows 4q .. 4q+3, for each group g */
+#pragma GCC unroll 4
+    for (int q = 0; q < GROUPS; q++) {
+        const vf *r = row + 4 * q;
+        const vf low01 = zip_in_groups(1, 0, r[0], r[1]), high01 = zip_in_groups(1, 2, r[0], r[1]);
+        const vf low23 = zip_in_groups(1, 0, r[2], r[3]), high23 = zip_in_groups(1, 2, r[2], r[3]);
+        of[0][q] = zip_in_groups(2, 0, low01, low23);
+        of[1][q] = zip_in_groups(2, 2, low01, low23);
+        of[2][q] = zip_in_groups(2, 0, high01, high23);
+        of[3][q] = zip_in_groups(2, 2, high01, high23);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+#pragma GCC unroll 2
+        for (int done = 1; done < GROUPS; done *= 2) {
+            vf next[GROUPS];
+#pragma GCC unroll 2
+            for (int p = 0; p < GROUPS / 2; p++) {
+                next[p] = every_other_group(0, of[j][2 * p], of[j][2 * p + 1]);
+                next[p + GROUPS / 2] = every_other_group(1, of[j][2 * p], of[j][2 * p + 1]);
             }
+#pragma GCC unroll 4
+            for (int q = 0; q < GROUPS; q++)
+                of[j][q] = next[q];
+        }
+#pragma GCC unroll 4
+        for (int g = 0; g < GROUPS; g++)
+            row[4 * g + j] = of[j][g];
+    }
 }
 
 /* y[c*y_row + r] = x[r*x_row + c] for r < rows, c < cols. */
 static void transpose(size_t rows, size_t cols, const float *restrict x, ptrdiff_t x_row, float *restrict y,
                       ptrdiff_t y_row)
 {
-    size_t r = 0;
-    for (; r + FC_LANES <= rows; r += FC_LANES) {
-        size_t c = 0;
-        for (; c + FC_LANES <= cols; c += FC_LANES) {
-            vf block[FC_LANES];
+    /* Few rows side by side: a whole vector may be stored where the next columns will overwrite its rest. */
+    const size_t overlapping = rows < FC_LANES && y_row == (ptrdiff_t)rows && cols * rows > FC_LANES
+                                   ? cols - (FC_LANES + rows - 1) / rows : 0;
+    for (size_t r = 0; r < rows; r += FC_LANES)
+        for (size_t c = 0; c < cols; c += FC_LANES) {
+            const size_t height = rows - r < FC_LANES ? rows - r : FC_LANES;
+            const size_t width = cols - c < FC_LANES ? cols - c : FC_LANES;
+            vf block[FC_LANES] = {0};
+            if (height == FC_LANES && width == FC_LANES) {
 #pragma GCC unroll 16
-            for (int i = 0; i < FC_LANES; i++)
-                block[i] = vload(x + (ptrdiff_t)(r + i) * x_row + c);
+                for (int i = 0; i < FC_LANES; i++)
+                    block[i] = vload(x + (ptrdiff_t)(r + i) * x_row + c);
+                transpose_lanes(block);
+#pragma GCC unroll 16
+                for (int i = 0; i < FC_LANES; i++)
+                    vstore(y + (ptrdiff_t)(c + i) * y_row + r, block[i]);
+                continue;
+            }
+            /* Unrolled, so that the block stays in registers. */
+#pragma GCC unroll 16
+            for (size_t i = 0; i < FC_LANES; i++)
+                if (i < height)
+                    block[i] = load_lanes(x + (ptrdiff_t)(r + i) * x_row + c, width);
             transpose_lanes(block);
 #pragma GCC unroll 16
-            for (int i = 0; i < FC_LANES; i++)
-                vstore(y + (ptrdiff_t)(c + i) * y_row + r, block[i]);
+            for (size_t i = 0; i < FC_LANES; i++)
+                if (i < width)
+                    store_lanes(y + (ptrdiff_t)(c + i) * y_row + r, block[i], c + i < overlapping ? FC_LANES : height);
         }
-        for (; c < cols; c++)
-            for (size_t i = r; i < r + FC_LANES; i++)
-                y[(ptrdiff_t)c * y_row + i] = x[(ptrdiff_t)i * x_row + c];
+}
+
+/* Of a and b in a row: the elements 0, 2, ... (odd 0) or 1, 3, ... (odd 1). */
+FC_INLINE vf every_other(int odd, vf a, vf b)
+{
+    vi lanes;
+#pragma GCC unroll 16
+    for (int l = 0; l < FC_LANES; l++)
+        lanes[l] = 2 * l + odd;
+    return __builtin_shuffle(a, b, lanes);
+}
+
+/* Elements of a and b by turns: the first (0) or second (1) half of the sequence. */
+FC_INLINE vf by_turns(int second, vf a, vf b)
+{
+    vi lanes;
+#pragma GCC unroll 16
+    for (int l = 0; l < FC_LANES; l++)
+        lanes[l] = (l + second * FC_LANES) / 2 + l % 2 * FC_LANES;
+    return __builtin_shuffle(a, b, lanes);
+}
+
+/* Deals x out by turns: y[(i % parts) * part + i / parts] = x[i] for i < n. */
+static void deal(size_t n, size_t parts, const float *restrict x, float *restrict y, ptrdiff_t part)
+{
+    if (parts == 2) {
+        for (size_t i = 0; i < n; i += 2 * FC_LANES, x += 2 * FC_LANES, y += FC_LANES) {
+            const size_t left = n - i < 2 * FC_LANES ? n - i : 2 * FC_LANES;
+            const vf a = load_lanes(x, left < FC_LANES ? left : FC_LANES);
+            const vf b = left > FC_LANES ? load_lanes(x + FC_LANES, left - FC_LANES) : a;
+            store_lanes(y, every_other(0, a, b), (left + 1) / 2);
+            store_lanes(y + part, every_other(1, a, b), left / 2);
+        }
+        return;
     }
-    for (; r < rows; r++)
-        for (size_t c = 0; c < cols; c++)
-            y[(ptrdiff_t)c * y_row + r] = x[(ptrdiff_t)r * x_row + c];
+    for (size_t hand = 0; hand < parts; hand++)
+        for (size_t i = hand, turn = 0; i < n; i += parts, turn++)
+            y[(ptrdiff_t)hand * part + (ptrdiff_t)turn] = x[i];
+}
+
+/* Collects what was dealt: y[i] = x[(i % parts) * part + i / parts] for i < n. */
+static void collect(size_t n, size_t parts, const float *restrict x, ptrdiff_t part, float *restrict y)
+{
+    if (parts == 2) {
+        for (size_t i = 0; i < n; i += 2 * FC_LANES, x += FC_LANES, y += 2 * FC_LANES) {
+            const size_t left = n - i < 2 * FC_LANES ? n - i : 2 * FC_LANES;
+            const vf a = load_lanes(x, (left + 1) / 2), b = load_lanes(x + part, left / 2);
+            store_lanes(y, by_turns(0, a, b), left < FC_LANES ? left : FC_LANES);
+            if (left > FC_LANES)
+                store_lanes(y + FC_LANES, by_turns(1, a, b), left - FC_LANES);
+        }
+        return;
+    }
+    for (size_t hand = 0; hand < parts; hand++)
+        for (size_t i = hand, turn = 0; i < n; i += parts, turn++)
+            y[i] = x[(ptrdiff_t)hand * part + (ptrdiff_t)turn];
 }
 
 static void add_span(size_t n, const float *x, float *y)

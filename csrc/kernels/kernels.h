@@ -56,6 +56,8 @@ typedef struct fc_kernels {
     fc_tile_fn tile_rows[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_step == 1      */
     fc_tile_fn tile_cols[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_row == 1       */
     void (*transpose)(size_t rows, size_t cols, const float *x, ptrdiff_t x_row, float *y, ptrdiff_t y_row);
+    void (*deal)(size_t n, size_t parts, const float *x, float *y, ptrdiff_t part);
+    void (*collect)(size_t n, size_t parts, const float *x, ptrdiff_t part, float *y);
     void (*add_span)(size_t n, const float *x, float *y);        /* y += x                           */
     void (*activation[FC_ACTIVATIONS])(size_t n, const float *x, float *y);
     void (*activation_backward[FC_ACTIVATIONS])(size_t n, const float *dy, const float *y, float *dx);

@@ -15,19 +15,6 @@
 #include "kernels.h"
 #include "simd.h"
 
-FC_INLINE vf load_lanes(const float *p, size_t lanes)
-{
-    return lanes == FC_LANES ? vload(p) : vload_part(p, lanes);
-}
-
-FC_INLINE void store_lanes(float *p, vf v, size_t lanes)
-{
-    if (lanes == FC_LANES)
-        vstore(p, v);
-    else
-        vstore_part(p, v, lanes);
-}
-
 FC_INLINE vi load_positions(const void *p, ptrdiff_t at, size_t lanes, int wide)
 {
     if (wide) {
@@ -61,10 +48,13 @@ FC_INLINE void max_pool_lanes(int keep, size_t lanes, size_t i, size_t c, const 
     }
     for (size_t t = 1; t < g->terms; t++) {
         const vf value = load_lanes(x + g->offset[t], lanes);
-        const vi take = (value > best) | (value != value);
-        best = vpick(take, value, best);
-        if (keep)
+        if (keep) {
+            const vi take = (value > best) | (value != value);       /* as vmaximum */
             where = vpick_int(take, g->position[t] - (vi){0}, where);
+            best = vpick(take, value, best);
+        } else {
+            best = vmaximum(best, value);
+        }
     }
     const ptrdiff_t at = (ptrdiff_t)i * g->y_step + (ptrdiff_t)c;
     store_lanes(y + at, best, lanes);
@@ -102,7 +92,11 @@ FC_INLINE void weighted_sum_lanes(size_t lanes, size_t i, size_t c, const fc_gat
             enum { lanes = FC_LANES };                                        \
             CALL;                                                             \
         }                                                                     \
-        if (c < (G)->channels) {                                              \
+        if (c < (G)->channels && (G)->channels > FC_LANES) {                  \
+            enum { lanes = FC_LANES };     /* some of them once more */       \
+            c = (G)->channels - FC_LANES;                                     \
+            CALL;                                                             \
+        } else if (c < (G)->channels) {                                       \
             const size_t lanes = (G)->channels - c;                           \
             CALL;                                                             \
         }                                                                     \

@@ -27,6 +27,15 @@ FC_INLINE vf   vset1(float s)                  { return s - (vf){0}; }
 FC_INLINE vf   vpick(vi take_a, vf a, vf b)    { return (vf)(((vi)a & take_a) | ((vi)b & ~take_a)); }
 FC_INLINE vi   vpick_int(vi take_a, vi a, vi b) { return (a & take_a) | (b & ~take_a); }
 
+/* b where it is larger or NaN, else a. x86's maximum gives its second operand where they are equal or one is NaN. */
+#if FC_LANES == 16
+FC_INLINE vf   vmaximum(vf a, vf b)            { return vpick(b != b, b, (vf)_mm512_max_ps((__m512)b, (__m512)a)); }
+#elif FC_LANES == 8
+FC_INLINE vf   vmaximum(vf a, vf b)            { return vpick(b != b, b, (vf)_mm256_max_ps((__m256)b, (__m256)a)); }
+#else
+FC_INLINE vf   vmaximum(vf a, vf b)            { return vpick((b > a) | (b != b), b, a); }
+#endif
+
 /* FC_LANES bytes, widened to or narrowed from the integers of a vector. */
 FC_INLINE vi   vload_bytes(const uint8_t *p)   { vb v; memcpy(&v, p, sizeof v); return __builtin_convertvector(v, vi); }
 FC_INLINE void vstore_bytes(uint8_t *p, vi v)  { vb b = __builtin_convertvector(v, vb); memcpy(p, &b, sizeof b); }
@@ -62,6 +71,30 @@ FC_INLINE void vstore_part(float *p, vf v, size_t count)
 }
 #endif
 
+FC_INLINE vf load_lanes(const float *p, size_t lanes)
+{
+    return lanes == FC_LANES ? vload(p) : vload_part(p, lanes);
+}
+
+FC_INLINE void store_lanes(float *p, vf v, size_t lanes)
+{
+    if (lanes == FC_LANES)
+        vstore(p, v);
+    else
+        vstore_part(p, v, lanes);
+}
+
+#if FC_LANES == 16
+FC_INLINE vi   vload_bytes_part(const uint8_t *p, size_t count)
+{
+    return (vi)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(vmask(count), p));
+}
+
+FC_INLINE void vstore_bytes_part(uint8_t *p, vi v, size_t count)
+{
+    _mm512_mask_cvtepi32_storeu_epi8(p, vmask(count), (__m512i)v);
+}
+#else
 FC_INLINE vi vload_bytes_part(const uint8_t *p, size_t count)
 {
     vb v = {0};
@@ -76,5 +109,6 @@ FC_INLINE void vstore_bytes_part(uint8_t *p, vi v, size_t count)
     for (size_t i = 0; i < count; i++)
         p[i] = b[i];
 }
+#endif
 
 #endif

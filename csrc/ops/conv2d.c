@@ -2,8 +2,7 @@
 /* conv2d forward and backward_input, as correlations. */
 #include "../runtime/memory.h"
 #include "correlate.h"
-
-static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+#include "integers.h"
 
 static size_t tap_bytes(ptrdiff_t lists, const fc_tensor *weight)
 {

@@ -22,6 +22,7 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "correlate_plan.h"
+#include "integers.h"
 #include "rows.h"
 
 typedef fc_correlation_plan plan;
@@ -39,11 +40,6 @@ enum {
 
 /* Nanoseconds of one thread for a multiply-add in a vector unit, and for a float from the L3 cache. */
 static const double STEP_NS = 0.15, FLOAT_NS = 0.2;
-
-static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
-static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
-static size_t round_up(ptrdiff_t floats) { return ((size_t)floats + 15) & ~(size_t)15; }
 
 static void body(void *context, int thread, int threads)
 {
@@ -199,8 +195,7 @@ static int panels_are_better(const plan *plan, double steps, int threads, ptrdif
     const fc_correlation *p = &plan->p;
     const double weights = weight_floats(plan);
     const double blocks = (double)(p->groups * plan->image_blocks * plan->row_blocks * plan->units);
-    const double input = (double)p->x.size[0] * (double)p->groups * (double)p->x.size[2] * (double)p->x.size[3] *
-                         (double)plan->pitch;
+    const double input = (double)p->x.size[0] * (double)p->x.size[1] * (double)p->x.size[2] * (double)p->x.size[3];
     const double panels = (double)(p->groups * plan->panels);
     const double compute = steps * STEP_NS / threads;
     const double turns_of_block = (double)ceil_div((ptrdiff_t)blocks, threads) * threads / blocks;
@@ -276,6 +271,8 @@ int fc_correlate(const fc_correlation *problem)
 
     plan.part = part_of(plan.channels, p->w.size[2] * p->w.size[3]);
     plan.parts = max(1, ceil_div(plan.channels, plan.part));
+    if (fc_planar_is_better(&plan))
+        return fc_correlate_planar(&plan);
     plan.pitch = fc_pixel_pitch(plan.part);
     plan.in_place = (p->x.stride[1] == 1 || plan.channels == 1) && plan.column_min >= 0 && p->x.stride[3] % 512 &&
                     (plan.columns - 1) * p->x_step[1] + plan.column_max < p->x.size[3];

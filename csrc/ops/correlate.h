@@ -19,6 +19,17 @@ typedef struct fc_taps {
     const ptrdiff_t *index;      /* r or s: which filter tap       */
 } fc_taps;
 
+/* The taps whose input index, from `base` on, lies within `size`: first .. last - 1. */
+static inline void fc_valid_taps(const fc_taps *taps, ptrdiff_t base, ptrdiff_t size, ptrdiff_t *first, ptrdiff_t *last)
+{
+    *first = 0;
+    *last = taps->count;
+    while (*first < *last && base + taps->offset[*first] < 0)
+        ++*first;
+    while (*last > *first && base + taps->offset[*last - 1] >= size)
+        --*last;
+}
+
 typedef struct fc_correlation {
     fc_tensor x, y, w;           /* w: size and strides as [k][c][r][s] of the correlation, within a group */
     ptrdiff_t groups;

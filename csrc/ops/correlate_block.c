@@ -3,14 +3,11 @@
 #include <string.h>
 
 #include "correlate_plan.h"
+#include "integers.h"
 #include "rows.h"
 
 typedef fc_correlation_plan plan;
 typedef fc_phase phase;
-
-static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
-static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
 /* ---- weights ---------------------------------------------------------------------------------------- */
 
@@ -106,18 +103,6 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
         kernels->tile_rows[vectors][min(rows, columns - v)](t);
 }
 
-/* The valid taps of output row u: those whose input row exists. */
-static void valid_rows(const plan *plan, const phase *ph, ptrdiff_t u, ptrdiff_t *first, ptrdiff_t *last)
-{
-    const ptrdiff_t h = u * plan->p.x_step[0];
-    *first = 0;
-    *last = ph->rows->count;
-    while (*first < *last && h + ph->rows->offset[*first] < 0)
-        ++*first;
-    while (*last > *first && h + ph->rows->offset[*last - 1] >= plan->p.x.size[2])
-        --*last;
-}
-
 /* One part of the channels of one panel, over all rows of the block. */
 static void multiply_piece(const plan *plan, const phase *ph, const block *b, ptrdiff_t panel, const float *packed,
                            float *stage)
@@ -132,7 +117,7 @@ static void multiply_piece(const plan *plan, const phase *ph, const block *b, pt
     for (ptrdiff_t n = b->n0; n < b->n0 + b->images; n++)
         for (ptrdiff_t u = b->u0; u < u_end; u++, stage += columns * plan->panel_width) {
             ptrdiff_t first, last;
-            valid_rows(plan, ph, u, &first, &last);
+            fc_valid_taps(ph->rows, u * p->x_step[0], p->x.size[2], &first, &last);
             float *out = y->data + n * y->stride[0] + k_all * y->stride[1] +
                          (ph->first[0] + u * p->y_step[0]) * y->stride[2] +
                          (ph->first[1] + b->v0 * p->y_step[1]) * y->stride[3];

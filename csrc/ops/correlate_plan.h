@@ -44,6 +44,10 @@ typedef struct fc_correlation_plan {
     fc_counter next_preparation, next_task;
 } fc_correlation_plan;
 
+/* For few output channels (correlate_planar.c): reads what is known of the shape before blocks are planned. */
+int fc_planar_is_better(const fc_correlation_plan *plan);
+int fc_correlate_planar(const fc_correlation_plan *plan);
+
 /* Before the barrier: packs one panel or copies one row of the input for all threads. */
 size_t fc_correlation_preparations(const fc_correlation_plan *plan);
 void fc_correlation_prepare(const fc_correlation_plan *plan, size_t index);

@@ -18,6 +18,7 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
+#include "integers.h"
 #include "ops.h"
 
 enum {
@@ -27,10 +28,6 @@ enum {
 };
 
 static const double FLOAT_NS = 0.4;     /* one thread, a float read and written in memory */
-
-static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
-static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
 /* Per channel: what the second pass over the array needs. */
 typedef struct coefficients {

@@ -40,7 +40,11 @@ typedef struct fc_pool2d {
     int count_include_pad, adaptive;
 } fc_pool2d;
 
-/* argmax: [N][P][Q][C] positions r * S + s of the maxima in their windows, bytes or (wide) 32-bit; may be NULL. */
+/* Whether x is pooled to y (or dy to dx back) plane by plane, which fixes the order of argmax. */
+int fc_pool2d_is_planar(const fc_pool2d *pool, const fc_tensor *x, const fc_tensor *y);
+
+/* argmax: positions r * S + s of the maxima in their windows, bytes or (wide) 32-bit, [N][C][P][Q] where the
+ * pooling is planar, else [N][P][Q][C]; may be NULL. */
 int fc_max_pool2d_forward(const fc_pool2d *pool, const fc_tensor *x, const fc_tensor *y, void *argmax, int wide);
 int fc_max_pool2d_backward(const fc_pool2d *pool, const fc_tensor *dy, const void *argmax, int wide,
                            const fc_tensor *dx);

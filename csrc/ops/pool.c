@@ -5,24 +5,24 @@
  *   backward   targets are pixels, sources the windows that meet them: the same table, transposed
  *
  * Each target is written once, its terms in a fixed order: the same bits for any number of threads.
- * Channels-last arrays are read and written in place; of other layouts, blocks of channels and rows are
- * copied to channels-last scratch first. */
+ *
+ *   channels-last  lanes are the channels of a pixel; arrays of other layouts are copied to scratch first
+ *   planar         lanes are the columns of a row (NCHW): rows are dealt out by the stride, so that what
+ *                  neighbouring targets gather lies side by side */
 #include <string.h>
 
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
+#include "integers.h"
 #include "rows.h"
 
 enum {
     BLOCK_FLOATS = 48 << 10,     /* of sources copied at a time: 192 KiB of L2 */
     TASK_FLOATS = 32 << 10,      /* of sources read in a task, about           */
     COPY_CHANNELS = 32,          /* of a block that is copied                  */
+    LEAST_COLUMNS = 4,           /* lanes that must have work in a planar row  */
 };
-
-static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
-static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
 /* ---- one axis --------------------------------------------------------------------------------------- */
 
@@ -117,7 +117,8 @@ static int gather_alike(const axis *a, int backward, ptrdiff_t i, ptrdiff_t j, p
     return backward || a->extent[i] == a->extent[j];
 }
 
-static size_t find_runs(const axis *a, int backward, run *runs)
+/* step: the shift that runs must have; 0: any. */
+static size_t find_runs(const axis *a, int backward, ptrdiff_t step, run *runs)
 {
     size_t count = 0;
     for (ptrdiff_t phase = 0; phase < min(a->period, a->targets); phase++)
@@ -125,7 +126,7 @@ static size_t find_runs(const axis *a, int backward, run *runs)
             run *last = count ? &runs[count - 1] : NULL;
             ptrdiff_t shift;
             if (i > phase && gather_alike(a, backward, i - a->period, i, &shift) &&
-                (last->count == 1 || last->shift == shift)) {
+                (last->count == 1 ? !step || shift == step : last->shift == shift)) {
                 last->shift = shift;
                 last->count++;
             } else {
@@ -147,8 +148,10 @@ typedef struct plan {
     int wide;
     ptrdiff_t argmax_size[2];          /* P, Q */
     axis rows, columns;
-    run *runs;
-    size_t run_count;
+    run *runs, *row_runs;              /* of columns; of rows, where planar */
+    size_t run_count, row_run_count;
+    int planar, separable;
+    ptrdiff_t deal, x_part, y_part;    /* planar: parts that a source row is dealt into; columns of a part */
     ptrdiff_t taps;                    /* of a window's row */
     ptrdiff_t block_channels, channel_blocks, block_rows, row_blocks;
     int copied, staged;
@@ -178,86 +181,234 @@ static ptrdiff_t longest_span(const axis *a, ptrdiff_t block)
     return longest;
 }
 
+/* What a task computes, and the scratch of its thread. */
+typedef struct block {
+    ptrdiff_t n, c0, channels, i0, i1;
+    float *copy, *stage;
+    ptrdiff_t *offset, *argmax_offset;
+    int32_t *position;
+    float *scale;
+} block;
+
+static block block_of(const plan *plan, size_t task, int thread)
+{
+    const ptrdiff_t row_block = (ptrdiff_t)task % plan->row_blocks;
+    const ptrdiff_t channel_block = (ptrdiff_t)task / plan->row_blocks % plan->channel_blocks;
+    const size_t most = (size_t)(plan->rows.most * plan->columns.most);
+    block b = {
+        .n = (ptrdiff_t)task / plan->row_blocks / plan->channel_blocks,
+        .c0 = channel_block * plan->block_channels,
+        .i0 = row_block * plan->block_rows,
+        .copy = (float *)(plan->scratch + (size_t)thread * plan->thread_bytes),
+    };
+    b.channels = min(plan->block_channels, plan->x.size[1] - b.c0);
+    b.i1 = min(plan->rows.targets, b.i0 + plan->block_rows);
+    b.stage = b.copy + plan->copy_floats;
+    b.offset = (ptrdiff_t *)(b.stage + plan->stage_floats);
+    b.argmax_offset = b.offset + most;
+    b.position = (int32_t *)(b.argmax_offset + most);
+    b.scale = (float *)(b.position + most);
+    return b;
+}
+
+/* How sources are reached: floats from row to row and column to column, from row h0 on. */
+typedef struct source {
+    ptrdiff_t h0, row, pixel;
+} source;
+
+static ptrdiff_t column_offset(const plan *plan, const source *from, ptrdiff_t w)
+{
+    return plan->deal > 1 ? w % plan->deal * plan->x_part + w / plan->deal : w * from->pixel;
+}
+
+/* Lists what target (i, j) gathers; argmax_pixel: positions from pixel to pixel of argmax. */
+static fc_gather list_terms(const plan *plan, const block *b, const source *from, ptrdiff_t i, ptrdiff_t j,
+                            ptrdiff_t argmax_pixel)
+{
+    const axis *rows = &plan->rows, *columns = &plan->columns;
+    fc_gather g = {.offset = b->offset, .argmax_offset = b->argmax_offset, .position = b->position, .scale = b->scale};
+    for (ptrdiff_t e = rows->begin[i]; e < rows->begin[i + 1]; e++)
+        for (ptrdiff_t f = columns->begin[j]; f < columns->begin[j + 1]; f++) {
+            const ptrdiff_t h = rows->source[e], w = columns->source[f];
+            b->offset[g.terms] = (h - from->h0) * from->row + column_offset(plan, from, w);
+            b->argmax_offset[g.terms] = (h * plan->argmax_size[1] + w) * argmax_pixel;
+            b->position[g.terms] = (int32_t)(rows->tap[e] * plan->taps + columns->tap[f]);
+            if (plan->op == AVERAGE)
+                b->scale[g.terms] = 1.0f / (float)(rows->extent[i] * columns->extent[j]);
+            else if (plan->op == AVERAGE_BACKWARD)
+                b->scale[g.terms] = 1.0f / (float)(rows->extent[h] * columns->extent[w]);
+            g.terms++;
+        }
+    return g;
+}
+
+/* argmax_at: the position of the result's first pixel (forward) or of the first source (backward). */
+static void gather(const plan *plan, const fc_gather *g, float *y, ptrdiff_t argmax_at)
+{
+    char *argmax = plan->argmax;
+    if (argmax)
+        argmax += argmax_at * (plan->wide ? 4 : 1);
+    switch (plan->op) {
+    case MAXIMUM:
+        plan->kernels->max_pool(g, y, argmax, plan->wide);
+        break;
+    case MAXIMUM_BACKWARD:
+        plan->kernels->max_pool_backward(g, y, argmax, plan->wide);
+        break;
+    default:
+        plan->kernels->weighted_sum(g, y);
+    }
+}
+
 static void run_task(void *context, size_t task, int thread)
 {
     const plan *plan = context;
     const fc_tensor *x = &plan->x, *y = &plan->y;
-    const ptrdiff_t row_block = (ptrdiff_t)task % plan->row_blocks;
-    const ptrdiff_t c0 = (ptrdiff_t)task / plan->row_blocks % plan->channel_blocks * plan->block_channels;
-    const ptrdiff_t n = (ptrdiff_t)task / plan->row_blocks / plan->channel_blocks;
-    const ptrdiff_t channels = min(plan->block_channels, x->size[1] - c0);
-    const ptrdiff_t i0 = row_block * plan->block_rows, i1 = min(plan->rows.targets, i0 + plan->block_rows);
-    const axis *rows = &plan->rows, *columns = &plan->columns;
+    const block b = block_of(plan, task, thread);
+    const axis *columns = &plan->columns;
+    const int backward = is_backward(plan->op);
 
-    float *copy = (float *)(plan->scratch + (size_t)thread * plan->thread_bytes), *stage = copy + plan->copy_floats;
-    const size_t most = (size_t)(rows->most * columns->most);
-    ptrdiff_t *offset = (ptrdiff_t *)(stage + plan->stage_floats), *argmax_offset = offset + most;
-    int32_t *position = (int32_t *)(argmax_offset + most);
-    float *scale = (float *)(position + most);
-
-    ptrdiff_t x_row = x->stride[2], x_pixel = x->stride[3], h0 = 0;
-    const float *from = x->data + n * x->stride[0] + c0 * x->stride[1];
+    source from = {.row = x->stride[2], .pixel = x->stride[3]};
+    const float *sources = x->data + b.n * x->stride[0] + b.c0 * x->stride[1];
     if (plan->copied) {
-        const ptrdiff_t count = source_span(rows, i0, i1, &h0);
-        x_pixel = channels;
-        x_row = x->size[3] * channels;
+        const ptrdiff_t count = source_span(&plan->rows, b.i0, b.i1, &from.h0);
+        from.pixel = b.channels;
+        from.row = x->size[3] * b.channels;
         for (ptrdiff_t h = 0; h < count; h++)
-            fc_copy_row(plan->kernels, x, n, c0, channels, h0 + h, 0, x->size[3], copy + h * x_row, channels);
-        from = copy;
+            fc_copy_row(plan->kernels, x, b.n, b.c0, b.channels, from.h0 + h, 0, x->size[3], b.copy + h * from.row,
+                        b.channels);
+        sources = b.copy;
     }
-    /* The element of argmax at (n, 0, 0, c0). */
-    const ptrdiff_t all = x->size[1];
-    char *argmax = plan->argmax;
-    if (argmax)
-        argmax += (n * plan->argmax_size[0] * plan->argmax_size[1] * all + c0) * (plan->wide ? 4 : 1);
-
-    for (ptrdiff_t i = i0; i < i1; i++) {
-        float *to = y->data + n * y->stride[0] + c0 * y->stride[1] + i * y->stride[2];
-        const ptrdiff_t y_pixel = plan->staged ? channels : y->stride[3];
+    const ptrdiff_t all = x->size[1], y_pixel = plan->staged ? b.channels : y->stride[3];
+    const ptrdiff_t argmax_first = b.n * plan->argmax_size[0] * plan->argmax_size[1] * all + b.c0;
+    for (ptrdiff_t i = b.i0; i < b.i1; i++) {
+        float *to = y->data + b.n * y->stride[0] + b.c0 * y->stride[1] + i * y->stride[2];
         for (size_t k = 0; k < plan->run_count; k++) {
             const run *run = &plan->runs[k];
-            fc_gather g = {
-                .channels = (size_t)channels,
-                .pixels = (size_t)run->count,
-                .x = from,
-                .x_step = run->shift * x_pixel,
-                .y_step = columns->period * y_pixel,
-                .argmax_step = (is_backward(plan->op) ? run->shift : columns->period) * all,
-                .offset = offset,
-                .argmax_offset = argmax_offset,
-                .position = position,
-                .scale = scale,
-            };
-            for (ptrdiff_t e = rows->begin[i]; e < rows->begin[i + 1]; e++)
-                for (ptrdiff_t f = columns->begin[run->first]; f < columns->begin[run->first + 1]; f++) {
-                    const ptrdiff_t h = rows->source[e], w = columns->source[f];
-                    offset[g.terms] = (h - h0) * x_row + w * x_pixel;
-                    argmax_offset[g.terms] = (h * plan->argmax_size[1] + w) * all;
-                    position[g.terms] = (int32_t)(rows->tap[e] * plan->taps + columns->tap[f]);
-                    if (plan->op == AVERAGE)
-                        scale[g.terms] = 1.0f / (float)(rows->extent[i] * columns->extent[run->first]);
-                    else if (plan->op == AVERAGE_BACKWARD)
-                        scale[g.terms] = 1.0f / (float)(rows->extent[h] * columns->extent[w]);
-                    g.terms++;
-                }
-            float *result = (plan->staged ? stage : to) + run->first * y_pixel;
-            char *positions = argmax;
-            switch (plan->op) {
-            case MAXIMUM:
-                if (positions)
-                    positions += (i * plan->argmax_size[1] + run->first) * all * (plan->wide ? 4 : 1);
-                plan->kernels->max_pool(&g, result, positions, plan->wide);
-                break;
-            case MAXIMUM_BACKWARD:
-                plan->kernels->max_pool_backward(&g, result, positions, plan->wide);
-                break;
-            default:
-                plan->kernels->weighted_sum(&g, result);
-            }
+            fc_gather g = list_terms(plan, &b, &from, i, run->first, all);
+            g.channels = (size_t)b.channels;
+            g.pixels = (size_t)run->count;
+            g.x = sources;
+            g.x_step = run->shift * from.pixel;
+            g.y_step = columns->period * y_pixel;
+            g.argmax_step = (backward ? run->shift : columns->period) * all;
+            gather(plan, &g, (plan->staged ? b.stage : to) + run->first * y_pixel,
+                   argmax_first + (backward ? 0 : (i * plan->argmax_size[1] + run->first) * all));
         }
         if (plan->staged)
-            fc_store_row(plan->kernels, stage, channels, y->size[3], channels, to, y->stride[1], y->stride[3]);
+            fc_store_row(plan->kernels, b.stage, b.channels, y->size[3], b.channels, to, y->stride[1], y->stride[3]);
     }
+}
+
+/* The targets of a run of rows that a block computes: the first, and how many. */
+static ptrdiff_t rows_of_block(const plan *plan, const block *b, const run *rows, ptrdiff_t *first)
+{
+    const ptrdiff_t period = plan->rows.period;
+    *first = rows->first + max(0, ceil_div(b->i0 - rows->first, period)) * period;
+    return max(0, ceil_div(min(b->i1, rows->first + (rows->count - 1) * period + 1) - *first, period));
+}
+
+/* Maxima without positions: of the columns of every source row, then of rows. Among equals the first in the
+ * window stays, as it does when they are compared in one go. */
+static void separable_maximum(const plan *plan, const block *b, const source *from, ptrdiff_t count, const float *x,
+                              float *y)
+{
+    const axis *rows = &plan->rows, *columns = &plan->columns;
+    const ptrdiff_t width = plan->y.size[3];
+    fc_gather g = {.pixels = (size_t)count, .x = x, .x_step = from->row, .y_step = width, .offset = b->offset};
+    for (size_t k = 0; k < plan->run_count; k++) {
+        const run *run = &plan->runs[k];
+        g.channels = (size_t)run->count;
+        g.terms = 0;
+        for (ptrdiff_t f = columns->begin[run->first]; f < columns->begin[run->first + 1]; f++)
+            b->offset[g.terms++] = column_offset(plan, from, columns->source[f]);
+        plan->kernels->max_pool(&g, b->stage + run->first, NULL, 0);
+    }
+    g.channels = (size_t)width;
+    g.x = b->stage;
+    g.y_step = plan->y.stride[2];
+    for (size_t k = 0; k < plan->row_run_count; k++) {
+        ptrdiff_t first;
+        g.pixels = (size_t)rows_of_block(plan, b, &plan->row_runs[k], &first);
+        if (!g.pixels)
+            continue;
+        g.x_step = plan->row_runs[k].shift * width;
+        g.terms = 0;
+        for (ptrdiff_t e = rows->begin[first]; e < rows->begin[first + 1]; e++)
+            b->offset[g.terms++] = (rows->source[e] - from->h0) * width;
+        plan->kernels->max_pool(&g, y + (first - b->i0) * plan->y.stride[2], NULL, 0);
+    }
+}
+
+/* All rows that gather alike at once: "pixels" are rows, "channels" the columns of a run. */
+static void run_planar_task(void *context, size_t task, int thread)
+{
+    const plan *plan = context;
+    const fc_kernels *kernels = plan->kernels;
+    const fc_tensor *x = &plan->x, *y = &plan->y;
+    const block b = block_of(plan, task, thread);
+    const ptrdiff_t row_period = plan->rows.period, period = plan->columns.period;
+    const int backward = is_backward(plan->op);
+
+    source from = {.row = x->stride[2], .pixel = 1};
+    const ptrdiff_t count = source_span(&plan->rows, b.i0, b.i1, &from.h0);
+    const float *sources = x->data + b.n * x->stride[0] + b.c0 * x->stride[1] + from.h0 * from.row;
+    ptrdiff_t x_plane = x->stride[1];
+    if (plan->deal > 1) {
+        const ptrdiff_t row = plan->deal * plan->x_part;
+        for (ptrdiff_t c = 0; c < b.channels; c++)
+            for (ptrdiff_t h = 0; h < count; h++)
+                kernels->deal((size_t)x->size[3], (size_t)plan->deal, sources + c * x_plane + h * from.row,
+                              b.copy + (c * count + h) * row, plan->x_part);
+        sources = b.copy;
+        from.row = row;
+        x_plane = count * row;
+    }
+    float *results = y->data + b.n * y->stride[0] + b.c0 * y->stride[1] + b.i0 * y->stride[2], *to = results;
+    ptrdiff_t y_row = y->stride[2], y_plane = y->stride[1];
+    if (period > 1) {
+        to = b.stage;
+        y_row = period * plan->y_part;
+        y_plane = (b.i1 - b.i0) * y_row;
+    }
+    if (plan->separable) {
+        for (ptrdiff_t c = 0; c < b.channels; c++)
+            separable_maximum(plan, &b, &from, count, sources + c * x_plane, results + c * y_plane);
+        return;
+    }
+    const ptrdiff_t argmax_row = plan->argmax_size[1], argmax_plane = plan->argmax_size[0] * argmax_row;
+    for (size_t l = 0; l < plan->row_run_count; l++) {
+        const run *rows = &plan->row_runs[l];
+        ptrdiff_t first;
+        const ptrdiff_t targets = rows_of_block(plan, &b, rows, &first);
+        for (size_t k = 0; k < plan->run_count && targets; k++) {
+            const run *run = &plan->runs[k];
+            fc_gather g = list_terms(plan, &b, &from, first, run->first, 1);
+            g.channels = (size_t)run->count;
+            g.pixels = (size_t)targets;
+            g.x_step = rows->shift * from.row;
+            g.y_step = row_period * y_row;
+            g.argmax_step = (backward ? rows->shift : row_period) * argmax_row;
+            const ptrdiff_t at = run->first % period * plan->y_part + run->first / period;
+            for (ptrdiff_t c = 0; c < b.channels; c++) {
+                g.x = sources + c * x_plane;
+                gather(plan, &g, to + c * y_plane + (first - b.i0) * y_row + at,
+                       (b.n * x->size[1] + b.c0 + c) * argmax_plane +
+                           (backward ? 0 : first * argmax_row + run->first));
+            }
+        }
+    }
+    if (period > 1)
+        for (ptrdiff_t c = 0; c < b.channels; c++)
+            for (ptrdiff_t i = 0; i < b.i1 - b.i0; i++)
+                kernels->collect((size_t)y->size[3], (size_t)period, b.stage + c * y_plane + i * y_row, plan->y_part,
+                                 results + c * y->stride[1] + i * y->stride[2]);
+}
+
+int fc_pool2d_is_planar(const fc_pool2d *pool, const fc_tensor *x, const fc_tensor *y)
+{
+    const ptrdiff_t pooled = min(x->size[3], y->size[3]);
+    return !pool->adaptive && x->stride[3] == 1 && y->stride[3] == 1 && pooled >= LEAST_COLUMNS;
 }
 
 static size_t axis_words(const axis *a, ptrdiff_t windows, ptrdiff_t size)
@@ -299,18 +450,32 @@ static int pool_run(const fc_pool2d *pool, operation op, const fc_tensor *source
         list_windows(pool, d, image->size[2 + d], pooled->size[2 + d], axes[d]);
         words[d] = axis_words(axes[d], pooled->size[2 + d], image->size[2 + d]);
     }
-    ptrdiff_t *tables = fc_alloc((words[0] + words[1]) * sizeof(ptrdiff_t) + (size_t)target->size[3] * sizeof(run));
+    ptrdiff_t *tables = fc_alloc((words[0] + words[1]) * sizeof(ptrdiff_t) +
+                                (size_t)(target->size[2] + target->size[3]) * sizeof(run));
     if (!tables)
         return -1;
     for (int d = 0; d < 2; d++)
         build_axis(pool, d, image->size[2 + d], pooled->size[2 + d], backward, axes[d], tables + (d ? words[0] : 0));
     plan.runs = (run *)(tables + words[0] + words[1]);
-    plan.run_count = find_runs(&plan.columns, backward, plan.runs);
-
     const ptrdiff_t channels = source->size[1], rows = plan.rows.targets;
-    plan.copied = source->stride[1] != 1 && channels > 1;
-    plan.staged = target->stride[1] != 1 && channels > 1;
-    plan.block_channels = plan.copied || plan.staged ? min(channels, COPY_CHANNELS) : channels;
+    plan.planar = fc_pool2d_is_planar(pool, image, pooled);
+    plan.block_channels = channels;
+    if (plan.planar) {
+        plan.row_runs = plan.runs + target->size[3];
+        plan.deal = backward ? 1 : pool->stride[1];
+        plan.separable = op == MAXIMUM && !argmax;
+        plan.x_part = ceil_div(source->size[3], plan.deal);
+        plan.y_part = ceil_div(target->size[3], plan.columns.period);
+        plan.run_count = find_runs(&plan.columns, backward, plan.deal, plan.runs);
+        plan.row_run_count = find_runs(&plan.rows, backward, 0, plan.row_runs);
+        plan.block_channels = max(1, min(channels, TASK_FLOATS / max(1, source->size[2] * source->size[3])));
+    } else {
+        plan.run_count = find_runs(&plan.columns, backward, 0, plan.runs);
+        plan.copied = source->stride[1] != 1 && channels > 1;
+        plan.staged = target->stride[1] != 1 && channels > 1;
+        if (plan.copied || plan.staged)
+            plan.block_channels = min(channels, COPY_CHANNELS);
+    }
     plan.channel_blocks = ceil_div(channels, plan.block_channels);
     const ptrdiff_t row_floats = max(1, source->size[3] * plan.block_channels);
     const ptrdiff_t most = plan.copied ? BLOCK_FLOATS : TASK_FLOATS;
@@ -320,9 +485,16 @@ static int pool_run(const fc_pool2d *pool, operation op, const fc_tensor *source
     plan.row_blocks = ceil_div(rows, plan.block_rows);
 
     if (plan.copied)
-        plan.copy_floats = (size_t)(longest_span(&plan.rows, plan.block_rows) * row_floats + 15) & ~(size_t)15;
+        plan.copy_floats = round_up(longest_span(&plan.rows, plan.block_rows) * row_floats);
     if (plan.staged)
-        plan.stage_floats = (size_t)(target->size[3] * plan.block_channels + 15) & ~(size_t)15;
+        plan.stage_floats = round_up(target->size[3] * plan.block_channels);
+    if (plan.deal > 1)
+        plan.copy_floats = round_up(longest_span(&plan.rows, plan.block_rows) * plan.block_channels * plan.deal *
+                                    plan.x_part);
+    if (plan.separable)
+        plan.stage_floats = round_up(longest_span(&plan.rows, plan.block_rows) * target->size[3]);
+    if (plan.planar && plan.columns.period > 1)
+        plan.stage_floats = round_up(plan.block_rows * plan.block_channels * plan.columns.period * plan.y_part);
     const size_t terms = (size_t)max(1, plan.rows.most * plan.columns.most);
     plan.thread_bytes = (plan.copy_floats + plan.stage_floats) * sizeof(float) +
                         terms * (2 * sizeof(ptrdiff_t) + sizeof(int32_t) + sizeof(float));
@@ -335,7 +507,7 @@ static int pool_run(const fc_pool2d *pool, operation op, const fc_tensor *source
     const int enough = plan.scratch != NULL;
     if (enough)
         fc_parallel_for((size_t)(target->size[0] * plan.channel_blocks * plan.row_blocks), threads,
-                        op == AVERAGE || op == AVERAGE_BACKWARD, run_task, &plan);
+                        op == AVERAGE || op == AVERAGE_BACKWARD, plan.planar ? run_planar_task : run_task, &plan);
     fc_free(plan.scratch);
     fc_free(tables);
     return enough ? 0 : -1;

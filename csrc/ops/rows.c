@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "integers.h"
+
 static void zero_columns(ptrdiff_t columns, ptrdiff_t channels, float *out, ptrdiff_t pitch)
 {
     if (pitch == channels)
@@ -12,18 +14,19 @@ static void zero_columns(ptrdiff_t columns, ptrdiff_t channels, float *out, ptrd
             memset(out + w * pitch, 0, (size_t)channels * sizeof(float));
 }
 
+/* Columns first .. first + count - 1 of a row of `width`: how many lie left of the image, and inside. */
+static void clip(ptrdiff_t width, ptrdiff_t first, ptrdiff_t count, ptrdiff_t *left, ptrdiff_t *inside)
+{
+    *left = min(count, max(0, -first));
+    *inside = max(0, min(count - *left, width - (first + *left)));
+}
+
 void fc_copy_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t n, ptrdiff_t c0, ptrdiff_t channels,
                  ptrdiff_t h, ptrdiff_t first, ptrdiff_t count, float *out, ptrdiff_t pitch)
 {
-    const ptrdiff_t width = x->size[3], x_c = x->stride[1], x_w = x->stride[3];
-    ptrdiff_t left = first < 0 ? -first : 0;
-    if (left > count)
-        left = count;
-    ptrdiff_t inside = width - (first + left);
-    if (inside < 0)
-        inside = 0;
-    if (inside > count - left)
-        inside = count - left;
+    const ptrdiff_t x_c = x->stride[1], x_w = x->stride[3];
+    ptrdiff_t left, inside;
+    clip(x->size[3], first, count, &left, &inside);
 
     zero_columns(left, channels, out, pitch);
     zero_columns(count - left - inside, channels, out + (left + inside) * pitch, pitch);
@@ -44,6 +47,32 @@ void fc_copy_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t n, ptr
                 out[w * pitch + c] = from[w * x_w + c * x_c];
 }
 
+void fc_copy_row_planar(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t n, ptrdiff_t c0, ptrdiff_t channels,
+                        ptrdiff_t h, ptrdiff_t first, ptrdiff_t count, float *out, ptrdiff_t plane)
+{
+    const ptrdiff_t x_c = x->stride[1], x_w = x->stride[3];
+    ptrdiff_t left, inside;
+    clip(x->size[3], first, count, &left, &inside);
+
+    for (ptrdiff_t c = 0; c < channels; c++) {
+        memset(out + c * plane, 0, (size_t)left * sizeof(float));
+        memset(out + c * plane + left + inside, 0, (size_t)(count - left - inside) * sizeof(float));
+    }
+    if (!inside)
+        return;
+    out += left;
+    const float *from = x->data + n * x->stride[0] + c0 * x_c + h * x->stride[2] + (first + left) * x_w;
+    if (x_w == 1)
+        for (ptrdiff_t c = 0; c < channels; c++)
+            memcpy(out + c * plane, from + c * x_c, (size_t)inside * sizeof(float));
+    else if (x_c == 1)
+        kernels->transpose((size_t)inside, (size_t)channels, from, x_w, out, plane);
+    else
+        for (ptrdiff_t c = 0; c < channels; c++)
+            for (ptrdiff_t w = 0; w < inside; w++)
+                out[c * plane + w] = from[w * x_w + c * x_c];
+}
+
 void fc_store_row(const fc_kernels *kernels, const float *from, ptrdiff_t pitch, ptrdiff_t columns,
                   ptrdiff_t channels, float *y, ptrdiff_t y_c, ptrdiff_t y_w)
 {
@@ -56,4 +85,18 @@ void fc_store_row(const fc_kernels *kernels, const float *from, ptrdiff_t pitch,
         for (ptrdiff_t w = 0; w < columns; w++)
             for (ptrdiff_t c = 0; c < channels; c++)
                 y[w * y_w + c * y_c] = from[w * pitch + c];
+}
+
+void fc_store_row_planar(const fc_kernels *kernels, const float *from, ptrdiff_t plane, ptrdiff_t columns,
+                         ptrdiff_t channels, float *y, ptrdiff_t y_c, ptrdiff_t y_w)
+{
+    if (y_w == 1)
+        for (ptrdiff_t c = 0; c < channels; c++)
+            memcpy(y + c * y_c, from + c * plane, (size_t)columns * sizeof(float));
+    else if (y_c == 1)
+        kernels->transpose((size_t)channels, (size_t)columns, from, plane, y, y_w);
+    else
+        for (ptrdiff_t c = 0; c < channels; c++)
+            for (ptrdiff_t w = 0; w < columns; w++)
+                y[w * y_w + c * y_c] = from[c * plane + w];
 }

@@ -19,6 +19,7 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
+#include "integers.h"
 #include "rows.h"
 
 enum {
@@ -43,10 +44,6 @@ typedef struct plan {
     float *scratch, *sums;             /* sums: [chunk][group][panel][r][s][c][NB] */
     fc_counter next_task, next_sum;
 } plan;
-
-static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
-static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
 /* dy[n][k0 .. k0+used-1][p][all q] to out[q][NB], the lanes behind `used` zero. */
 static void pack_gradient(const plan *plan, ptrdiff_t n, ptrdiff_t k0, ptrdiff_t used, ptrdiff_t p, float *out)
@@ -215,8 +212,8 @@ int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
 
     const ptrdiff_t x_rows = (plan.block_rows - 1) * conv->stride[0] + (dweight->size[2] - 1) * conv->dilation[0] + 1;
     if (!plan.in_place)
-        plan.x_floats = ((size_t)(min(x_rows, x->size[2]) * plan.x_row) + 31) & ~(size_t)15;
-    plan.dy_floats = ((size_t)(plan.block_rows * dy->size[3] * plan.panel_width) + 15) & ~(size_t)15;
+        plan.x_floats = round_up(min(x_rows, x->size[2]) * plan.x_row) + 16;
+    plan.dy_floats = round_up(plan.block_rows * dy->size[3] * plan.panel_width);
     plan.scratch_floats = plan.x_floats + plan.dy_floats + 2 * 2 * (size_t)plan.block_rows + 15;
     plan.scratch_floats &= ~(size_t)15;
     plan.scratch_floats += 16;

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: MIT */
+/* Direct correlation for few output channels: lanes stand for neighbouring pixels, rows for output channels.
+ *
+ *   task = (image, group, block of rows, unit of columns):
+ *       copy its input to planes [c][h][w], zero-padded                                             (L2)
+ *       for each phase, row, tile of outputs, tile of pixels: kernels->tile_cols             (registers)
+ *
+ * With K outputs of FC_LANES lanes the other way (correlate_block.c) wastes all but K of them. The chain of
+ * multiply-adds of an output is the same, r, s, c, so the choice does not change a bit. */
+#include <string.h>
+
+#include "../runtime/cpu.h"
+#include "../runtime/memory.h"
+#include "correlate_plan.h"
+#include "integers.h"
+#include "rows.h"
+
+enum { TASKS_A_THREAD = 4 };
+
+/* Nanoseconds of one thread for a multiply-add in a vector unit. */
+static const double STEP_NS = 0.15;
+
+typedef struct planar {
+    const fc_correlation *p;
+    const fc_correlation_plan *plan;
+    ptrdiff_t tile_outputs, output_tiles, vectors;
+    ptrdiff_t unit_columns, units, block_rows, row_blocks;
+    ptrdiff_t in_columns, plane;            /* of the copy */
+    int staged;                             /* results are not rows of y */
+    ptrdiff_t *runs;                        /* [phase] a_run[most_runs], b_run[most_runs] */
+    size_t most_runs;
+    float *weights;                         /* [phase][group][output tile][r][s][c][tile_outputs] */
+    size_t tile_floats, phase_floats;
+    const float *bias;
+    float *scratch;
+    size_t copy_floats, scratch_floats;
+} planar;
+
+/* With one channel the taps of a row follow each other in memory: one run. */
+static int joins_columns(const planar *plan, const fc_taps *columns)
+{
+    return plan->plan->channels == 1 && columns->count &&
+           columns->offset[columns->count - 1] - columns->offset[0] == columns->count - 1;
+}
+
+static void list_runs(const planar *plan, const fc_taps *rows, const fc_taps *columns, ptrdiff_t *a_run)
+{
+    const ptrdiff_t runs_a_row = joins_columns(plan, columns) ? 1 : columns->count;
+    const ptrdiff_t steps = columns->count / max(1, runs_a_row) * plan->plan->channels;
+    ptrdiff_t *b_run = a_run + plan->most_runs;
+    for (ptrdiff_t r = 0; r < rows->count; r++)
+        for (ptrdiff_t s = 0; s < runs_a_row; s++) {
+            const ptrdiff_t j = r * runs_a_row + s;
+            a_run[j] = j * steps * plan->tile_outputs;
+            b_run[j] = rows->offset[r] * plan->in_columns + columns->offset[s] - plan->plan->column_min;
+        }
+}
+
+static void pack_weights(const planar *plan, const fc_taps *rows, const fc_taps *columns, float *out)
+{
+    const fc_tensor *w = &plan->p->w;
+    for (ptrdiff_t group = 0; group < plan->p->groups; group++)
+        for (ptrdiff_t k0 = 0; k0 < plan->plan->outputs; k0 += plan->tile_outputs, out += plan->tile_floats) {
+            const ptrdiff_t outputs = min(plan->tile_outputs, plan->plan->outputs - k0);
+            float *to = out;
+            for (ptrdiff_t r = 0; r < rows->count; r++)
+                for (ptrdiff_t s = 0; s < columns->count; s++)
+                    for (ptrdiff_t c = 0; c < plan->plan->channels; c++, to += plan->tile_outputs)
+                        for (ptrdiff_t k = 0; k < outputs; k++)
+                            to[k] = w->data[group * plan->p->w_group + (k0 + k) * w->stride[0] + c * w->stride[1] +
+                                            rows->index[r] * w->stride[2] + columns->index[s] * w->stride[3]];
+        }
+}
+
+typedef struct block {
+    ptrdiff_t n, group, u0, u1, v0, h0;
+    const float *x;                          /* planes from image row h0 and column v0 + column_min */
+    float *stage;
+} block;
+
+/* Output row u of one phase: `columns` pixels from b->v0. */
+static void multiply_row(const planar *plan, const block *b, size_t phase, ptrdiff_t u, ptrdiff_t columns)
+{
+    const fc_correlation *p = plan->p;
+    const fc_tensor *y = &p->y;
+    const ptrdiff_t at[2] = {(ptrdiff_t)phase / p->phases[1], (ptrdiff_t)phase % p->phases[1]};
+    const fc_taps *rows = &p->taps[0][at[0]], *across = &p->taps[1][at[1]];
+    const ptrdiff_t lanes = (ptrdiff_t)plan->plan->kernels->lanes, span = plan->vectors * lanes;
+    const int joined = joins_columns(plan, across);
+    const ptrdiff_t runs_a_row = joined ? 1 : across->count;
+    ptrdiff_t first, last;
+    fc_valid_taps(rows, u * p->x_step[0], p->x.size[2], &first, &last);
+
+    for (ptrdiff_t tile = 0; tile < plan->output_tiles; tile++) {
+        const ptrdiff_t k = b->group * plan->plan->outputs + tile * plan->tile_outputs;
+        const ptrdiff_t outputs = min(plan->tile_outputs, plan->plan->outputs - tile * plan->tile_outputs);
+        float *out = y->data + b->n * y->stride[0] + k * y->stride[1] + (at[0] + u * p->y_step[0]) * y->stride[2] +
+                     (at[1] + b->v0 * p->y_step[1]) * y->stride[3];
+        for (ptrdiff_t v = 0; v < columns; v += span) {
+            const ptrdiff_t used = min(span, columns - v), vectors = ceil_div(used, lanes);
+            const fc_tile t = {
+                .a = plan->weights + phase * plan->phase_floats +
+                     (size_t)(b->group * plan->output_tiles + tile) * plan->tile_floats,
+                .a_row = 1,
+                .a_step = plan->tile_outputs,
+                .b = b->x + (u * p->x_step[0] - b->h0) * plan->in_columns + v,
+                .b_step = joined ? 1 : plan->plane,
+                .a_run = plan->runs + 2 * phase * plan->most_runs + first * runs_a_row,
+                .b_run = plan->runs + (2 * phase + 1) * plan->most_runs + first * runs_a_row,
+                .runs = (size_t)((last - first) * runs_a_row),
+                .depth = (size_t)(joined ? across->count : plan->plan->channels),
+                .y = (plan->staged ? b->stage : out) + v,
+                .y_row = plan->staged ? plan->unit_columns : y->stride[1],
+                .last_lanes = (size_t)(used - (vectors - 1) * lanes),
+                .row_bias = p->bias ? p->bias + k : NULL,
+            };
+            plan->plan->kernels->tile_cols[vectors][outputs](&t);
+        }
+        if (plan->staged)
+            fc_store_row_planar(plan->plan->kernels, b->stage, plan->unit_columns, columns, outputs, out,
+                                y->stride[1], y->stride[3] * p->y_step[1]);
+    }
+}
+
+static void run_task(void *context, size_t task, int thread)
+{
+    const planar *plan = context;
+    const fc_correlation *p = plan->p;
+    const ptrdiff_t unit = (ptrdiff_t)task % plan->units;
+    const ptrdiff_t row_block = (ptrdiff_t)task / plan->units % plan->row_blocks;
+    const ptrdiff_t rest = (ptrdiff_t)task / plan->units / plan->row_blocks;
+    float *copy = plan->scratch + (size_t)thread * plan->scratch_floats;
+    block b = {
+        .n = rest / p->groups,
+        .group = rest % p->groups,
+        .u0 = row_block * plan->block_rows,
+        .v0 = unit * plan->unit_columns,
+        .x = copy,
+        .stage = copy + plan->copy_floats,
+    };
+    b.u1 = min(plan->plan->rows, b.u0 + plan->block_rows);
+    b.h0 = max(0, b.u0 * p->x_step[0] + plan->plan->row_min);
+    const ptrdiff_t h_end = min(p->x.size[2], (b.u1 - 1) * p->x_step[0] + plan->plan->row_max + 1);
+    for (ptrdiff_t h = b.h0; h < h_end; h++)
+        fc_copy_row_planar(plan->plan->kernels, &p->x, b.n, b.group * plan->plan->channels, plan->plan->channels, h,
+                           b.v0 + plan->plan->column_min, plan->in_columns, copy + (h - b.h0) * plan->in_columns,
+                           plan->plane);
+    for (size_t phase = 0; phase < plan->plan->phase_count; phase++) {
+        const ptrdiff_t i = (ptrdiff_t)phase / p->phases[1], j = (ptrdiff_t)phase % p->phases[1];
+        const ptrdiff_t rows = ceil_div(p->y.size[2] - i, p->y_step[0]);
+        const ptrdiff_t columns = min(plan->unit_columns, ceil_div(p->y.size[3] - j, p->y_step[1]) - b.v0);
+        for (ptrdiff_t u = b.u0; u < min(b.u1, rows) && columns > 0; u++)
+            multiply_row(plan, &b, phase, u, columns);
+    }
+}
+
+int fc_planar_is_better(const fc_correlation_plan *plan)
+{
+    const fc_correlation *p = &plan->p;
+    const ptrdiff_t lanes = (ptrdiff_t)plan->kernels->lanes;
+    const ptrdiff_t block_steps = plan->columns * ceil_div(plan->outputs, lanes);
+    const ptrdiff_t planar_steps = plan->outputs * ceil_div(plan->columns, lanes);
+    /* Each way transposes arrays of the other's layout. */
+    const int planes = p->x.stride[3] == 1 && p->y.stride[3] == 1 && p->y_step[1] == 1;
+    const double allowed = planes ? 1 : 0.8;
+    return p->x_step[1] == 1 && plan->channels && plan->parts == 1 && p->w.size[2] * p->w.size[3] > 1 &&
+           (double)planar_steps <= allowed * (double)block_steps;
+}
+
+int fc_correlate_planar(const fc_correlation_plan *correlation)
+{
+    const fc_correlation *p = &correlation->p;
+    planar plan = {.p = p, .plan = correlation};
+    const fc_kernels *kernels = correlation->kernels;
+    const ptrdiff_t lanes = (ptrdiff_t)kernels->lanes, channels = correlation->channels;
+    plan.output_tiles = ceil_div(correlation->outputs, (ptrdiff_t)kernels->max_rows[1]);
+    plan.tile_outputs = ceil_div(correlation->outputs, plan.output_tiles);
+    plan.output_tiles = ceil_div(correlation->outputs, plan.tile_outputs);
+    plan.vectors = min(FC_MAX_VECTORS, ceil_div(correlation->columns, lanes));
+    while ((ptrdiff_t)kernels->max_rows[plan.vectors] < plan.tile_outputs)
+        plan.vectors--;
+    plan.staged = p->y.stride[3] != 1 || p->y_step[1] != 1;
+
+    /* A block's planes fill a quarter of the L2 cache. A long row is cut so that several fit. */
+    const ptrdiff_t l2_bytes = (ptrdiff_t)fc_cpu_cache_bytes(2);
+    const ptrdiff_t fit = (l2_bytes ? l2_bytes : 512 << 10) / (ptrdiff_t)sizeof(float) / 4;
+    const ptrdiff_t reach = correlation->column_max - correlation->column_min;
+    const ptrdiff_t height = correlation->row_max - correlation->row_min + 1;
+    const ptrdiff_t span = plan.vectors * lanes;
+    plan.unit_columns = min(correlation->columns, max(span, (fit / (channels * 3 * height) - reach) / span * span));
+    plan.units = ceil_div(correlation->columns, plan.unit_columns);
+    plan.in_columns = plan.unit_columns + reach;
+    plan.block_rows = (fit / (channels * plan.in_columns) - height) / p->x_step[0] + 1;
+    plan.block_rows = max(1, min(correlation->rows, plan.block_rows));
+
+    const double steps = (double)p->y.size[0] * (double)p->y.size[1] * (double)correlation->rows *
+                         (double)ceil_div(correlation->columns, lanes) * (double)channels *
+                         (double)(p->w.size[2] * p->w.size[3]);
+    const int threads = fc_team_size(steps * STEP_NS);
+    const ptrdiff_t others = p->x.size[0] * p->groups * plan.units;
+    while (threads > 1 && plan.block_rows > 1 &&
+           others * ceil_div(correlation->rows, plan.block_rows) < TASKS_A_THREAD * threads)
+        plan.block_rows = ceil_div(plan.block_rows, 2);
+    plan.row_blocks = ceil_div(correlation->rows, plan.block_rows);
+
+    /* Planes are kept apart by an odd number of cache lines: the same pixel of many of them is read in turn. */
+    const ptrdiff_t in_rows = min(p->x.size[2], (plan.block_rows - 1) * p->x_step[0] + height);
+    plan.plane = (ptrdiff_t)(round_up(in_rows * plan.in_columns) | 16);
+    plan.copy_floats = round_up(channels * plan.plane) + (size_t)(FC_MAX_VECTORS * lanes);
+    plan.scratch_floats = plan.copy_floats + (plan.staged ? round_up(plan.tile_outputs * plan.unit_columns) : 0);
+
+    ptrdiff_t taps[2] = {0, 0};
+    for (int axis = 0; axis < 2; axis++)
+        for (ptrdiff_t i = 0; i < p->phases[axis]; i++)
+            taps[axis] = max(taps[axis], p->taps[axis][i].count);
+    plan.most_runs = (size_t)(taps[0] * taps[1]);
+    plan.tile_floats = (size_t)(taps[0] * taps[1] * channels * plan.tile_outputs);
+    plan.phase_floats = (size_t)(p->groups * plan.output_tiles) * plan.tile_floats;
+    const size_t weight_floats = round_up((ptrdiff_t)(correlation->phase_count * plan.phase_floats));
+    const size_t run_bytes = (2 * correlation->phase_count * plan.most_runs * sizeof(ptrdiff_t) + 63) & ~(size_t)63;
+    char *workspace = fc_alloc(run_bytes + (weight_floats + (size_t)threads * plan.scratch_floats) * sizeof(float));
+    if (!workspace)
+        return -1;
+    plan.runs = (ptrdiff_t *)workspace;
+    plan.weights = (float *)(workspace + run_bytes);
+    plan.scratch = plan.weights + weight_floats;
+    for (size_t phase = 0; phase < correlation->phase_count; phase++) {
+        const fc_taps *rows = &p->taps[0][(ptrdiff_t)phase / p->phases[1]];
+        const fc_taps *columns = &p->taps[1][(ptrdiff_t)phase % p->phases[1]];
+        list_runs(&plan, rows, columns, plan.runs + 2 * phase * plan.most_runs);
+        pack_weights(&plan, rows, columns, plan.weights + phase * plan.phase_floats);
+    }
+    fc_parallel_for((size_t)(p->x.size[0] * p->groups * plan.row_blocks * plan.units), threads, 1, run_task, &plan);
+    fc_free(workspace);
+    return 0;
+}
