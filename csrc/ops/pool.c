@@ -20,6 +20,7 @@
 enum {
     BLOCK_FLOATS = 48 << 10,     /* of sources copied at a time: 192 KiB of L2 */
     TASK_FLOATS = 32 << 10,      /* of sources read in a task, about           */
+    PLANAR_FLOATS = 64 << 10,    /* the same where rows are read one after the other */
     COPY_CHANNELS = 32,          /* of a block that is copied                  */
     LEAST_COLUMNS = 4,           /* lanes that must have work in a planar row  */
 };
@@ -150,7 +151,7 @@ typedef struct plan {
     axis rows, columns;
     run *runs, *row_runs;              /* of columns; of rows, where planar */
     size_t run_count, row_run_count;
-    int planar, separable;
+    int planar;
     ptrdiff_t deal, x_part, y_part;    /* planar: parts that a source row is dealt into; columns of a part */
     ptrdiff_t taps;                    /* of a window's row */
     ptrdiff_t block_channels, channel_blocks, block_rows, row_blocks;
@@ -308,38 +309,6 @@ static ptrdiff_t rows_of_block(const plan *plan, const block *b, const run *rows
     return max(0, ceil_div(min(b->i1, rows->first + (rows->count - 1) * period + 1) - *first, period));
 }
 
-/* Maxima without positions: of the columns of every source row, then of rows. Among equals the first in the
- * window stays, as it does when they are compared in one go. */
-static void separable_maximum(const plan *plan, const block *b, const source *from, ptrdiff_t count, const float *x,
-                              float *y)
-{
-    const axis *rows = &plan->rows, *columns = &plan->columns;
-    const ptrdiff_t width = plan->y.size[3];
-    fc_gather g = {.pixels = (size_t)count, .x = x, .x_step = from->row, .y_step = width, .offset = b->offset};
-    for (size_t k = 0; k < plan->run_count; k++) {
-        const run *run = &plan->runs[k];
-        g.channels = (size_t)run->count;
-        g.terms = 0;
-        for (ptrdiff_t f = columns->begin[run->first]; f < columns->begin[run->first + 1]; f++)
-            b->offset[g.terms++] = column_offset(plan, from, columns->source[f]);
-        plan->kernels->max_pool(&g, b->stage + run->first, NULL, 0);
-    }
-    g.channels = (size_t)width;
-    g.x = b->stage;
-    g.y_step = plan->y.stride[2];
-    for (size_t k = 0; k < plan->row_run_count; k++) {
-        ptrdiff_t first;
-        g.pixels = (size_t)rows_of_block(plan, b, &plan->row_runs[k], &first);
-        if (!g.pixels)
-            continue;
-        g.x_step = plan->row_runs[k].shift * width;
-        g.terms = 0;
-        for (ptrdiff_t e = rows->begin[first]; e < rows->begin[first + 1]; e++)
-            b->offset[g.terms++] = (rows->source[e] - from->h0) * width;
-        plan->kernels->max_pool(&g, y + (first - b->i0) * plan->y.stride[2], NULL, 0);
-    }
-}
-
 /* All rows that gather alike at once: "pixels" are rows, "channels" the columns of a run. */
 static void run_planar_task(void *context, size_t task, int thread)
 {
@@ -370,11 +339,6 @@ static void run_planar_task(void *context, size_t task, int thread)
         to = b.stage;
         y_row = period * plan->y_part;
         y_plane = (b.i1 - b.i0) * y_row;
-    }
-    if (plan->separable) {
-        for (ptrdiff_t c = 0; c < b.channels; c++)
-            separable_maximum(plan, &b, &from, count, sources + c * x_plane, results + c * y_plane);
-        return;
     }
     const ptrdiff_t argmax_row = plan->argmax_size[1], argmax_plane = plan->argmax_size[0] * argmax_row;
     for (size_t l = 0; l < plan->row_run_count; l++) {
@@ -463,12 +427,11 @@ static int pool_run(const fc_pool2d *pool, operation op, const fc_tensor *source
     if (plan.planar) {
         plan.row_runs = plan.runs + target->size[3];
         plan.deal = backward ? 1 : pool->stride[1];
-        plan.separable = op == MAXIMUM && !argmax;
         plan.x_part = ceil_div(source->size[3], plan.deal);
         plan.y_part = ceil_div(target->size[3], plan.columns.period);
         plan.run_count = find_runs(&plan.columns, backward, plan.deal, plan.runs);
         plan.row_run_count = find_runs(&plan.rows, backward, 0, plan.row_runs);
-        plan.block_channels = max(1, min(channels, TASK_FLOATS / max(1, source->size[2] * source->size[3])));
+        plan.block_channels = max(1, min(channels, PLANAR_FLOATS / max(1, source->size[2] * source->size[3])));
     } else {
         plan.run_count = find_runs(&plan.columns, backward, 0, plan.runs);
         plan.copied = source->stride[1] != 1 && channels > 1;
@@ -478,7 +441,7 @@ static int pool_run(const fc_pool2d *pool, operation op, const fc_tensor *source
     }
     plan.channel_blocks = ceil_div(channels, plan.block_channels);
     const ptrdiff_t row_floats = max(1, source->size[3] * plan.block_channels);
-    const ptrdiff_t most = plan.copied ? BLOCK_FLOATS : TASK_FLOATS;
+    const ptrdiff_t most = plan.copied ? BLOCK_FLOATS : plan.planar ? PLANAR_FLOATS : TASK_FLOATS;
     plan.block_rows = rows;
     while (plan.block_rows > 1 && longest_span(&plan.rows, plan.block_rows) * row_floats > most)
         plan.block_rows = ceil_div(plan.block_rows, 2);
@@ -491,8 +454,6 @@ static int pool_run(const fc_pool2d *pool, operation op, const fc_tensor *source
     if (plan.deal > 1)
         plan.copy_floats = round_up(longest_span(&plan.rows, plan.block_rows) * plan.block_channels * plan.deal *
                                     plan.x_part);
-    if (plan.separable)
-        plan.stage_floats = round_up(longest_span(&plan.rows, plan.block_rows) * target->size[3]);
     if (plan.planar && plan.columns.period > 1)
         plan.stage_floats = round_up(plan.block_rows * plan.block_channels * plan.columns.period * plan.y_part);
     const size_t terms = (size_t)max(1, plan.rows.most * plan.columns.most);
