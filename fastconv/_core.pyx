@@ -446,7 +446,7 @@ def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, object 
     cdef View hw = view("weight", weight, 4, &tw)
     geometry(&conv, shape_of(&tx), shape_of(&tw), stride, padding, dilation, groups, size)
     cdef View hb = vector("bias", bias, tw.size[0], &bias_data)
-    cdef bint last = is_channels_last(&tx) or (says_nothing(&tx) and tw.stride[0] == 1)
+    cdef bint last = is_channels_last(&tx) or (says_nothing(&tx) and tw.stride[0] == 1 and tw.size[0] > 8)
     cdef View hy = output(out, (tx.size[0], tw.size[0], size[0], size[1]), last, &ty)
     no_overlap(hy, "x", hx)
     no_overlap(hy, "weight", hw)
