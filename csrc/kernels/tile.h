@@ -43,6 +43,7 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
                 acc[m][v] = tail && v == vectors - 1 ? vload_part(y, t->last_lanes) : vload(y);
             }
 
+    const float *next = t->next;
     for (size_t run = 0; run < t->runs; run++) {
         const float *a = t->a + t->a_run[run];
         const float *b = t->b + t->b_run[run];
@@ -51,6 +52,10 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
             /* b streams from the L2 cache, faster than the hardware fetches ahead. */
             for (int v = 0; v < vectors; v += LINE_VECTORS)
                 __builtin_prefetch(b + PREFETCH_STEPS * b_step + v * FC_LANES);
+            if (a_step == 1) {
+                __builtin_prefetch(next);
+                next += 16;
+            }
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++)
                 bv[v] = vload(b + v * FC_LANES);

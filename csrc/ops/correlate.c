@@ -160,7 +160,10 @@ static void plan_blocks(plan *plan, ptrdiff_t fit_floats, int threads)
             plan->block_images = ceil_div(plan->block_images, 2);
         else if (plan->block_rows > 1)
             plan->block_rows = ceil_div(plan->block_rows, 2);
-        else
+        else if (plan->unit_columns > most) {
+            plan->unit_columns = ceil_div(ceil_div(plan->unit_columns, 2), most) * most;
+            plan->units = ceil_div(columns, plan->unit_columns);
+        } else
             break;
     }
     plan->row_blocks = ceil_div(rows, plan->block_rows);

@@ -99,8 +99,10 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
     const ptrdiff_t lanes = (ptrdiff_t)kernels->lanes, vectors = ceil_div(used, lanes);
     const ptrdiff_t rows = tile_rows_for(plan, vectors, columns);
     t->last_lanes = (size_t)(used - (vectors - 1) * lanes);
-    for (ptrdiff_t v = 0; v < columns; v += rows, t->a += rows * t->a_row, t->y += rows * t->y_row)
+    for (ptrdiff_t v = 0; v < columns; v += rows, t->a += rows * t->a_row, t->y += rows * t->y_row) {
+        t->next = t->a + rows * t->a_row;
         kernels->tile_rows[vectors][min(rows, columns - v)](t);
+    }
 }
 
 /* One part of the channels of one panel, over all rows of the block. */
@@ -114,7 +116,9 @@ static void multiply_piece(const plan *plan, const phase *ph, const block *b, pt
     const ptrdiff_t k_all = b->group * plan->outputs + k0, y_pixel = y->stride[3] * p->y_step[1];
     const ptrdiff_t run_channels = part_channels(plan, b->part);
     const int last_part = b->part == plan->parts - 1;
-    for (ptrdiff_t n = b->n0; n < b->n0 + b->images; n++)
+    /* Rows that follow each other in y are stored as one. */
+    const int whole = columns == y->size[3] && p->y_step[0] == 1 && y->stride[2] == columns * y_pixel;
+    for (ptrdiff_t n = b->n0; n < b->n0 + b->images; n++) {
         for (ptrdiff_t u = b->u0; u < u_end; u++, stage += columns * plan->panel_width) {
             ptrdiff_t first, last;
             fc_valid_taps(ph->rows, u * p->x_step[0], p->x.size[2], &first, &last);
@@ -137,9 +141,15 @@ static void multiply_piece(const plan *plan, const phase *ph, const block *b, pt
                 .lane_bias = last_part && p->bias ? p->bias + k_all : NULL,
             };
             multiply_row(plan, &t, columns, used);
-            if (plan->staged && last_part)
+            if (plan->staged && last_part && !whole)
                 fc_store_row(plan->kernels, stage, plan->panel_width, columns, used, out, y->stride[1], y_pixel);
         }
+        if (plan->staged && last_part && whole && u_end > b->u0)
+            fc_store_row(plan->kernels, stage - (u_end - b->u0) * columns * plan->panel_width, plan->panel_width,
+                         (u_end - b->u0) * columns, used,
+                         y->data + n * y->stride[0] + k_all * y->stride[1] + b->u0 * y->stride[2], y->stride[1],
+                         y_pixel);
+    }
 }
 
 static void multiply_phase(const plan *plan, const phase *ph, const block *b, float *stage)
