@@ -24,6 +24,8 @@
 
 enum {
     BLOCK_PIXELS = 384,            /* of dy in a block: [384][32] floats are 48 KiB                     */
+    LEAST_PIXELS = 64,             /* with fewer, loading and storing the sums costs too much           */
+    BLOCK_FLOATS = 1 << 16,        /* of x in a block, about: 256 KiB of the L2 cache                   */
     PARTIAL_FLOATS = 1 << 20,      /* of all chunks' sums together; beyond it there is one chunk        */
     MOST_CHUNKS = 16,
     TASKS_A_THREAD = 4,
@@ -198,7 +200,7 @@ int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
     plan.panel_width = plan.vectors * lanes;
     plan.panels = ceil_div(plan.outputs, plan.panel_width);
     plan.columns = max(0, (dy->size[3] - 1) * conv->stride[1]) + (dweight->size[3] - 1) * conv->dilation[1] + 1;
-    plan.in_place = (x->stride[1] == 1 || plan.channels == 1) && !conv->pad[1][0] && plan.columns <= x->size[3];
+    plan.in_place = (x->stride[1] == 1 || plan.channels == 1) && x->stride[3] % 512 && !conv->pad[1][0] && plan.columns <= x->size[3];
     plan.pitch = plan.in_place ? x->stride[3] : fc_pixel_pitch(plan.channels);
     plan.x_row = plan.in_place ? x->stride[2] : plan.columns * plan.pitch;
     plan.dense = plan.pitch == plan.channels && conv->dilation[1] == 1;
@@ -208,7 +210,9 @@ int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
     const ptrdiff_t chunks = max(1, min(min(MOST_CHUNKS, images), PARTIAL_FLOATS / weight_floats));
     plan.chunk_images = max(1, ceil_div(images, chunks));
     plan.chunks = max(1, ceil_div(images, plan.chunk_images));
-    plan.block_rows = max(1, min(dy->size[2], BLOCK_PIXELS / max(1, dy->size[3])));
+    const ptrdiff_t x_pixels = BLOCK_FLOATS / (plan.channels * conv->stride[0] * conv->stride[1]);
+    const ptrdiff_t block_pixels = max(LEAST_PIXELS, min(BLOCK_PIXELS, x_pixels));
+    plan.block_rows = max(1, min(dy->size[2], block_pixels / max(1, dy->size[3])));
 
     const ptrdiff_t x_rows = (plan.block_rows - 1) * conv->stride[0] + (dweight->size[2] - 1) * conv->dilation[0] + 1;
     if (!plan.in_place)
