@@ -40,6 +40,11 @@ CASES = {
     "filter larger than x": dict(x=(2, 3, 2, 2), w=(4, 3, 5, 5), padding=2),
     "one row": dict(x=(2, 8, 1, 200), w=(8, 8, 1, 9), padding=(0, 4)),
     "one column": dict(x=(2, 8, 90, 1), w=(8, 8, 9, 1), padding=(4, 0)),
+    "few outputs, long rows": dict(x=(1, 48, 4, 700), w=(3, 48, 3, 3), padding=1),
+    "few outputs, many tiles": dict(x=(2, 3, 9, 33), w=(29, 3, 2, 3)),
+    "few outputs, strided rows": dict(x=(2, 4, 17, 21), w=(5, 4, 3, 2), stride=(2, 1)),
+    "few outputs, dilated": dict(x=(2, 1, 20, 40), w=(2, 1, 3, 3), dilation=3),
+    "few outputs, grouped": dict(x=(2, 6, 10, 35), w=(6, 2, 3, 3), groups=3, padding=(0, 2)),
     "no images": dict(x=(0, 3, 8, 8), w=(4, 3, 3, 3)),
     "no input channels": dict(x=(2, 0, 5, 5), w=(4, 0, 3, 3)),
     "no output channels": dict(x=(2, 3, 5, 5), w=(0, 3, 3, 3)),
@@ -52,6 +57,7 @@ LARGE = {
     "large, few channels": dict(x=(1, 3, 64, 64), w=(32, 3, 5, 5), padding=2),
     "large, grouped": dict(x=(2, 32, 33, 33), w=(64, 8, 3, 3), groups=4, padding=1),
     "large, 1x1": dict(x=(2, 128, 20, 20), w=(96, 128, 1, 1)),
+    "large, few outputs": dict(x=(4, 32, 40, 72), w=(3, 32, 5, 5), padding=2),
     "large, depthwise": dict(x=(8, 64, 40, 40), w=(64, 1, 3, 3), groups=64, padding=1),
 }
 OPS = ("conv2d", "conv2d_backward_input", "conv2d_backward_weight", "conv2d_backward_bias")

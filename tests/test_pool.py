@@ -32,6 +32,7 @@ CASES = {
     "no images": dict(x=(0, 3, 8, 8), kernel_size=2),
     "no channels": dict(x=(2, 0, 8, 8), kernel_size=2),
     "large": dict(x=(3, 16, 56, 56), kernel_size=3, stride=2, padding=1),
+    "larger than a block": dict(x=(1, 2, 260, 263), kernel_size=3, stride=2, padding=1),
 }
 MAX_CASES = CASES | {
     "dilated": dict(x=(2, 6, 12, 13), kernel_size=3, dilation=2),
