@@ -7,12 +7,29 @@ from the operating system. Wrong arrays raise TypeError, wrong options ValueErro
 """
 
 import math
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 
 _GENERATOR = np.random.default_rng()
+_SKIPPED = ContextVar("skipped", default=False)
+_BLOCK = 2**18  # values drawn at a time: 1 MiB stays in the cache until it is in its place
 
 _GAINS = {"linear": 1.0, "conv2d": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
+
+
+@contextmanager
+def skipped():
+    """Within the ``with`` block random arrays stay as they are: for weights about to be loaded or counted.
+
+    Their memory is not touched either, so that a network of gigabytes is there at once.
+    """
+    token = _SKIPPED.set(True)
+    try:
+        yield
+    finally:
+        _SKIPPED.reset(token)
 
 
 def fans(shape):
@@ -38,9 +55,7 @@ def uniform(array, low=0.0, high=1.0, *, rng=None):
     _check(array)
     if not low <= high:
         raise ValueError(f"low must not exceed high, got low={low!r}, high={high!r}")
-    unit = (rng or _GENERATOR).random(array.shape, np.float32)
-    array[...] = unit * np.float32(high - low) + np.float32(low)
-    return array
+    return _fill(array, (rng or _GENERATOR).random, high - low, low)
 
 
 def normal(array, mean=0.0, std=1.0, *, rng=None):
@@ -48,9 +63,7 @@ def normal(array, mean=0.0, std=1.0, *, rng=None):
     _check(array)
     if not std >= 0:
         raise ValueError(f"std must not be negative, got {std!r}")
-    unit = (rng or _GENERATOR).standard_normal(array.shape, np.float32)
-    array[...] = unit * np.float32(std) + np.float32(mean)
-    return array
+    return _fill(array, (rng or _GENERATOR).standard_normal, std, mean)
 
 
 def constant(array, value):
@@ -99,6 +112,21 @@ def _check(array):
     if not isinstance(array, np.ndarray) or array.dtype != np.float32:
         found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise TypeError(f"array must be a float32 ndarray, got {found}")
+
+
+def _fill(array, draw, scale, shift):
+    """array = scale * draw(...) + shift, block by block."""
+    if _SKIPPED.get():
+        return array
+    rows = np.atleast_1d(array)
+    count = max(1, _BLOCK // max(1, math.prod(rows.shape[1:])))
+    for start in range(0, len(rows), count):
+        block = rows[start:start + count]
+        values = draw(block.shape, np.float32)
+        values *= np.float32(scale)
+        values += np.float32(shift)
+        block[...] = values
+    return array
 
 
 def _kaiming_std(array, a, mode, nonlinearity):

@@ -51,6 +51,22 @@ def test_values_do_not_depend_on_the_memory_order():
     assert stored.strides[0] == 4
 
 
+def test_large_arrays_are_drawn_as_one():
+    shape = (5, 3, 2**17)
+    array = init.normal(np.empty(shape, np.float32), rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(array, np.random.default_rng(0).standard_normal(shape, np.float32))
+
+
+def test_nothing_is_drawn_while_skipped():
+    array, rng = np.full((2, 3), 7, np.float32), np.random.default_rng(0)
+    with init.skipped():
+        init.kaiming_normal(array, rng=rng)
+        init.uniform(array, rng=rng)
+    np.testing.assert_array_equal(array, 7)
+    assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state
+    assert (init.uniform(array, rng=rng) != 7).all()
+
+
 def test_default_generator_goes_on():
     first, second = (init.uniform(np.empty(100, np.float32)) for _ in range(2))
     assert (first != second).any()
