@@ -10,6 +10,7 @@ import pytest
 from script import run_script
 
 from fastconv import checkpoint
+from fastconv.layers import Linear
 
 pytest.importorskip("safetensors")
 
@@ -71,6 +72,17 @@ def test_torch_reads_the_weights(path, rng):
     weight = rng.standard_normal((5, 4, 3, 2)).astype(np.float32).transpose(1, 0, 3, 2)
     checkpoint.save_weights(path, {"weight": weight})
     assert np.array_equal(torch_files.load_file(path)["weight"].numpy(), weight)
+
+
+def test_layers_load_the_weights(path):
+    source, target = Linear(3, 2), Linear(3, 2)
+    checkpoint.save_weights(path, source.state_dict())
+    assert target.load(path) == ([], [])
+    assert_same(dict(target.state_dict()), dict(source.state_dict()))
+    checkpoint.save_weights(path, {"weight": source.weight.data, "scale": np.ones(2, np.float32)})
+    with pytest.raises(ValueError, match=r"file\.safetensors: .* missing: bias; unexpected: scale"):
+        target.load(path)
+    assert target.load(path, strict=False) == (["bias"], ["scale"])
 
 
 def test_training_comes_back_bit_for_bit(path):

@@ -89,12 +89,12 @@ MAY_IMPORT = {
     "formats": set(),
     "download": {"files"},
     "data": {"download", "files", "formats"},
+    "checkpoint": {"extras", "files"},
     # networks
-    "layers": {"checks", "functional", "init"},
+    "layers": {"checkpoint", "checks", "functional", "init"},
     "models": {"layers", "init"},
     "summary": {"layers"},
     # training
-    "checkpoint": {"extras", "files"},
     "plots": {"extras", "files"},
     "progress": {"extras"},
     "train": {"checkpoint", "checks", "data", "extras", "files", "functional", "layers", "losses", "metrics",

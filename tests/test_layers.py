@@ -333,6 +333,22 @@ def test_train_and_eval_reach_every_layer():
         "", "stem", "bn", "block", "block.body", "block.body.0", "block.body.1", "fc"]
 
 
+def test_flat_containers_are_not_in_the_names_below_them():
+    branch = Sequential({"b_1": BatchNorm2d(4), "b_2": Conv2d(4, 2, 1)}, flat=True)
+    branches = Concat({"a": Conv2d(4, 2, 1, bias=False), "b": branch}, flat=True)
+    model = Sequential({"block": Sequential({
+        "sum": Residual(Sequential({"split": branches}, flat=True),
+                        Sequential({"downsample": Conv2d(4, 4, 1, bias=False)}, flat=True), flat=True),
+        "relu": ReLU()})})
+    names = ["a", "b_1", "b_2", "downsample", "relu"]
+    assert [name for name, _, _ in model.trace((1, 4, 2, 2))] == [f"block.{name}" for name in names]
+    assert list(model.state_dict()) == [
+        "block.a.weight", "block.b_1.weight", "block.b_1.bias", "block.b_2.weight", "block.b_2.bias",
+        "block.downsample.weight", "block.b_1.running_mean", "block.b_1.running_var",
+        "block.b_1.num_batches_tracked"]
+    assert not any(layer.training for _, layer in model.eval().named_modules())
+
+
 # ---- containers and shapes --------------------------------------------------------------------------
 
 
@@ -394,6 +410,8 @@ def test_every_layer_is_tried():
     (lambda: Sequential({"forward": ReLU()}), ValueError, "layer name 'forward' of Sequential"),
     (lambda: Sequential({"a.b": ReLU()}), ValueError, "layer name 'a.b' of Sequential"),
     (lambda: Concat(*[ReLU()] * 2), ValueError, "Concat got a layer twice"),
+    (lambda: Sequential({"a": ReLU(), "b": Sequential({"a": ReLU()}, flat=True)}), ValueError,
+     "flat containers in Sequential bring names together: a"),
     (lambda: Concat(), ValueError, "branches must not be empty"),
     (lambda: Residual(None), TypeError, "layer 'body' of Residual must be a Layer, got None"),
     (lambda: Residual(Conv2d(2, 3, 1))(images(1, 2, 4, 4)), ValueError,

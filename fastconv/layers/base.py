@@ -1,6 +1,10 @@
 """What every layer is: parameters, buffers, children, and how a forward hands over to its backward."""
 
+import os
+
 import numpy as np
+
+from .. import checkpoint
 
 
 class Parameter:
@@ -46,6 +50,11 @@ class Parameter:
         self._has_grad = True
 
 
+def join(prefix, name):
+    """The name of `name` below `prefix`; either may be empty."""
+    return f"{prefix}.{name}" if prefix and name else prefix or name
+
+
 class Layer:
     """A differentiable function of one array, with parameters.
 
@@ -54,11 +63,13 @@ class Layer:
     found by themselves; `buffer_names` names the attributes that are arrays of the state but not trained.
 
     training: set by train() and eval(). needs_input_grad: False on the first layer of a network spares it the
-    gradient of the data; backward then returns None. Layers without parameters ignore it.
+    gradient of the data; backward then returns None. Layers without parameters ignore it. flat: of
+    containers, see there.
     """
 
     training = True
     needs_input_grad = True
+    flat = False
     buffer_names = ()
     _saved = None
 
@@ -109,14 +120,14 @@ class Layer:
         """(name, layer) of this layer, whose name is `prefix`, and of all below it, e.g. "body.conv1"."""
         yield prefix, self
         for name, layer in self.named_children():
-            yield from layer.named_modules(f"{prefix}.{name}" if prefix else name)
+            yield from layer.named_modules(prefix if layer.flat else join(prefix, name))
 
     def named_parameters(self):
         """(name, Parameter) of this layer and of all below it, e.g. "conv1.weight"."""
         for prefix, layer in self.named_modules():
             for name, value in vars(layer).items():
                 if isinstance(value, Parameter):
-                    yield (f"{prefix}.{name}" if prefix else name), value
+                    yield join(prefix, name), value
 
     def parameters(self):
         """All parameters, as a list."""
@@ -128,7 +139,7 @@ class Layer:
             for name in layer.buffer_names:
                 value = getattr(layer, name)
                 if value is not None:
-                    yield (f"{prefix}.{name}" if prefix else name), value
+                    yield join(prefix, name), value
 
     # ---- state --------------------------------------------------------------------------------------
 
@@ -182,6 +193,18 @@ class Layer:
         for name, value in values.items():
             np.copyto(own[name], value, casting="same_kind")
         return missing, unexpected
+
+    def load(self, path, strict=True):
+        """Loads a safetensors file of weights or a checkpoint: load_state_dict of what is in it.
+
+        Files of torch fit where the names and shapes do, as those of torchvision's networks.
+        Raises ValueError naming the file and all that does not fit, and as checkpoint.load_weights does.
+        """
+        state, _ = checkpoint.load_weights(path)
+        try:
+            return self.load_state_dict(state, strict)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from None
 
     # ---- shapes and costs ---------------------------------------------------------------------------
 

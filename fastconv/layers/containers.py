@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .base import Layer
+from .base import Layer, join
 
 
 def _named(layers):
@@ -15,12 +15,17 @@ def _named(layers):
 
 
 class _Container(Layer):
-    """Children under their names, as attributes: ``model.conv1``; they may be replaced by assignment."""
+    """Children under their names, as attributes: ``model.conv1``; they may be replaced by assignment.
+
+    flat: this container's own name is left out of the names of what is below it. So torch's names do not
+    depend on how many containers it takes here to say what is computed from what.
+    """
 
     _needs_input_grad = True
 
-    def __init__(self, named):
+    def __init__(self, named, flat):
         owner = type(self).__name__
+        self.flat = flat
         if len({id(layer) for layer in named.values()}) != len(named):
             raise ValueError(f"{owner} got a layer twice; a layer keeps what its one backward needs")
         for name, layer in named.items():
@@ -29,6 +34,10 @@ class _Container(Layer):
             if not name or "." in name or hasattr(self, name):
                 raise ValueError(f"layer name {name!r} of {owner} is empty, has a dot or is taken")
             setattr(self, name, layer)
+        names = [name for name, layer in self.named_modules() if not layer.flat]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"flat containers in {owner} bring names together: {', '.join(twice)}")
 
     def __len__(self):
         return len(list(self.children()))
@@ -55,26 +64,28 @@ class _Container(Layer):
 
     def trace(self, input_shape):
         for name, layer in self.named_children():
-            yield from _prefixed(name, layer.trace(input_shape))
+            yield from _prefixed(name, layer, input_shape)
 
     def multiply_adds(self, input_shape):
         return sum(layer.multiply_adds(shape) for _, layer, shape in self.trace(input_shape))
 
 
-def _prefixed(prefix, rows):
-    for name, layer, shape in rows:
-        yield (f"{prefix}.{name}" if name else prefix), layer, shape
+def _prefixed(name, layer, input_shape):
+    """The rows of the child's trace, under its name."""
+    for below, part, shape in layer.trace(input_shape):
+        yield below if layer.flat else join(name, below), part, shape
 
 
 class Sequential(_Container):
     """Layers one after the other: Sequential(layer, ...), named "0", "1", ..., or Sequential({name: layer}).
 
+    flat, here and in the other containers: names below do not have this container's own name in front.
     ``model.needs_input_grad = False`` on a whole network spares its first layer with parameters the gradient
     of the data.
     """
 
-    def __init__(self, *layers):
-        super().__init__(_named(layers))
+    def __init__(self, *layers, flat=False):
+        super().__init__(_named(layers), flat)
 
     def _input_layers(self):
         for layer in self.children():
@@ -96,7 +107,7 @@ class Sequential(_Container):
 
     def trace(self, input_shape):
         for name, layer in self.named_children():
-            yield from _prefixed(name, layer.trace(input_shape))
+            yield from _prefixed(name, layer, input_shape)
             input_shape = layer.output_shape(input_shape)
 
 
@@ -106,8 +117,8 @@ class Residual(_Container):
     Raises ValueError where the two have different shapes.
     """
 
-    def __init__(self, body, shortcut=None):
-        super().__init__({"body": body} if shortcut is None else {"body": body, "shortcut": shortcut})
+    def __init__(self, body, shortcut=None, *, flat=False):
+        super().__init__({"body": body} if shortcut is None else {"body": body, "shortcut": shortcut}, flat)
         self.shortcut = shortcut
 
     def forward(self, x):
@@ -130,8 +141,8 @@ class Concat(_Container):
     differ in more than the channels.
     """
 
-    def __init__(self, *branches):
-        super().__init__(_named(branches))
+    def __init__(self, *branches, flat=False):
+        super().__init__(_named(branches), flat)
         if not len(self):
             raise ValueError("branches must not be empty")
 
