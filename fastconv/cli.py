@@ -1,4 +1,4 @@
-"""The ``fastconv`` command: info, train, evaluate.
+"""The ``fastconv`` command: info, models, train, evaluate.
 
 Exit codes: 0; 1 where a training diverged; 2 for wrong options, files and missing packages, with one line on
 standard error; 130 after Ctrl-C.
@@ -13,7 +13,21 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checkpoint, data, extras, info, losses, metrics, models, num_threads, optim, plots, train
+from . import (
+    checkpoint,
+    data,
+    extras,
+    info,
+    init,
+    losses,
+    metrics,
+    models,
+    num_threads,
+    optim,
+    plots,
+    summary,
+    train,
+)
 
 _DATA_DEFAULTS = {
     "digits": {"epochs": 20, "batch_size": 32},
@@ -70,6 +84,19 @@ def _info(arguments):
     print(f"fastconv {facts['version']}")
     for name, value in rows.items():
         print(f"{name:<16} {value}")
+    return 0
+
+
+def _models(arguments):
+    cells = [("network", "image", "parameters", "multiply-adds")]
+    for name in models.available():
+        with init.skipped():
+            model = models.create(name).eval()
+        shape = models.input_shape(name)
+        counts = summary.count(model, shape)
+        cells.append((name, " x ".join(map(str, shape)), f"{counts.parameters:,}",
+                      f"{counts.multiply_adds:,}"))
+    print(summary.table(cells, numbers=2))
     return 0
 
 
@@ -202,10 +229,12 @@ def _parser():
         option = parser.add_argument
         option("--data", choices=data.names(), help="data set (default: digits, part of the package)")
         option("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
-        option("--model", choices=models.names(), help="network (default: lenet5)")
+        option("--model", choices=models.available(), help="network (default: lenet5)")
         option("--threads", type=_at_least(1), metavar="N", help="threads to use")
 
     add("info", _info, "show the processor, the instruction set and the threads in use")
+
+    add("models", _models, "list the networks with their parameters and multiply-adds for one image")
 
     parser_train = add("train", _train, "train a network and save its weights")
     add_common(parser_train)

@@ -78,12 +78,6 @@ def test_nested_layers_are_rows_of_their_own():
     assert model.multiply_adds((1, 3, 8, 8)) == sum(row.multiply_adds for row in rows)
 
 
-def test_models_by_name():
-    assert models.names() == ("lenet5",)
-    with pytest.raises(ValueError, match="name must be one of lenet5, got 'lenet'"):
-        models.create("lenet")
-
-
 @pytest.mark.parametrize("shape", [(32, 32), (1, 1, 1, 32, 32), (1, 0, 32)])
 def test_wrong_input_shapes_are_named(shape):
     with pytest.raises(ValueError, match="input_shape must be"):
