@@ -14,7 +14,7 @@ def _named(layers):
     return {str(index): layer for index, layer in enumerate(layers)}
 
 
-class _Container(Layer):
+class Container(Layer):
     """Children under their names, as attributes: ``model.conv1``; they may be replaced by assignment.
 
     flat: this container's own name is left out of the names of what is below it. So torch's names do not
@@ -76,7 +76,7 @@ def _prefixed(name, layer, input_shape):
         yield below if layer.flat else join(name, below), part, shape
 
 
-class Sequential(_Container):
+class Sequential(Container):
     """Layers one after the other: Sequential(layer, ...), named "0", "1", ..., or Sequential({name: layer}).
 
     flat, here and in the other containers: names below do not have this container's own name in front.
@@ -111,7 +111,7 @@ class Sequential(_Container):
             input_shape = layer.output_shape(input_shape)
 
 
-class Residual(_Container):
+class Residual(Container):
     """body(x) + shortcut(x), or body(x) + x: He et al., arXiv 1512.03385, equations 1 and 2.
 
     Raises ValueError where the two have different shapes.
@@ -134,7 +134,7 @@ class Residual(_Container):
         return grad_body + grad_skip if self.needs_input_grad else None
 
 
-class Concat(_Container):
+class Concat(Container):
     """The outputs of branches of x, joined along the channels: Szegedy et al., arXiv 1409.4842, section 4.
 
     Concat(branch, ...), named "0", "1", ..., or Concat({name: branch}). Raises ValueError where the outputs

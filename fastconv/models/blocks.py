@@ -2,7 +2,7 @@
 
 from .. import init
 from ..layers import BatchNorm2d, Conv2d, Linear, ReLU, Sequential
-from ..layers.containers import _Container
+from ..layers.containers import Container
 
 
 def conv_bn_relu(in_channels, out_channels, kernel_size, stride=1, padding=0):
@@ -15,9 +15,8 @@ def conv_bn_relu(in_channels, out_channels, kernel_size, stride=1, padding=0):
 
 
 def same_conv(in_channels, out_channels, kernel_size):
-    """conv_bn_relu whose output has the height and width of the input; kernel_size: odd, an int or a pair."""
-    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-    return conv_bn_relu(in_channels, out_channels, kernel_size, padding=(height // 2, width // 2))
+    """conv_bn_relu whose output has the height and width of the input."""
+    return conv_bn_relu(in_channels, out_channels, kernel_size, padding="same")
 
 
 def chain(**layers):
@@ -25,7 +24,7 @@ def chain(**layers):
     return Sequential(layers, flat=True)
 
 
-class Fork(_Container):
+class Fork(Container):
     """The rest of a network and, in training, an auxiliary head: Szegedy et al., arXiv 1409.4842, section 5.
 
     In training forward(x) is a tuple, the outputs of `rest`, a chain, and then that of the head; backward
