@@ -86,6 +86,16 @@ def test_classes_and_channels_can_be_chosen(name):
     assert model.output_shape((2, channels + 1, *size)) == (2, 7)
 
 
+@pytest.mark.parametrize(("name", "least"), [("alexnet", 63), ("vgg11", 32), ("googlenet", 31),
+                                             ("inception_v3", 75), ("inception_v4", 75)])
+def test_the_least_image_is_the_documented_one(name, least):
+    model = create(name)
+    assert f"from {least} on" in getattr(models, name.replace("vgg11", "vgg")).__doc__
+    assert model.output_shape((1, 3, least, least)) == (1, 1000)
+    with pytest.raises(ValueError, match="is larger than"):
+        model.output_shape((1, 3, least - 1, least - 1))
+
+
 def test_counting_allocates_no_weights():
     """The 575 MB of VGG-19 are reserved, not touched: what Linux holds grows by far less."""
     def resident():

@@ -26,7 +26,7 @@ __all__ = ["alexnet", "alexnet_2012", "available", "cifar_resnet", "create", "go
            "resnet44", "resnet50", "resnet56", "resnet101", "resnet110", "resnet152", "vgg", "vgg11", "vgg13",
            "vgg16", "vgg19"]
 
-# (C, H, W) of the images that the networks were made for -> the networks, by their years.
+# (C, H, W) of the images that networks were made for -> the networks
 _MODELS = {
     (1, 32, 32): (lenet5,),
     (3, 227, 227): (alexnet_2012,),

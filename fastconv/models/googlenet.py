@@ -6,7 +6,7 @@ from .blocks import Fork, chain, conv_bn_relu, normal_weights, same_conv
 
 
 def googlenet(num_classes=1000, in_channels=3, aux_logits=True, dropout=0.2, aux_dropout=0.7, *, rng=None):
-    """x (N, in_channels, 224, 224), or of any size from 15 on -> scores (N, num_classes).
+    """x (N, in_channels, 224, 224), or of any size from 31 on -> scores (N, num_classes).
 
     Names, sizes and first weights are torchvision's, which follow the TensorFlow model rather than the paper:
     batch normalisation, and 3x3 filters in the branch that the paper gives 5x5. 6,624,904 parameters and

@@ -13,7 +13,7 @@ def inception_v3(num_classes=1000, in_channels=3, aux_logits=True, dropout=0.5, 
     numpy Generator for the weights and the dropout.
 
     aux_logits: with another classifier behind Mixed_6e, section 4 of the paper. In training the network then
-    gives, and backward takes, a tuple: scores and those of the head, which needs images of 299 pixels.
+    gives, and backward takes, a tuple: scores and those of the head, which needs 299 pixels or more.
     TensorFlow's training adds 0.4 times its loss. In evaluation there is no head.
     """
     with init.skipped():
