@@ -84,6 +84,14 @@ cdef extern from "ops/ops.h":
     int fc_batch_norm_forward(const fc_batch_norm *, const fc_tensor *x, const fc_tensor *y) nogil
     int fc_batch_norm_backward(const fc_batch_norm *, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dx,
                                float *dweight, float *dbias) nogil
+    ctypedef struct fc_local_response:
+        ptrdiff_t size
+        double alpha
+        double beta
+        double k
+    int fc_local_response_forward(const fc_local_response *, const fc_tensor *x, const fc_tensor *y) nogil
+    int fc_local_response_backward(const fc_local_response *, const fc_tensor *dy, const fc_tensor *x,
+                                   const fc_tensor *dx) nogil
 
 
 # ---- the process ------------------------------------------------------------------------------------
@@ -935,3 +943,32 @@ def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, out
         status = fc_batch_norm_backward(&norm, &tdy, &tx, &tdx, dweight_data, dbias_data)
     raise_for_status(status, "batch_norm_backward")
     return delivered(hdx, out), dweight, dbias
+
+
+# ---- local response normalisation ---------------------------------------------------------------------
+
+def local_response_norm(x, ptrdiff_t size, double alpha, double beta, double k, out):
+    cdef fc_tensor tx, ty
+    cdef fc_local_response norm = fc_local_response(size, alpha, beta, k)
+    cdef int status
+    cdef View hx = native("x", x, &tx)
+    cdef View hy = result_beside(hx, hx, &tx, out, &ty)
+    with nogil:
+        status = fc_local_response_forward(&norm, &tx, &ty)
+    if status:
+        raise MemoryError("no memory for the workspace of local_response_norm")
+    return delivered(hy, out)
+
+
+def local_response_norm_backward(grad_output, x, ptrdiff_t size, double alpha, double beta, double k, out):
+    cdef fc_tensor tdy, tx, tdx
+    cdef fc_local_response norm = fc_local_response(size, alpha, beta, k)
+    cdef int status
+    cdef View hx = native("x", x, &tx)
+    cdef View hdy = like("grad_output", grad_output, &tx, &tdy)
+    cdef View hdx = result_beside(hx, hdy, &tx, out, &tdx)
+    with nogil:
+        status = fc_local_response_backward(&norm, &tdy, &tx, &tdx)
+    if status:
+        raise MemoryError("no memory for the workspace of local_response_norm_backward")
+    return delivered(hdx, out)

@@ -325,7 +325,7 @@ def log_softmax(x, axis=-1, *, out=None):
     return _softmax(x, axis, True, out)
 
 
-# ---- batch normalisation and dropout ----------------------------------------------------------------
+# ---- normalisation and dropout ----------------------------------------------------------------------
 
 
 def _check_norm(momentum, eps):
@@ -364,6 +364,42 @@ def batch_norm_backward(grad_output, x, mean, invstd, weight=None, training=True
     training=False: mean and invstd are constants, as in evaluation with the running averages.
     """
     return _core.batch_norm_backward(grad_output, x, mean, invstd, weight, training, out)
+
+
+def _local_response(size, alpha, beta, k):
+    """The options as _core takes them."""
+    try:
+        count = index(size)
+    except TypeError:
+        raise TypeError(f"size must be an int, got {size!r}") from None
+    if not 0 < count < 1 << 31:
+        raise ValueError(f"size must be positive, got {size!r}")
+    options = {"alpha": alpha, "beta": beta, "k": k}
+    for name, value in options.items():
+        try:
+            options[name] = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} must be a number, got {value!r}") from None
+        if not abs(options[name]) < float("inf"):
+            raise ValueError(f"{name} must be finite, got {value!r}")
+    return count, *options.values()
+
+
+def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0, *, out=None):
+    """x / (k + alpha / size * sum of x^2 over `size` neighbouring channels)^beta: x (N, C, H, W), same shape.
+
+    Krizhevsky et al., "ImageNet classification with deep convolutional neural networks" (2012), section 3.3.
+    The window of channel c is c - size // 2 ... c + (size - 1) // 2, without those that do not exist. As in
+    torch, alpha is divided by size; the paper's is not, so that its k=2, n=5, alpha=1e-4 are size=5, k=2,
+    alpha=5e-4 here. out may be x.
+    Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
+    """
+    return _core.local_response_norm(x, *_local_response(size, alpha, beta, k), out)
+
+
+def local_response_norm_backward(grad_output, x, size, alpha=1e-4, beta=0.75, k=1.0, *, out=None):
+    """Gradient of local_response_norm: grad_output and x (N, C, H, W) -> (N, C, H, W). out may be either."""
+    return _core.local_response_norm_backward(grad_output, x, *_local_response(size, alpha, beta, k), out)
 
 
 def _check_float32(name, array):

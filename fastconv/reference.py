@@ -422,3 +422,29 @@ def batch_norm_backward(grad_output, x, mean, invstd, weight=None, training=True
         )
     scale = _per_channel(invstd) if weight is None else _per_channel(invstd) * _per_channel(weight)
     return grad_input * scale, grad_weight, grad_bias
+
+
+# ---------------------------------------------------------------------------------- local response norm
+
+
+def _window_sums(values, before, after):
+    """Sums over the channels c - before ... c + after that exist."""
+    sums = np.empty_like(values)
+    for c in range(values.shape[1]):
+        sums[:, c] = values[:, max(0, c - before) : c + after + 1].sum(axis=1)
+    return sums
+
+
+def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
+    """x / (k + alpha / size * sum of x^2 over channels c - size // 2 ... c + (size - 1) // 2)^beta."""
+    x = np.asarray(x, np.float64)
+    return x * (k + alpha / size * _window_sums(x**2, size // 2, (size - 1) // 2)) ** -beta
+
+
+def local_response_norm_backward(grad_output, x, size, alpha=1e-4, beta=0.75, k=1.0):
+    """Each x is in its own numerator, and in the sums d of the channels whose windows it is in."""
+    grad_output, x = np.asarray(grad_output, np.float64), np.asarray(x, np.float64)
+    before, after = size // 2, (size - 1) // 2
+    d = k + alpha / size * _window_sums(x**2, before, after)
+    shared = _window_sums(grad_output * x * d ** (-beta - 1), after, before)
+    return grad_output * d**-beta - 2 * alpha * beta / size * x * shared

@@ -33,6 +33,10 @@ NORM = {
     "batch_norm_train": dict(x=X, weight=(4,), bias=(4,), running_mean=(4,), running_var=(4,)),
     "batch_norm_backward": dict(grad_output=X, x=X, mean=(4,), invstd=(4,), weight=(4,)),
 }
+LOCAL = {
+    "local_response_norm": dict(x=X),
+    "local_response_norm_backward": dict(grad_output=X, x=X),
+}
 LINEAR = {
     "linear": dict(x=(3, 5), weight=(7, 5), bias=(7,)),
     "linear_backward_input": dict(grad_output=(3, 7), weight=(7, 5)),
@@ -46,8 +50,9 @@ ACTIVATIONS = {
     **{op: dict(x=(3, 5)) for op in ("relu", "sigmoid", "tanh", "softmax", "log_softmax", "dropout")},
     **{f"{op}_backward": dict(grad_output=(3, 5), y=(3, 5)) for op in ("relu", "sigmoid", "tanh")},
 }
-CALLS = CONV | POOL | ADAPTIVE | NORM | LINEAR | SUMS | ACTIVATIONS
-OPTIONS = {op: dict(kernel_size=2) for op in POOL} | {"adaptive_avg_pool2d": dict(output_size=(3, 2))}
+CALLS = CONV | POOL | ADAPTIVE | NORM | LOCAL | LINEAR | SUMS | ACTIVATIONS
+OPTIONS = {**{op: dict(kernel_size=2) for op in POOL}, **{op: dict(size=5) for op in LOCAL},
+           "adaptive_avg_pool2d": dict(output_size=(3, 2))}
 MAY_BE_NONE = {"bias", "running_mean", "running_var"}  # and weight, of NORM
 APART = CONV | POOL | ADAPTIVE | LINEAR | SUMS  # out must not overlap an argument
 ARRAYS = [(op, name) for op, arguments in CALLS.items() for name in arguments if not name.endswith("_shape")]
@@ -270,6 +275,7 @@ def test_wrong_positions_are_refused():
     ("batch_norm_backward", "grad_output", (2, 4, 7, 6)),
     ("batch_norm_backward", "mean", (5,)),
     ("batch_norm_backward", "invstd", (1,)),
+    ("local_response_norm_backward", "grad_output", (2, 4, 7, 6)),
     ("linear", "weight", (5, 7)),
     ("linear", "bias", (5,)),
     ("linear_backward_input", "weight", (5, 7)),
@@ -288,6 +294,17 @@ def test_other_shapes_that_do_not_fit_are_refused(op, name, shape):
 ])
 def test_options_of_batch_norm_out_of_range_are_refused(op, name, value):
     refuses(ValueError, [name, repr(value)], op, **{name: value})
+
+
+@pytest.mark.parametrize("op", LOCAL)
+@pytest.mark.parametrize(("name", "value", "error"), [
+    *[("size", value, ValueError) for value in (0, -5, 2**31, 2**70)],
+    *[("size", value, TypeError) for value in (5.0, None, (5, 5))],
+    *[(name, value, ValueError) for name in ("alpha", "beta", "k") for value in (math.inf, math.nan)],
+    *[(name, value, TypeError) for name in ("alpha", "beta", "k") for value in (None, "much")],
+])
+def test_wrong_options_of_local_response_norm_are_refused(op, name, value, error):
+    refuses(error, [name, repr(value)], op, **{name: value})
 
 
 @pytest.mark.parametrize("name", ["running_mean", "running_var"])

@@ -16,6 +16,7 @@ from fastconv.layers import (
     Dropout,
     Flatten,
     Linear,
+    LocalResponseNorm,
     MaxPool2d,
     Parameter,
     ReLU,
@@ -71,6 +72,8 @@ CASES = {
                            (2, 3, 4, 3), lambda x, p: batch_norm(x, p, True)),
     "BatchNorm2d, evaluation": (lambda rng: evaluating(BatchNorm2d(3)), (2, 3, 4, 3),
                                 lambda x, p: batch_norm(x, p, False)),
+    "LocalResponseNorm": (lambda rng: LocalResponseNorm(4, alpha=3.0, k=0.5), (2, 6, 3, 4),
+                          lambda x, p: reference.local_response_norm(x, 4, alpha=3.0, k=0.5)),
     "Flatten": (lambda rng: Flatten(), (2, 3, 4, 3), lambda x, p: x.reshape(2, 36)),
     "Dropout, evaluation": (lambda rng: evaluating(Dropout()), (2, 3, 4, 3), lambda x, p: x),
     "Sequential": (lambda rng: Sequential({"conv": Conv2d(3, 2, 3, rng=rng), "tanh": Tanh()}), (2, 3, 4, 5),
@@ -376,7 +379,7 @@ def test_output_shape_leaves_the_layer_as_it_was():
 # ---- wrong use --------------------------------------------------------------------------------------
 
 ONE_OF_EACH = [Conv2d(3, 4, 1), Linear(3, 2), MaxPool2d(1), AvgPool2d(1), AdaptiveAvgPool2d(2), ReLU(),
-               Sigmoid(), Tanh(), BatchNorm2d(3), Flatten(), Dropout(), Concat(ReLU())]
+               Sigmoid(), Tanh(), BatchNorm2d(3), LocalResponseNorm(5), Flatten(), Dropout(), Concat(ReLU())]
 
 
 @pytest.mark.parametrize("layer", ONE_OF_EACH, ids=lambda layer: type(layer).__name__)
@@ -402,6 +405,7 @@ def test_every_layer_is_tried():
     (lambda: Conv2d(3, 4, 3, groups=2), ValueError, "groups must divide in_channels 3 and .* 4, got 2"),
     (lambda: Linear(-1, 2), ValueError, "in_features must be positive, got -1"),
     (lambda: BatchNorm2d(0), ValueError, "num_features must be positive, got 0"),
+    (lambda: LocalResponseNorm(0), ValueError, "size must be positive, got 0"),
     (lambda: MaxPool2d(2, padding=2), ValueError, "padding must be at most half of kernel_size"),
     (lambda: AvgPool2d(0), ValueError, "kernel_size must be at least 1, got 0"),
     (lambda: AdaptiveAvgPool2d(0), ValueError, "output_size must be at least 1, got 0"),

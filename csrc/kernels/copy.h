@@ -89,12 +89,12 @@ static void transpose(size_t rows, size_t cols, const float *restrict x, ptrdiff
 #pragma GCC unroll 16
             for (size_t i = 0; i < FC_LANES; i++)
                 if (i < height)
-                    block[i] = load_lanes(x + (ptrdiff_t)(r + i) * x_row + c, width);
+                    block[i] = vload_lanes(x + (ptrdiff_t)(r + i) * x_row + c, width);
             transpose_lanes(block);
 #pragma GCC unroll 16
             for (size_t i = 0; i < FC_LANES; i++)
                 if (i < width)
-                    store_lanes(y + (ptrdiff_t)(c + i) * y_row + r, block[i], c + i < overlapping ? FC_LANES : height);
+                    vstore_lanes(y + (ptrdiff_t)(c + i) * y_row + r, block[i], c + i < overlapping ? FC_LANES : height);
         }
 }
 
@@ -129,10 +129,10 @@ static void deal(size_t n, size_t parts, const float *restrict x, float *restric
             /* One stream from memory is more than the hardware fetches ahead. */
             for (int line = 0; line < 2 * FC_LANES; line += 16)
                 __builtin_prefetch(x + PREFETCH_FLOATS + line);
-            const vf a = load_lanes(x, left < FC_LANES ? left : FC_LANES);
-            const vf b = left > FC_LANES ? load_lanes(x + FC_LANES, left - FC_LANES) : a;
-            store_lanes(y, every_other(0, a, b), (left + 1) / 2);
-            store_lanes(y + part, every_other(1, a, b), left / 2);
+            const vf a = vload_lanes(x, left < FC_LANES ? left : FC_LANES);
+            const vf b = left > FC_LANES ? vload_lanes(x + FC_LANES, left - FC_LANES) : a;
+            vstore_lanes(y, every_other(0, a, b), (left + 1) / 2);
+            vstore_lanes(y + part, every_other(1, a, b), left / 2);
         }
         return;
     }
@@ -147,10 +147,10 @@ static void collect(size_t n, size_t parts, const float *restrict x, ptrdiff_t p
     if (parts == 2) {
         for (size_t i = 0; i < n; i += 2 * FC_LANES, x += FC_LANES, y += 2 * FC_LANES) {
             const size_t left = n - i < 2 * FC_LANES ? n - i : 2 * FC_LANES;
-            const vf a = load_lanes(x, (left + 1) / 2), b = load_lanes(x + part, left / 2);
-            store_lanes(y, by_turns(0, a, b), left < FC_LANES ? left : FC_LANES);
+            const vf a = vload_lanes(x, (left + 1) / 2), b = vload_lanes(x + part, left / 2);
+            vstore_lanes(y, by_turns(0, a, b), left < FC_LANES ? left : FC_LANES);
             if (left > FC_LANES)
-                store_lanes(y + FC_LANES, by_turns(1, a, b), left - FC_LANES);
+                vstore_lanes(y + FC_LANES, by_turns(1, a, b), left - FC_LANES);
         }
         return;
     }

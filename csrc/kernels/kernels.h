@@ -47,6 +47,13 @@ typedef struct fc_gather {
     const float *scale;                        /* [terms] factor of a source                 */
 } fc_gather;
 
+/* Local response normalisation: windows of `terms` values, `step` floats apart (see lrn.h). */
+typedef struct fc_lrn {
+    size_t terms;
+    ptrdiff_t step;
+    float scale, beta, k;
+} fc_lrn;
+
 enum { FC_RELU, FC_SIGMOID, FC_TANH, FC_ACTIVATIONS };
 
 typedef struct fc_kernels {
@@ -76,6 +83,12 @@ typedef struct fc_kernels {
     void (*norm_backward)(size_t channels, size_t pixels, const float *dy, const float *x, ptrdiff_t pixel,
                           const float *mean, const float *mean_dy, const float *slope, const float *scale,
                           float *dx, ptrdiff_t dx_pixel);
+    void (*square_span)(size_t n, const float *x, float *s);
+    void (*lrn_span)(size_t n, const fc_lrn *lrn, const float *s, const float *x, float *y);
+    void (*lrn_ratio_span)(size_t n, const fc_lrn *lrn, const float *s, const float *dy, const float *x, float *power,
+                           float *ratio);
+    void (*lrn_backward_span)(size_t n, const fc_lrn *lrn, const float *ratio, const float *power, const float *dy,
+                              const float *x, float *dx);
 } fc_kernels;
 
 #endif

@@ -19,7 +19,7 @@ FC_INLINE vi load_positions(const void *p, ptrdiff_t at, size_t lanes, int wide)
 {
     if (wide) {
         const float *words = (const float *)p + at;
-        return (vi)load_lanes(words, lanes);
+        return (vi)vload_lanes(words, lanes);
     }
     const uint8_t *bytes = (const uint8_t *)p + at;
     return lanes == FC_LANES ? vload_bytes(bytes) : vload_bytes_part(bytes, lanes);
@@ -29,7 +29,7 @@ FC_INLINE void store_positions(void *p, ptrdiff_t at, vi v, size_t lanes, int wi
 {
     uint8_t *bytes = (uint8_t *)p + at;
     if (wide)
-        store_lanes((float *)p + at, (vf)v, lanes);
+        vstore_lanes((float *)p + at, (vf)v, lanes);
     else if (lanes == FC_LANES)
         vstore_bytes(bytes, v);
     else
@@ -43,11 +43,11 @@ FC_INLINE void max_pool_lanes(int keep, size_t lanes, size_t i, size_t c, const 
     vf best = vset1(-INFINITY);
     vi where = {0};
     if (g->terms) {
-        best = load_lanes(x + g->offset[0], lanes);
+        best = vload_lanes(x + g->offset[0], lanes);
         where += g->position[0];
     }
     for (size_t t = 1; t < g->terms; t++) {
-        const vf value = load_lanes(x + g->offset[t], lanes);
+        const vf value = vload_lanes(x + g->offset[t], lanes);
         if (keep) {
             const vi take = (value > best) | (value != value);       /* as vmaximum */
             where = vpick_int(take, g->position[t] - (vi){0}, where);
@@ -57,7 +57,7 @@ FC_INLINE void max_pool_lanes(int keep, size_t lanes, size_t i, size_t c, const 
         }
     }
     const ptrdiff_t at = (ptrdiff_t)i * g->y_step + (ptrdiff_t)c;
-    store_lanes(y + at, best, lanes);
+    vstore_lanes(y + at, best, lanes);
     if (keep)
         store_positions(argmax, (ptrdiff_t)i * g->argmax_step + (ptrdiff_t)c, where, lanes, keep == 2);
 }
@@ -70,9 +70,9 @@ FC_INLINE void max_pool_backward_lanes(int wide, size_t lanes, size_t i, size_t 
     for (size_t t = 0; t < g->terms; t++) {
         const ptrdiff_t from = (ptrdiff_t)i * g->argmax_step + g->argmax_offset[t] + (ptrdiff_t)c;
         const vi here = load_positions(argmax, from, lanes, wide) == g->position[t];
-        sum += (vf)((vi)load_lanes(dy + g->offset[t], lanes) & here);
+        sum += (vf)((vi)vload_lanes(dy + g->offset[t], lanes) & here);
     }
-    store_lanes(dx + (ptrdiff_t)i * g->y_step + c, sum, lanes);
+    vstore_lanes(dx + (ptrdiff_t)i * g->y_step + c, sum, lanes);
 }
 
 FC_INLINE void weighted_sum_lanes(size_t lanes, size_t i, size_t c, const fc_gather *g, float *y)
@@ -80,8 +80,8 @@ FC_INLINE void weighted_sum_lanes(size_t lanes, size_t i, size_t c, const fc_gat
     const float *x = g->x + (ptrdiff_t)i * g->x_step + c;
     vf sum = {0};
     for (size_t t = 0; t < g->terms; t++)
-        sum += load_lanes(x + g->offset[t], lanes) * g->scale[t];
-    store_lanes(y + (ptrdiff_t)i * g->y_step + c, sum, lanes);
+        sum += vload_lanes(x + g->offset[t], lanes) * g->scale[t];
+    vstore_lanes(y + (ptrdiff_t)i * g->y_step + c, sum, lanes);
 }
 
 /* Pixel by pixel, all channels of each: the sources of one pixel are read while they are in the L1 cache. */

@@ -27,6 +27,19 @@ FC_INLINE vf   vset1(float s)                  { return s - (vf){0}; }
 FC_INLINE vf   vpick(vi take_a, vf a, vf b)    { return (vf)(((vi)a & take_a) | ((vi)b & ~take_a)); }
 FC_INLINE vi   vpick_int(vi take_a, vi a, vi b) { return (a & take_a) | (b & ~take_a); }
 
+FC_INLINE vf vsqrt(vf v)
+{
+#if FC_LANES == 16
+    return (vf)_mm512_sqrt_ps((__m512)v);
+#elif FC_LANES == 8
+    return (vf)_mm256_sqrt_ps((__m256)v);
+#else
+    for (int i = 0; i < FC_LANES; i++)
+        v[i] = __builtin_sqrtf(v[i]);
+    return v;
+#endif
+}
+
 /* b where it is larger or NaN, else a. x86's maximum gives its second operand where they are equal or one is NaN. */
 #if FC_LANES == 16
 FC_INLINE vf   vmaximum(vf a, vf b)            { return vpick(b != b, b, (vf)_mm512_max_ps((__m512)b, (__m512)a)); }
@@ -71,18 +84,30 @@ FC_INLINE void vstore_part(float *p, vf v, size_t count)
 }
 #endif
 
-FC_INLINE vf load_lanes(const float *p, size_t lanes)
-{
-    return lanes == FC_LANES ? vload(p) : vload_part(p, lanes);
-}
+/* All lanes or the first of them. */
+FC_INLINE vf vload_lanes(const float *p, size_t lanes) { return lanes == FC_LANES ? vload(p) : vload_part(p, lanes); }
 
-FC_INLINE void store_lanes(float *p, vf v, size_t lanes)
+FC_INLINE void vstore_lanes(float *p, vf v, size_t lanes)
 {
     if (lanes == FC_LANES)
         vstore(p, v);
     else
         vstore_part(p, v, lanes);
 }
+
+/* Once for each vector of N floats: CALL sees its first float i and its lanes. */
+#define FC_OVER_LANES(N, CALL)                                  \
+    do {                                                        \
+        size_t i = 0;                                           \
+        for (; i + FC_LANES <= (N); i += FC_LANES) {            \
+            enum { lanes = FC_LANES };                          \
+            CALL;                                               \
+        }                                                       \
+        if (i < (N)) {                                          \
+            const size_t lanes = (N) - i;                       \
+            CALL;                                               \
+        }                                                       \
+    } while (0)
 
 #if FC_LANES == 16
 FC_INLINE vi   vload_bytes_part(const uint8_t *p, size_t count)

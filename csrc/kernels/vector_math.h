@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* exp and tanh of a vector, within 2 units in the last place: argument reduction and the minimax
+/* exp, log and tanh of a vector, within 2 units in the last place: argument reduction and the minimax
  * polynomials of the Cephes library (S. Moshier). NaN and infinities go through as IEEE says. */
 #ifndef FC_VECTOR_MATH_H
 #define FC_VECTOR_MATH_H
+
+#include <math.h>
 
 #include "simd.h"
 
@@ -28,6 +30,33 @@ FC_INLINE vf vexp(vf x)
     p = p + 1.0f;
     const vi half = n >> 1;                        /* 2^n alone may overflow */
     return p * (vf)((half + 127) << 23) * (vf)((n - half + 127) << 23);
+}
+
+/* log(x) = log(m) + e * ln 2, x = m * 2^e, sqrt(1/2) <= m < sqrt(2). Denormals count as zero. */
+FC_INLINE vf vlog(vf x)
+{
+    vi e = (((vi)x >> 23) & 0xff) - 126;
+    vf m = (vf)(((vi)x & 0x007fffff) | 0x3f000000);          /* 1/2 <= m < 1 */
+    const vi small = m < 0x1.6a09e6p-1f;
+    e += small;
+    m = m + (vf)((vi)m & small) - 1.0f;
+    const vf square = m * m, whole = __builtin_convertvector(e, vf);
+    vf p = vset1(7.0376836292e-2f);
+    p = p * m + -1.1514610310e-1f;
+    p = p * m + 1.1676998740e-1f;
+    p = p * m + -1.2420140846e-1f;
+    p = p * m + 1.4249322787e-1f;
+    p = p * m + -1.6668057665e-1f;
+    p = p * m + 2.0000714765e-1f;
+    p = p * m + -2.4999993993e-1f;
+    p = p * m + 3.3333331174e-1f;
+    p = p * m * square;
+    p = whole * -2.12194440e-4f + p;
+    p = square * -0.5f + p;
+    vf y = whole * 0.693359375f + (m + p);
+    y = vpick(x < 0x1p-126f, vset1(-INFINITY), y);
+    y = vpick((x <= -0x1p-126f) | (x != x), vset1(NAN), y);
+    return vpick(x == INFINITY, x, y);
 }
 
 /* Of |x|, then the sign of x: -0 stays -0. A polynomial near 0, where 1 - 2 / (exp(2x) + 1) would cancel. */

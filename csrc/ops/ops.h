@@ -72,4 +72,14 @@ int fc_batch_norm_forward(const fc_batch_norm *norm, const fc_tensor *x, const f
 int fc_batch_norm_backward(const fc_batch_norm *norm, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dx,
                            float *dweight, float *dbias);
 
+/* Local response normalisation over channels, all arrays in the same dense layout, NCHW or channels-last;
+ * y, dx may be x, dy. */
+typedef struct fc_local_response {
+    ptrdiff_t size;
+    double alpha, beta, k;
+} fc_local_response;
+int fc_local_response_forward(const fc_local_response *norm, const fc_tensor *x, const fc_tensor *y);
+int fc_local_response_backward(const fc_local_response *norm, const fc_tensor *dy, const fc_tensor *x,
+                               const fc_tensor *dx);
+
 #endif

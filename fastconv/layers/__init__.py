@@ -12,8 +12,9 @@ from .activation import ReLU, Sigmoid, Tanh
 from .base import Layer, Parameter
 from .containers import Concat, Residual, Sequential
 from .linear import Conv2d, Linear
-from .norm import BatchNorm2d, Dropout
+from .norm import BatchNorm2d, Dropout, LocalResponseNorm
 from .pool import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d
 
 __all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm2d", "Concat", "Conv2d", "Dropout", "Flatten", "Layer",
-           "Linear", "MaxPool2d", "Parameter", "ReLU", "Residual", "Sequential", "Sigmoid", "Tanh"]
+           "Linear", "LocalResponseNorm", "MaxPool2d", "Parameter", "ReLU", "Residual", "Sequential",
+           "Sigmoid", "Tanh"]

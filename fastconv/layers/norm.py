@@ -1,4 +1,4 @@
-"""Layers that act differently in training and in evaluation: BatchNorm2d and Dropout."""
+"""Normalisation and dropout: BatchNorm2d, LocalResponseNorm, Dropout."""
 
 import numpy as np
 
@@ -62,6 +62,26 @@ class BatchNorm2d(Layer):
             self.weight.accumulate(lambda out: np.copyto(out, grad_weight))
             self.bias.accumulate(lambda out: np.copyto(out, grad_bias))
         return grad_input if self.needs_input_grad else None
+
+
+class LocalResponseNorm(Layer):
+    """Divides by a power of the mean square of `size` channels: x (N, C, H, W) -> the same shape.
+
+    Options as functional.local_response_norm.
+    """
+
+    def __init__(self, size, alpha=1e-4, beta=0.75, k=1.0):
+        self.size, self.alpha, self.beta, self.k = F._local_response(size, alpha, beta, k)
+
+    def _options(self):
+        return self.size, self.alpha, self.beta, self.k
+
+    def forward(self, x):
+        return self._save(F.local_response_norm(x, *self._options()), x)
+
+    def backward(self, grad_output):
+        (x,) = self._restore(grad_output)
+        return F.local_response_norm_backward(grad_output, x, *self._options())
 
 
 class Dropout(Layer):
