@@ -51,7 +51,8 @@ FC_INLINE void lrn_backward_lanes(const fc_lrn *lrn, size_t lanes, const float *
                                   const float *dy, const float *x, float *dx)
 {
     const vf shared = window_sum(lrn, ratio, lanes) * (2 * lrn->scale * lrn->beta);
-    vstore_lanes(dx, vload_lanes(dy, lanes) * vload_lanes(power, lanes) - vload_lanes(x, lanes) * shared, lanes);
+    const vf own = vproduct(vload_lanes(dy, lanes), vload_lanes(power, lanes));
+    vstore_lanes(dx, own - vload_lanes(x, lanes) * shared, lanes);
 }
 
 static void square_span(size_t n, const float *x, float *s)

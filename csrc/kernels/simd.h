@@ -27,6 +27,9 @@ FC_INLINE vf   vset1(float s)                  { return s - (vf){0}; }
 FC_INLINE vf   vpick(vi take_a, vf a, vf b)    { return (vf)(((vi)a & take_a) | ((vi)b & ~take_a)); }
 FC_INLINE vi   vpick_int(vi take_a, vi a, vi b) { return (a & take_a) | (b & ~take_a); }
 
+/* a * b rounded, to be added to another product: of two, compilers would fuse now one, now the other with the sum. */
+FC_INLINE vf vproduct(vf a, vf b)              { return a * b + 0.0f; }
+
 FC_INLINE vf vsqrt(vf v)
 {
 #if FC_LANES == 16

@@ -50,8 +50,7 @@ FC_INLINE vf vlog(vf x)
     p = p * m + 2.0000714765e-1f;
     p = p * m + -2.4999993993e-1f;
     p = p * m + 3.3333331174e-1f;
-    p = p * m * square;
-    p = whole * -2.12194440e-4f + p;
+    p = p * m * square + vproduct(whole, vset1(-2.12194440e-4f));
     p = square * -0.5f + p;
     vf y = whole * 0.693359375f + (m + p);
     y = vpick(x < 0x1p-126f, vset1(-INFINITY), y);
