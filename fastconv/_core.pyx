@@ -92,6 +92,21 @@ cdef extern from "ops/ops.h":
     int fc_local_response_forward(const fc_local_response *, const fc_tensor *x, const fc_tensor *y) nogil
     int fc_local_response_backward(const fc_local_response *, const fc_tensor *dy, const fc_tensor *x,
                                    const fc_tensor *dx) nogil
+    ctypedef struct fc_recurrent:
+        bint lstm
+        bint reverse
+        fc_tensor weight
+        fc_tensor h0
+        fc_tensor c0
+        fc_tensor gates
+        fc_tensor output
+        fc_tensor cells
+        fc_tensor dy
+        fc_tensor dgates
+        fc_tensor dh
+        fc_tensor dc
+    int fc_recurrent_forward(const fc_recurrent *) nogil
+    int fc_recurrent_backward(const fc_recurrent *) nogil
 
 
 # ---- the process ------------------------------------------------------------------------------------
@@ -972,3 +987,71 @@ def local_response_norm_backward(grad_output, x, ptrdiff_t size, double alpha, d
     if status:
         raise MemoryError("no memory for the workspace of local_response_norm_backward")
     return delivered(hdx, out)
+
+
+# ---- recurrent layers: shapes and dtypes are checked by the caller --------------------------------------
+
+cdef View in_rows(str name, object array, int ndim, fc_tensor *t, bint writable=False):
+    """An array whose last axis is contiguous, copied unless it is."""
+    cdef View held = view(name, array, ndim, t, writable)
+    if t.size[ndim - 1] == 1 or t.stride[ndim - 1] == 1:
+        return held
+    return view(name, np.ascontiguousarray(array), ndim, t)
+
+
+cdef View either_order(str name, object array, fc_tensor *t):
+    """A matrix with a contiguous axis, copied unless it has one."""
+    cdef View held = view(name, array, 2, t)
+    if t.stride[0] == 1 or t.stride[1] == 1:
+        return held
+    return view(name, np.ascontiguousarray(array), 2, t)
+
+
+def recurrent(gates, states, weight, bint reverse, out):
+    """[output] of an RNN whose states are (h0,), [output, cells] of an LSTM with (h0, c0); gates are changed."""
+    cdef fc_recurrent r
+    cdef int status
+    cdef View hc = None, hcells = None
+    cdef list result = []
+    r.lstm = len(states) == 2
+    r.reverse = reverse
+    cdef View hw = either_order("weight_hh", weight, &r.weight)
+    cdef View hgates = in_rows("gates", gates, 3, &r.gates, True)
+    cdef View hh = in_rows("h0", states[0], 2, &r.h0)
+    cdef tuple shape = (r.gates.size[0], r.gates.size[1], r.weight.size[1])
+    if r.lstm:
+        hc = in_rows("c0", states[1], 2, &r.c0)
+        hcells = in_rows("cells", new_array(shape), 3, &r.cells, True)
+    cdef View hy = output(out, shape, False, &r.output, result)
+    if (shape[2] > 1 and r.output.stride[2] != 1) or overlap(hy, hh) or (r.lstm and overlap(hy, hc)):
+        hy = output(None, shape, False, &r.output, result)
+    with nogil:
+        status = fc_recurrent_forward(&r)
+    if status:
+        raise MemoryError("no memory for the workspace of a recurrent layer")
+    return [delivered(hy, out), hcells.array] if r.lstm else [delivered(hy, out)]
+
+
+def recurrent_backward(grad_output, gates, states, weight, outputs, grad_states, bint reverse):
+    """Gradient of the gates; grad_states hold the gradients of the last states and receive those of the first."""
+    cdef fc_recurrent r
+    cdef int status
+    cdef View hgates = None, hc = None, hcells = None, hdc = None
+    r.lstm = len(states) == 2
+    r.reverse = reverse
+    cdef View hw = either_order("weight_hh", weight, &r.weight)
+    cdef View hdy = in_rows("grad_output", grad_output, 3, &r.dy)
+    cdef View hy = in_rows("output", outputs[0], 3, &r.output)
+    cdef View hdh = in_rows("grad_h", grad_states[0], 2, &r.dh, True)
+    if r.lstm:
+        hgates = in_rows("gates", gates, 3, &r.gates)
+        hc = in_rows("c0", states[1], 2, &r.c0)
+        hcells = in_rows("cells", outputs[1], 3, &r.cells)
+        hdc = in_rows("grad_c", grad_states[1], 2, &r.dc, True)
+    grad_gates = new_array((r.dy.size[0], r.dy.size[1], r.weight.size[0]))
+    cdef View hdgates = in_rows("grad_gates", grad_gates, 3, &r.dgates, True)
+    with nogil:
+        status = fc_recurrent_backward(&r)
+    if status:
+        raise MemoryError("no memory for the workspace of a recurrent layer")
+    return grad_gates

@@ -436,3 +436,136 @@ def dropout_backward(grad_output, mask, p, *, out=None):
     if out is not None:
         _core.check_out(out, mask.shape)
     return np.multiply(grad_output, mask * np.float32(1 / (1 - p) if p < 1 else 0), out=out)
+
+
+# ---- recurrent layers -------------------------------------------------------------------------------
+
+def _check_array(name, array, shape):
+    """Refuses all but a float32 array of this shape."""
+    _check_float32(name, array)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+
+
+def _recurrent_sizes(x, states, weight_ih, weight_hh):
+    """(N, T, D, H), the shapes of x, of the states (h0,) or (h0, c0) and of the weights checked."""
+    gates = 4 if len(states) == 2 else 1
+    _check_float32("x", x)
+    if x.ndim != 3 or x.shape[1] < 1:
+        raise ValueError(f"x must have shape (N, T, D) with at least one step, got {x.shape}")
+    _check_float32("weight_hh", weight_hh)
+    hidden = weight_hh.shape[-1] if weight_hh.ndim else 0
+    if hidden < 1 or weight_hh.shape != (gates * hidden, hidden):
+        raise ValueError(f"weight_hh must have shape ({gates} * H, H), got {weight_hh.shape}")
+    _check_array("weight_ih", weight_ih, (gates * hidden, x.shape[2]))
+    for name, state in zip(("h0", "c0"), states, strict=False):
+        _check_array(name, state, (len(x), hidden))
+    return *x.shape, hidden
+
+
+def _recurrent(x, states, weight_ih, weight_hh, bias_ih, bias_hh, reverse, out):
+    """([output] of an RNN, or [output, cells] of an LSTM, and its gates after their activations)."""
+    images, steps, features, hidden = _recurrent_sizes(x, states, weight_ih, weight_hh)
+    if out is not None:
+        _core.check_out(out, (images, steps, hidden))
+    bias = np.zeros(len(weight_hh), np.float32)
+    for name, addend in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
+        if addend is not None:
+            _check_array(name, addend, bias.shape)
+            bias += addend
+    gates = linear(x.reshape(images * steps, features), weight_ih, bias).reshape(images, steps, len(bias))
+    return _core.recurrent(gates, states, weight_hh, reverse, out), gates
+
+
+def _recurrent_backward(grad_output, states, weight_hh, outputs, gates, grad_last, reverse):
+    """(grad_gates (N*T, gates*H), the h before each step (N*T, H), gradients of the states).
+
+    outputs: [output] or [output, cells]; grad_last: the gradients of the last states, or None.
+    """
+    grad_states = [np.zeros(state.shape, np.float32) if grad is None else np.array(grad, order="C")
+                   for state, grad in zip(states, grad_last, strict=True)]
+    grad_gates = _core.recurrent_backward(grad_output, gates, states, weight_hh, outputs, grad_states,
+                                          reverse)
+    first, output = states[0][:, None], outputs[0]
+    before = np.concatenate((output[:, 1:], first) if reverse else (first, output[:, :-1]), axis=1)
+    rows = output.shape[0] * output.shape[1]
+    return grad_gates.reshape(rows, len(weight_hh)), before.reshape(rows, output.shape[2]), grad_states
+
+
+def _recurrent_gradients(grad_output, x, states, weight_ih, weight_hh, outputs, gates, grad_last, reverse,
+                         out):
+    """(grad_x, gradients of the states, grad_weight_ih, grad_weight_hh, grad_bias), everything checked."""
+    images, steps, features, hidden = _recurrent_sizes(x, states, weight_ih, weight_hh)
+    of_steps, of_state = (images, steps, hidden), (images, hidden)
+    _check_array("grad_output", grad_output, of_steps)
+    for name, array in zip(("output", "cells"), outputs, strict=False):
+        _check_array(name, array, of_steps)
+    if gates is not None:
+        _check_array("gates", gates, (images, steps, 4 * hidden))
+    for name, array in zip(("grad_h_n", "grad_c_n"), grad_last, strict=False):
+        if array is not None:
+            _check_array(name, array, of_state)
+    if out is not None:
+        _core.check_out(out, x.shape)
+    grad_gates, before, grad_states = _recurrent_backward(grad_output, states, weight_hh, outputs, gates,
+                                                          grad_last, reverse)
+    grad_weights = (linear_backward_weight(grad_gates, x.reshape(images * steps, features)),
+                    linear_backward_weight(grad_gates, before), linear_backward_bias(grad_gates))
+    grad_x = linear_backward_input(grad_gates, weight_ih).reshape(x.shape)
+    if out is not None:
+        np.copyto(out, grad_x)
+        grad_x = out
+    return grad_x, *grad_states, *grad_weights
+
+
+def lstm(x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, reverse=False, *, out=None):
+    """One layer and direction of an LSTM over whole sequences: (output, (h_n, c_n)).
+
+    x (N, T, D), h0 and c0 (N, H), weight_ih (4H, D), weight_hh (4H, H), biases (4H,) or None ->
+    output (N, T, H), the h of every step; h_n and c_n (N, H), those of the last. The rows of weight_ih W and
+    weight_hh U are those of the gates i, f, g, o, as in torch; b is the sum of the biases.
+
+        i, f, o = sigmoid(W x_t + U h_{t-1} + b)    g = tanh(W x_t + U h_{t-1} + b)
+        c_t = f c_{t-1} + i g                       h_t = o tanh(c_t)
+
+    Hochreiter & Schmidhuber, "Long short-term memory" (1997), with the forget gate f of Gers, Schmidhuber &
+    Cummins, "Learning to forget" (2000). reverse: from the last step to the first.
+    Raises ValueError or TypeError for shapes and dtypes that do not fit, MemoryError.
+    """
+    output, cells, _ = lstm_train(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, reverse, out=out)
+    last = 0 if reverse else -1
+    return output, (output[:, last].copy(), cells[:, last].copy())
+
+
+def lstm_train(x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, reverse=False, *, out=None):
+    """(output, cells, gates): lstm and, for its backward pass, c (N, T, H) and i, f, g, o (N, T, 4H)."""
+    outputs, gates = _recurrent(x, (h0, c0), weight_ih, weight_hh, bias_ih, bias_hh, reverse, out)
+    return *outputs, gates
+
+
+def lstm_backward(grad_output, x, h0, c0, weight_ih, weight_hh, output, cells, gates, grad_h_n=None,
+                  grad_c_n=None, reverse=False, *, out=None):
+    """(grad_x, grad_h0, grad_c0, grad_weight_ih, grad_weight_hh, grad_bias) of lstm, through all steps.
+
+    grad_output (N, T, H); grad_h_n and grad_c_n (N, H), None where nothing depends on the last states.
+    output, cells, gates: of lstm_train. grad_bias (4H,) is that of either bias. out= receives grad_x.
+    """
+    return _recurrent_gradients(grad_output, x, (h0, c0), weight_ih, weight_hh, (output, cells), gates,
+                                (grad_h_n, grad_c_n), reverse, out)
+
+
+def rnn_tanh(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, reverse=False, *, out=None):
+    """One layer and direction of a plain recurrent network: (output, h_n), h_t = tanh(W x_t + U h_{t-1} + b).
+
+    Elman, "Finding structure in time" (1990). Shapes as of lstm, but weight_ih (H, D), weight_hh (H, H) and
+    biases (H,). Raises ValueError or TypeError for shapes and dtypes that do not fit, MemoryError.
+    """
+    (output,), _ = _recurrent(x, (h0,), weight_ih, weight_hh, bias_ih, bias_hh, reverse, out)
+    return output, output[:, 0 if reverse else -1].copy()
+
+
+def rnn_tanh_backward(grad_output, x, h0, weight_ih, weight_hh, output, grad_h_n=None, reverse=False, *,
+                      out=None):
+    """(grad_x, grad_h0, grad_weight_ih, grad_weight_hh, grad_bias) of rnn_tanh; see lstm_backward."""
+    return _recurrent_gradients(grad_output, x, (h0,), weight_ih, weight_hh, (output,), None, (grad_h_n,),
+                                reverse, out)

@@ -448,3 +448,99 @@ def local_response_norm_backward(grad_output, x, size, alpha=1e-4, beta=0.75, k=
     d = k + alpha / size * _window_sums(x**2, before, after)
     shared = _window_sums(grad_output * x * d ** (-beta - 1), after, before)
     return grad_output * d**-beta - 2 * alpha * beta / size * x * shared
+
+
+# ---------------------------------------------------------------------------------- recurrent layers
+
+
+def _in_order(steps, reverse):
+    return range(steps - 1, -1, -1) if reverse else range(steps)
+
+
+def rnn_tanh(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, reverse=False):
+    """(output, h_n): h_t = tanh(W x_t + U h_{t-1} + b).  x (N,T,D), h0 (N,H) -> (N,T,H), (N,H)."""
+    h = np.asarray(h0, np.float64)
+    output = np.empty((*x.shape[:2], h.shape[1]))
+    for t in _in_order(x.shape[1], reverse):
+        h = output[:, t] = np.tanh(linear(x[:, t], weight_ih, bias_ih) + linear(h, weight_hh, bias_hh))
+    return output, h
+
+
+def rnn_tanh_backward(
+    grad_output, x, h0, weight_ih, weight_hh, output, grad_h_n=None, reverse=False
+):
+    """(grad_x, grad_h0, grad_weight_ih, grad_weight_hh, grad_bias), step by step from the last."""
+    grad_h = np.zeros(h0.shape) if grad_h_n is None else np.asarray(grad_h_n, np.float64)
+    grad_z = np.empty((*x.shape[:2], len(weight_hh)))
+    order = _in_order(x.shape[1], reverse)
+    for t in reversed(order):
+        grad_z[:, t] = tanh_backward(grad_h + grad_output[:, t], output[:, t])
+        grad_h = linear_backward_input(grad_z[:, t], weight_hh)
+    return _recurrent_gradients(grad_z, x, h0, weight_ih, output, order, [grad_h])
+
+
+def _recurrent_gradients(grad_z, x, h0, weight_ih, output, order, grad_states):
+    """Gradients of x, the first states, the weights and either bias, from that of W x_t + U h_{t-1} + b."""
+    before = np.empty(output.shape)
+    for i, t in enumerate(order):
+        before[:, t] = output[:, order[i - 1]] if i else h0
+    return (
+        np.asarray(grad_z) @ np.asarray(weight_ih, np.float64),
+        *grad_states,
+        np.einsum("ntg,ntd->gd", grad_z, np.asarray(x, np.float64)),
+        np.einsum("ntg,nth->gh", grad_z, before),
+        grad_z.sum(axis=(0, 1)),
+    )
+
+
+def lstm_train(x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, reverse=False):
+    """(output, cells, gates) of every step; the formulas are those of functional.lstm."""
+    h, c = np.asarray(h0, np.float64), np.asarray(c0, np.float64)
+    output, cells = np.empty((2, *x.shape[:2], h.shape[1]))
+    gates = np.empty((*x.shape[:2], 4 * h.shape[1]))
+    for t in _in_order(x.shape[1], reverse):
+        z = linear(x[:, t], weight_ih, bias_ih) + linear(h, weight_hh, bias_hh)
+        i, f, g, o = np.split(z, 4, axis=1)
+        i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
+        c = cells[:, t] = f * c + i * g
+        h = output[:, t] = o * np.tanh(c)
+        gates[:, t] = np.concatenate([i, f, g, o], axis=1)
+    return output, cells, gates
+
+
+def lstm(x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, reverse=False):
+    """(output, (h_n, c_n)); x (N,T,D), states (N,H) -> (N,T,H), states."""
+    output, cells, _ = lstm_train(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, reverse)
+    last = 0 if reverse else -1
+    return output, (output[:, last], cells[:, last])
+
+
+def lstm_backward(
+    grad_output, x, h0, c0, weight_ih, weight_hh, output, cells, gates, grad_h_n=None, grad_c_n=None,
+    reverse=False,
+):
+    """(grad_x, grad_h0, grad_c0, grad_weight_ih, grad_weight_hh, grad_bias), step by step from the last."""
+    grad_h = np.zeros(h0.shape) if grad_h_n is None else np.asarray(grad_h_n, np.float64)
+    grad_c = np.zeros(h0.shape) if grad_c_n is None else np.asarray(grad_c_n, np.float64)
+    gates, cells = np.asarray(gates, np.float64), np.asarray(cells, np.float64)
+    grad_z = np.empty(gates.shape)
+    order = _in_order(x.shape[1], reverse)
+    for step in reversed(range(len(order))):
+        t = order[step]
+        before = cells[:, order[step - 1]] if step else np.asarray(c0, np.float64)
+        i, f, g, o = np.split(gates[:, t], 4, axis=1)
+        y = np.tanh(cells[:, t])
+        grad_h = grad_h + grad_output[:, t]
+        grad_c = grad_c + tanh_backward(grad_h * o, y)
+        grad_z[:, t] = np.concatenate(
+            [
+                sigmoid_backward(grad_c * g, i),
+                sigmoid_backward(grad_c * before, f),
+                tanh_backward(grad_c * i, g),
+                sigmoid_backward(grad_h * y, o),
+            ],
+            axis=1,
+        )
+        grad_c = grad_c * f
+        grad_h = linear_backward_input(grad_z[:, t], weight_hh)
+    return _recurrent_gradients(grad_z, x, h0, weight_ih, output, order, [grad_h, grad_c])

@@ -24,7 +24,8 @@ RUNS = ((1, "end"), (1, "start"), (2, "end"), (5, "start"))
 # The x86-64 baseline rounds products before it adds them; every other instruction set fuses the two.
 WITHOUT_FMA = {"baseline"} if platform.machine() in ("x86_64", "AMD64") else set()
 POISON = np.array(0x7FC0DEAD, np.uint32).view(np.float32)  # a NaN that no arithmetic makes
-PER_IMAGE = {"x", "y", "grad_output", "argmax", "mask"}  # arguments whose first axis counts images
+# Arguments whose first axis counts images.
+PER_IMAGE = {"x", "y", "grad_output", "argmax", "mask", "h0", "c0"}
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def memory_order(name, ndim, layout):
     """Axes as they lie in memory, slowest first. Weights are kept with the output channel fastest."""
     if layout == "contiguous":
         return tuple(range(ndim))
-    if name == "weight":
+    if name in ("weight", "weight_ih", "weight_hh"):
         return {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}[ndim]
     return (0, 2, 3, 1) if ndim == 4 else tuple(range(ndim))
 

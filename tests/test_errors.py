@@ -37,6 +37,18 @@ LOCAL = {
     "local_response_norm": dict(x=X),
     "local_response_norm_backward": dict(grad_output=X, x=X),
 }
+STEPS, STATE, OF_GATES = (3, 4, 6), (3, 6), (3, 4, 24)
+WEIGHTS, RNN_WEIGHTS = dict(weight_ih=(24, 5), weight_hh=(24, 6)), dict(weight_ih=(6, 5), weight_hh=(6, 6))
+LSTM = dict(x=(3, 4, 5), h0=STATE, c0=STATE, **WEIGHTS, bias_ih=(24,), bias_hh=(24,))
+RECURRENT = {
+    "lstm": LSTM,
+    "lstm_train": LSTM,
+    "lstm_backward": dict(grad_output=STEPS, x=(3, 4, 5), h0=STATE, c0=STATE, **WEIGHTS, output=STEPS,
+                          cells=STEPS, gates=OF_GATES, grad_h_n=STATE, grad_c_n=STATE),
+    "rnn_tanh": dict(x=(3, 4, 5), h0=STATE, **RNN_WEIGHTS, bias_ih=(6,), bias_hh=(6,)),
+    "rnn_tanh_backward": dict(grad_output=STEPS, x=(3, 4, 5), h0=STATE, **RNN_WEIGHTS, output=STEPS,
+                              grad_h_n=STATE),
+}
 LINEAR = {
     "linear": dict(x=(3, 5), weight=(7, 5), bias=(7,)),
     "linear_backward_input": dict(grad_output=(3, 7), weight=(7, 5)),
@@ -50,10 +62,11 @@ ACTIVATIONS = {
     **{op: dict(x=(3, 5)) for op in ("relu", "sigmoid", "tanh", "softmax", "log_softmax", "dropout")},
     **{f"{op}_backward": dict(grad_output=(3, 5), y=(3, 5)) for op in ("relu", "sigmoid", "tanh")},
 }
-CALLS = CONV | POOL | ADAPTIVE | NORM | LOCAL | LINEAR | SUMS | ACTIVATIONS
+CALLS = CONV | POOL | ADAPTIVE | NORM | LOCAL | RECURRENT | LINEAR | SUMS | ACTIVATIONS
 OPTIONS = {**{op: dict(kernel_size=2) for op in POOL}, **{op: dict(size=5) for op in LOCAL},
            "adaptive_avg_pool2d": dict(output_size=(3, 2))}
-MAY_BE_NONE = {"bias", "running_mean", "running_var"}  # and weight, of NORM
+# And weight, of NORM.
+MAY_BE_NONE = {"bias", "bias_ih", "bias_hh", "running_mean", "running_var", "grad_h_n", "grad_c_n"}
 APART = CONV | POOL | ADAPTIVE | LINEAR | SUMS  # out must not overlap an argument
 ARRAYS = [(op, name) for op, arguments in CALLS.items() for name in arguments if not name.endswith("_shape")]
 
@@ -276,6 +289,22 @@ def test_wrong_positions_are_refused():
     ("batch_norm_backward", "mean", (5,)),
     ("batch_norm_backward", "invstd", (1,)),
     ("local_response_norm_backward", "grad_output", (2, 4, 7, 6)),
+    ("lstm", "x", (3, 0, 5)),
+    ("lstm", "h0", (4, 6)),
+    ("lstm", "c0", (3, 5)),
+    ("lstm", "weight_ih", (6, 5)),
+    ("lstm", "weight_hh", (24, 5)),
+    ("lstm", "weight_hh", (0, 0)),
+    ("lstm", "bias_ih", (6,)),
+    ("lstm", "bias_hh", (25,)),
+    ("lstm_backward", "grad_output", (3, 4, 7)),
+    ("lstm_backward", "output", (3, 5, 6)),
+    ("lstm_backward", "cells", (2, 4, 6)),
+    ("lstm_backward", "gates", (3, 4, 6)),
+    ("lstm_backward", "grad_h_n", (6,)),
+    ("lstm_backward", "grad_c_n", (4, 6)),
+    ("rnn_tanh", "weight_hh", (24, 6)),
+    ("rnn_tanh_backward", "output", (3, 4, 5)),
     ("linear", "weight", (5, 7)),
     ("linear", "bias", (5,)),
     ("linear_backward_input", "weight", (5, 7)),

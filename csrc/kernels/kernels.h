@@ -89,6 +89,9 @@ typedef struct fc_kernels {
                            float *ratio);
     void (*lrn_backward_span)(size_t n, const fc_lrn *lrn, const float *ratio, const float *power, const float *dy,
                               const float *x, float *dx);
+    void (*lstm_cell_span)(size_t n, float *gates, const float *c_before, float *c, float *h);
+    void (*lstm_cell_backward_span)(size_t n, const float *gates, const float *c_before, const float *c,
+                                    const float *dh, float *dc, float *dz);
 } fc_kernels;
 
 #endif

@@ -82,4 +82,20 @@ int fc_local_response_forward(const fc_local_response *norm, const fc_tensor *x,
 int fc_local_response_backward(const fc_local_response *norm, const fc_tensor *dy, const fc_tensor *x,
                                const fc_tensor *dx);
 
+/* All steps of a recurrent layer of H units over N sequences of T steps, the last axis of every array contiguous,
+ * and one of weight's. An LSTM (gates i, f, g, o), or h = tanh(gates) without cells.
+ * Forward finds in gates what the inputs contribute, and leaves what the activations make of it.
+ * Backward finds in dh and dc the gradients of the last states, and leaves those of h0 and c0. */
+typedef struct fc_recurrent {
+    int lstm, reverse;                   /* reverse: from the last step to the first */
+    fc_tensor weight;                    /* [gates * H][H], gates = 4 or 1 */
+    fc_tensor h0, c0;                    /* [N][H] */
+    fc_tensor gates;                     /* [N][T][gates * H] */
+    fc_tensor output, cells;             /* [N][T][H] */
+    fc_tensor dy, dgates;                /* [N][T][H], [N][T][gates * H] */
+    fc_tensor dh, dc;                    /* [N][H] */
+} fc_recurrent;
+int fc_recurrent_forward(const fc_recurrent *recurrent);
+int fc_recurrent_backward(const fc_recurrent *recurrent);
+
 #endif
