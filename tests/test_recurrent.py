@@ -1,14 +1,18 @@
-"""Recurrent layers: kernels against the reference, gradients against differences."""
+"""Recurrent layers: kernels against the reference, gradients against differences, layers against torch."""
 
 import itertools
 import math
 
 import numpy as np
 import pytest
-from check import U, assert_same_bits, check_op
+from check import U, assert_same_bits, check_op, in_layout
 from views import VIEWS, check_out_views, check_views
 
 from fastconv import functional, reference
+from fastconv.layers import LSTM, RNN
+from fastconv.losses import CrossEntropyLoss
+from fastconv.models import LSTMClassifier
+from fastconv.optim import SGD
 
 # (N, T, D, H): sequences, steps, features, units
 CASES = {
@@ -225,3 +229,254 @@ def test_out_may_overlap_a_state(state, rng):
     out = states[state][:, None]
     functional.lstm(x, *states, *weights, *biases, out=out)
     assert_same_bits(out, expected, "lstm")
+
+
+# ---- layers -----------------------------------------------------------------------------------------
+
+LAYERS = [pytest.param(cls, num_layers, bidirectional, batch_first, id="-".join(filter(None, (
+    cls.__name__, f"{num_layers} layers", bidirectional and "bidirectional", batch_first and "batch first"))))
+    for cls, num_layers, bidirectional, batch_first
+    in itertools.product((RNN, LSTM), (1, 2), (False, True), (False, True))]
+
+
+@pytest.fixture
+def torch():
+    """torch on one thread: in batches this small, threads only wait for each other."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    yield torch
+    torch.set_num_threads(threads)
+
+
+def twins(torch, cls, *sizes, **options):
+    """(layer, the same of torch): torch's weights, loaded by name."""
+    twin = getattr(torch.nn, cls.__name__)(*sizes, **options)
+    layer = cls(*sizes, **options)
+    assert layer.load_state_dict(twin.state_dict()) == ([], [])
+    assert [name for name, _ in layer.named_parameters()] == [name for name, _ in twin.named_parameters()]
+    return layer, twin
+
+
+def assert_close(actual, expected, name):
+    """Within 1e-5 of the largest value."""
+    expected = expected.detach().numpy()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * abs(expected).max(), err_msg=name)
+
+
+def listed(state):
+    return list(state) if isinstance(state, tuple) else [state]
+
+
+@pytest.mark.parametrize("given", ["states", "zeros"])
+@pytest.mark.parametrize(("cls", "num_layers", "bidirectional", "batch_first"), LAYERS)
+def test_layers_are_torch_s(cls, num_layers, bidirectional, batch_first, given, torch, rng):
+    """Outputs, last states, and the gradients of x, first states and all parameters."""
+    layer, twin = twins(torch, cls, 10, 16, num_layers=num_layers, bidirectional=bidirectional,
+                        batch_first=batch_first)
+    x = floats(rng, 4, 7, 10)
+    sequences, count = 4 if batch_first else 7, num_layers * (1 + bidirectional)
+    states = [floats(rng, count, sequences, 16) for _ in range(1 + (cls is LSTM))]
+    theirs = [torch.from_numpy(array.copy()).requires_grad_() for array in (x, *states)]
+    pack = tuple if cls is LSTM else lambda states: states[0]
+    arguments = (x, pack(states)) if given == "states" else (x,)
+    y, last = layer(*arguments)
+    their_y, their_last = twin(theirs[0], *([pack(theirs[1:])] if given == "states" else []))
+    grads = [floats(rng, *y.shape), *(floats(rng, *state.shape) for state in states)]
+    grad_x, grad_first = layer.backward(grads[0], pack(grads[1:]))
+    torch.autograd.backward([their_y, *listed(their_last)], [torch.from_numpy(grad) for grad in grads])
+    assert_close(y, their_y, "output")
+    for state, same in zip(listed(last), listed(their_last), strict=True):
+        assert_close(state, same, "last state")
+    assert_close(grad_x, theirs[0].grad, "x")
+    if given == "states":
+        for grad, their in zip(listed(grad_first), theirs[1:], strict=True):
+            assert_close(grad, their.grad, "first state")
+    for (name, parameter), their in zip(layer.named_parameters(), twin.parameters(), strict=True):
+        assert_close(parameter.grad, their.grad, name)
+
+
+@pytest.mark.parametrize("cls", [RNN, LSTM])
+def test_gradients_without_those_of_the_last_states(cls, rng):
+    layer, x = cls(5, 4, num_layers=2, rng=rng), floats(rng, 3, 6, 5)
+    y, _ = layer(x)
+    grad_output, zeros = floats(rng, *y.shape), np.zeros((2, 3, 4), np.float32)
+    grad_x, grad_first = layer.backward(grad_output, (zeros, zeros) if cls is LSTM else zeros)
+    layer(x)
+    same_x, same_first = layer.backward(grad_output)
+    for grad, same in zip([grad_x, *listed(grad_first)], [same_x, *listed(same_first)], strict=True):
+        assert_same_bits(grad, same, "backward")
+    once = [parameter.grad.copy() for parameter in layer.parameters()]
+    layer.zero_grad()
+    layer.needs_input_grad = False
+    layer(x)
+    assert layer.backward(grad_output)[0] is None
+    for parameter, grad in zip(layer.parameters(), once, strict=True):
+        assert_same_bits(parameter.grad + parameter.grad, grad, "sum of two equal gradients")
+
+
+def test_dropout_lies_between_the_layers_in_training(rng):
+    options = dict(input_size=5, hidden_size=8, num_layers=2)
+    layer = LSTM(**options, dropout=1, rng=np.random.default_rng(1))
+    x = floats(rng, 3, 6, 5)
+    y, _ = layer(x)
+    silent, _ = layer(2 * x)
+    assert_same_bits(silent, y, "the second layer sees zeros only")
+    grad_x, _ = layer.backward(np.ones_like(y))
+    assert not grad_x.any()
+    plain = LSTM(**options, rng=np.random.default_rng(1))
+    assert_same_bits(layer.eval()(x)[0], plain(x)[0], "evaluation")
+    half = [LSTM(**options, dropout=0.5, rng=np.random.default_rng(1)) for _ in range(2)]
+    outputs = [layer(x)[0] for layer in half]
+    assert_same_bits(*outputs, "the same generator")
+    assert (outputs[0] != plain(x)[0]).any()
+
+
+def test_layouts_of_weights_do_not_matter(rng):
+    """Gates are the fastest axis of the weights in memory, as in Linear."""
+    x, states, weights, biases = problem(CASES["odd everything"], rng)
+    turned = [in_layout(weight, "channels-last", "weight") for weight in weights]
+    for result, same in zip(functional.lstm_train(x, *states, *turned, *biases),
+                            functional.lstm_train(x, *states, *weights, *biases), strict=True):
+        assert_same_bits(result, same, "lstm_train")
+    layer = LSTM(3, 4, num_layers=2, bidirectional=True)
+    for name, array in layer.state_dict().items():
+        assert array.strides[0] == array.itemsize, name
+        assert abs(array).max() <= 0.5, name  # 1 / sqrt(hidden_size)
+
+
+def test_shapes_and_multiply_adds():
+    layer = LSTM(28, 128, num_layers=2, bidirectional=True)
+    assert layer.output_shape((32, 28, 28)) == (32, 28, 256)
+    assert layer.multiply_adds((32, 28, 28)) == 32 * 28 * 2 * 512 * ((28 + 128) + (256 + 128))
+    assert RNN(3, 5).multiply_adds((2, 4, 3)) == 2 * 4 * 5 * (3 + 5)
+    model = LSTMClassifier(28, 128, 10)
+    assert model.output_shape((32, 28, 28)) == (32, 10)
+    assert model.multiply_adds((32, 28, 28)) == 32 * (28 * 512 * (28 + 128) + 128 * 10)
+    assert [(name, shape) for name, _, shape in model.trace((2, 28, 28))] == [("lstm", (2, 28, 28)),
+                                                                            ("fc", (2, 128))]
+
+
+@pytest.mark.parametrize("cls", [RNN, LSTM])
+def test_empty_batches(cls):
+    layer = cls(5, 4, num_layers=2, bidirectional=True)
+    y, last = layer(np.empty((0, 3, 5), np.float32))
+    assert y.shape == (0, 3, 8)
+    assert {state.shape for state in listed(last)} == {(4, 0, 4)}
+    grad_x, _ = layer.backward(y)
+    assert grad_x.shape == (0, 3, 5)
+    assert not any(parameter.grad.any() for parameter in layer.parameters())
+
+
+# ---- errors -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda x: LSTM(0, 4), ValueError, "input_size must be positive, got 0"),
+    (lambda x: RNN(5, 4.0), TypeError, r"hidden_size must be an int, got 4\.0"),
+    (lambda x: LSTM(5, 4, num_layers=-1), ValueError, "num_layers must be positive, got -1"),
+    (lambda x: LSTM(5, 4, dropout=1.5), ValueError, r"dropout must be from 0 to 1, got 1\.5"),
+    (lambda x: LSTM(5, 4)(x[0]), ValueError, r"x must have shape \(N, T, 5\), got \(3, 5\)"),
+    (lambda x: LSTM(6, 4)(x), ValueError, r"x must have shape \(N, T, 6\), got \(2, 3, 5\)"),
+    (lambda x: LSTM(6, 4, batch_first=False)(x), ValueError, r"x must have shape \(T, N, 6\), got"),
+    (lambda x: LSTM(5, 4)(x[:, :0]), ValueError, r"with at least one step, got \(2, 0, 5\)"),
+    (lambda x: LSTM(5, 4)(x.astype(float)), TypeError, "x must be a float32 array, got float64"),
+    (lambda x: LSTM(5, 4)([[[1.0]]]), TypeError, "x must be a float32 array, got list"),
+    (lambda x: LSTM(5, 4)(x, (x, x)), ValueError, r"h0 must have shape \(1, 2, 4\), got \(2, 3, 5\)"),
+    (lambda x: LSTM(5, 4)(x, (None, x)), ValueError, r"c0 must have shape \(1, 2, 4\), got \(2, 3, 5\)"),
+    (lambda x: RNN(5, 4)(x, 1.5), TypeError, "h0 must be a float32 array, got float"),
+    (lambda x: LSTM(5, 4)(x, x), TypeError, r"state must be a pair \(h, c\), got ndarray"),
+    (lambda x: LSTM(5, 4)(x, (x,)), TypeError, r"state must be a pair \(h, c\), got tuple of 1"),
+    (lambda x: backward_of(LSTM(5, 5), x, x, x), TypeError, r"grad_state must be a pair \(h, c\), got"),
+    (lambda x: LSTM(5, 4).backward(x), RuntimeError, "LSTM.backward needs a forward before it"),
+    (lambda x: backward_of(LSTM(5, 4), x, x), ValueError, r"grad_output must have shape \(2, 3, 4\), got"),
+    (lambda x: backward_of(RNN(5, 5), x, x, x), ValueError, r"grad_h_n must have shape \(1, 2, 5\), got"),
+    (lambda x: backward_of(LSTM(5, 5), x, x, (None, x)), ValueError, r"grad_c_n must have shape \(1, 2, 5\)"),
+    (lambda x: LSTM(5, 4).output_shape((2, 3, 6)), ValueError, r"the last of 5, got shape \(2, 3, 6\)"),
+    (lambda x: LSTMClassifier(5, 4, 0), ValueError, "out_features must be positive, got 0"),
+])
+def test_wrong_use_is_named(call, error, message, rng):
+    with pytest.raises(error, match=message):
+        call(floats(rng, 2, 3, 5))
+
+
+def backward_of(layer, x, *grads):
+    layer(x)
+    layer.backward(*grads)
+
+
+# ---- the classifier ---------------------------------------------------------------------------------
+
+
+STEPS, BATCH = 50, 8
+
+
+def sequences(step):
+    """Eight of 32 sequences, each with a bump at the step of its class."""
+    rng = np.random.default_rng(100 + step % 4)
+    labels = rng.integers(0, 10, BATCH)
+    x = rng.uniform(-1, 1, (BATCH, 12, 6)).astype(np.float32)
+    x[np.arange(BATCH), labels] += 2
+    return x, labels
+
+
+@pytest.mark.parametrize(("num_layers", "bidirectional"), [(1, False), (2, True)])
+def test_classifier_learns_as_in_torch(num_layers, bidirectional, torch):
+    class Twin(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(6, 32, num_layers, batch_first=True, bidirectional=bidirectional)
+            self.fc = torch.nn.Linear(32 * (1 + bidirectional), 10)
+
+        def forward(self, x):
+            _, (h_n, _) = self.lstm(x)
+            return self.fc(torch.cat(list(h_n[-1 - bidirectional:]), dim=1))
+
+    twin, model = Twin(), LSTMClassifier(6, 32, 10, num_layers, bidirectional)
+    model.load_state_dict(twin.state_dict())
+    model.needs_input_grad = False
+    twin.double()
+    their_optimizer = torch.optim.SGD(twin.parameters(), lr=0.3, momentum=0.9)
+    expected = []
+    for step in range(STEPS):
+        x, labels = sequences(step)
+        loss = torch.nn.functional.cross_entropy(twin(torch.from_numpy(x).double()), torch.from_numpy(labels))
+        their_optimizer.zero_grad()
+        loss.backward()
+        their_optimizer.step()
+        expected.append(loss.item())
+    assert np.mean(expected[-4:]) < 0.7 * np.mean(expected[:4]), "only a network that learns says something"
+    loss, optimizer, losses = CrossEntropyLoss(), SGD(model.parameters(), lr=0.3, momentum=0.9), []
+    for step in range(STEPS):
+        x, labels = sequences(step)
+        losses.append(loss(model(x), labels))
+        model.zero_grad()
+        assert model.backward(loss.backward()) is None
+        optimizer.step()
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+
+
+def test_gradient_of_the_classifier_is_that_of_differences(rng):
+    model = LSTMClassifier(3, 4, 2, bidirectional=True, rng=rng)
+    x, grad_output = floats(rng, 2, 3, 3), floats(rng, 2, 2)
+    model(x)
+    grad_x = model.backward(grad_output)
+    state = {name: array.astype(np.float64) for name, array in model.state_dict().items()}
+
+    def loss(x):
+        zeros = np.zeros((2, 4))
+        last = []
+        for reverse, suffix in ((False, "_l0"), (True, "_l0_reverse")):
+            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            weights = [state[f"lstm.{name}{suffix}"] for name in names]
+            last.append(reference.lstm(x, zeros, zeros, *weights, reverse)[1][0])
+        scores = reference.linear(np.concatenate(last, axis=1), state["fc.weight"], state["fc.bias"])
+        return np.vdot(grad_output, scores)
+
+    for at in np.ndindex(x.shape):
+        above, below = x.astype(np.float64), x.astype(np.float64)
+        above[at] += 1e-5
+        below[at] -= 1e-5
+        # Rounding of sums of 3 + 8 terms forward and 16 + 8 backward, of values below 1.
+        np.testing.assert_allclose(grad_x[at], (loss(above) - loss(below)) / 2e-5, rtol=0, atol=50 * U)

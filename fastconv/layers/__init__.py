@@ -6,6 +6,7 @@
 
 Arrays are float32, images logically N x C x H x W; outputs take the memory layout of the input. Gradients are
 explicit: backward needs a forward before it and gives the gradient with respect to that forward's input.
+RNN and LSTM take and give states too, as in torch: (output, h_n) and (output, (h_n, c_n)).
 """
 
 from .activation import ReLU, Sigmoid, Tanh
@@ -14,7 +15,8 @@ from .containers import Concat, Residual, Sequential
 from .linear import Conv2d, Linear
 from .norm import BatchNorm2d, Dropout, LocalResponseNorm
 from .pool import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d
+from .recurrent import LSTM, RNN
 
-__all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm2d", "Concat", "Conv2d", "Dropout", "Flatten", "Layer",
-           "Linear", "LocalResponseNorm", "MaxPool2d", "Parameter", "ReLU", "Residual", "Sequential",
-           "Sigmoid", "Tanh"]
+__all__ = ["LSTM", "RNN", "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm2d", "Concat", "Conv2d", "Dropout",
+           "Flatten", "Layer", "Linear", "LocalResponseNorm", "MaxPool2d", "Parameter", "ReLU", "Residual",
+           "Sequential", "Sigmoid", "Tanh"]

@@ -5,6 +5,7 @@ from .googlenet import googlenet
 from .inception_v3 import inception_v3
 from .inception_v4 import inception_v4
 from .lenet import lenet5
+from .lstm import LSTMClassifier
 from .resnet import (
     cifar_resnet,
     resnet,
@@ -21,7 +22,7 @@ from .resnet import (
 )
 from .vgg import vgg, vgg11, vgg13, vgg16, vgg19
 
-__all__ = ["alexnet", "alexnet_2012", "available", "cifar_resnet", "create", "googlenet", "inception_v3",
+__all__ = ["LSTMClassifier", "alexnet", "alexnet_2012", "available", "cifar_resnet", "create", "googlenet", "inception_v3",
            "inception_v4", "input_shape", "lenet5", "resnet", "resnet18", "resnet20", "resnet32", "resnet34",
            "resnet44", "resnet50", "resnet56", "resnet101", "resnet110", "resnet152", "vgg", "vgg11", "vgg13",
            "vgg16", "vgg19"]
