@@ -8,6 +8,7 @@ from check import LAYOUTS, U, in_layout
 
 from fastconv import layers, reference
 from fastconv.layers import (
+    RBF,
     AdaptiveAvgPool2d,
     AvgPool2d,
     BatchNorm2d,
@@ -17,12 +18,15 @@ from fastconv.layers import (
     Flatten,
     Linear,
     LocalResponseNorm,
+    MappedConv2d,
     MaxPool2d,
     Parameter,
     ReLU,
     Residual,
+    ScaledTanh,
     Sequential,
     Sigmoid,
+    Subsample2d,
     Tanh,
 )
 
@@ -44,6 +48,23 @@ def batch_norm(x, p, training):
     return reference.batch_norm(x, mean, var, p.get("weight"), p.get("bias"), training)
 
 
+CONNECTIONS = ((0, 2), (1,), (0, 1, 2), (2, 1))
+CENTRES = np.random.default_rng(8).choice(np.float32([-1, 1]), (3, 7))
+
+
+def mapped_conv(x, p):
+    dense = np.zeros((len(CONNECTIONS), 3, 3, 2))
+    links = [(k, c) for k, maps in enumerate(CONNECTIONS) for c in maps]
+    for (k, c), taps in zip(links, p["weight"], strict=True):
+        dense[k, c] = taps
+    return reference.conv2d(x, dense, p["bias"])
+
+
+def subsample(x, p):
+    column = (slice(None), None, None)
+    return reference.avg_pool2d(x, 2) * p["weight"][column] + p["bias"][column]
+
+
 # name -> (layer, shape of x, the same function of x and the parameters in float64)
 CASES = {
     "Conv2d": (lambda rng: Conv2d(3, 4, (3, 2), stride=2, padding=1, rng=rng), (2, 3, 5, 4),
@@ -56,17 +77,21 @@ CASES = {
                lambda x, p: reference.linear(x, p["weight"], p["bias"])),
     "Linear, no bias": (lambda rng: Linear(7, 5, bias=False, rng=rng), (3, 7),
                         lambda x, p: reference.linear(x, p["weight"])),
+    "MappedConv2d": (lambda rng: MappedConv2d(3, CONNECTIONS, (3, 2), rng=rng), (2, 3, 5, 4), mapped_conv),
+    "RBF": (lambda rng: RBF(CENTRES), (4, 7), lambda x, p: -((x[:, None] - CENTRES) ** 2).sum(axis=2)),
     "MaxPool2d": (lambda rng: MaxPool2d(3, 2, 1, ceil_mode=True), (2, 3, 6, 5),
                   lambda x, p: reference.max_pool2d(x, 3, 2, 1, 1, True)),
     "MaxPool2d, evaluation": (lambda rng: evaluating(MaxPool2d(2, dilation=2)), (2, 3, 6, 5),
                               lambda x, p: reference.max_pool2d(x, 2, dilation=2)),
     "AvgPool2d": (lambda rng: AvgPool2d((2, 3), 2, 1, count_include_pad=False), (2, 3, 5, 5),
                   lambda x, p: reference.avg_pool2d(x, (2, 3), 2, 1, False, False)),
+    "Subsample2d": (lambda rng: Subsample2d(3, 2), (2, 3, 6, 5), subsample),
     "AdaptiveAvgPool2d": (lambda rng: AdaptiveAvgPool2d((3, 2)), (2, 3, 5, 5),
                           lambda x, p: reference.adaptive_avg_pool2d(x, (3, 2))),
     "ReLU": (lambda rng: ReLU(), (2, 3, 4, 4), lambda x, p: reference.relu(x)),
     "Sigmoid": (lambda rng: Sigmoid(), (2, 3, 4, 4), lambda x, p: reference.sigmoid(x)),
     "Tanh": (lambda rng: Tanh(), (2, 3, 4, 4), lambda x, p: reference.tanh(x)),
+    "ScaledTanh": (lambda rng: ScaledTanh(), (2, 3, 4, 4), lambda x, p: 1.7159 * reference.tanh(2 * x / 3)),
     "BatchNorm2d": (lambda rng: BatchNorm2d(3), (2, 3, 4, 3), lambda x, p: batch_norm(x, p, True)),
     "BatchNorm2d, plain": (lambda rng: BatchNorm2d(3, affine=False, track_running_stats=False).eval(),
                            (2, 3, 4, 3), lambda x, p: batch_norm(x, p, True)),
@@ -379,12 +404,13 @@ def test_output_shape_leaves_the_layer_as_it_was():
 # ---- wrong use --------------------------------------------------------------------------------------
 
 ONE_OF_EACH = [Conv2d(3, 4, 1), Linear(3, 2), MaxPool2d(1), AvgPool2d(1), AdaptiveAvgPool2d(2), ReLU(),
-               Sigmoid(), Tanh(), BatchNorm2d(3), LocalResponseNorm(5), Flatten(), Dropout(), Concat(ReLU())]
+               Sigmoid(), Tanh(), BatchNorm2d(3), LocalResponseNorm(5), Flatten(), Dropout(), Concat(ReLU()),
+               RBF(CENTRES[:, :3]), MappedConv2d(3, CONNECTIONS, 2), ScaledTanh(), Subsample2d(3, 2)]
 
 
 @pytest.mark.parametrize("layer", ONE_OF_EACH, ids=lambda layer: type(layer).__name__)
 def test_backward_needs_a_forward_and_the_shape_of_its_output(layer):
-    x = images(4, 3) if isinstance(layer, Linear) else images(4, 3, 5, 5)
+    x = images(4, 3) if isinstance(layer, (Linear, RBF)) else images(4, 3, 5, 5)
     grad = np.ones_like(layer(x))
     with pytest.raises(ValueError, match=r"grad_output must have shape \(4, .*\), got \(3, "):
         layer.backward(grad[1:])
@@ -404,6 +430,14 @@ def test_every_layer_is_tried():
     (lambda: Conv2d(3, 4.0, 3), TypeError, "out_channels must be an int, got 4.0"),
     (lambda: Conv2d(3, 4, 0), ValueError, "kernel_size must be at least 1, got 0"),
     (lambda: Conv2d(3, 4, 3, groups=2), ValueError, "groups must divide in_channels 3 and .* 4, got 2"),
+    (lambda: MappedConv2d(2, ((0,), (1, 2)), 3), ValueError,
+     r"connections\[1\] must be different input maps from 0 to 1, got \(1, 2\)"),
+    (lambda: MappedConv2d(2, ((0, 0),), 3), ValueError, r"connections\[0\] must .*, got \(0, 0\)"),
+    (lambda: MappedConv2d(2, ((),), 3), ValueError, r"connections\[0\] must .*, got \(\)"),
+    (lambda: MappedConv2d(2, (), 3), ValueError, "number of connections must be positive, got 0"),
+    (lambda: Subsample2d(0, 2), ValueError, "num_features must be positive, got 0"),
+    (lambda: RBF(CENTRES[0]), ValueError, r"centres must be a float32 array \(K, D\), got float32 \(7,\)"),
+    (lambda: RBF(CENTRES)(images(4, 6)), ValueError, r"x must have shape \(N, 7\), got \(4, 6\)"),
     (lambda: Linear(-1, 2), ValueError, "in_features must be positive, got -1"),
     (lambda: BatchNorm2d(0), ValueError, "num_features must be positive, got 0"),
     (lambda: LocalResponseNorm(0), ValueError, "size must be positive, got 0"),

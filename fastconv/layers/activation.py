@@ -1,5 +1,7 @@
 """Activations, element by element, on arrays of any shape. Each keeps its output alone for backward."""
 
+import numpy as np
+
 from .. import functional as F
 from .base import Layer
 
@@ -38,3 +40,21 @@ class Tanh(Layer):
     def backward(self, grad_output):
         (y,) = self._restore(grad_output)
         return F.tanh_backward(grad_output, y)
+
+
+class ScaledTanh(Layer):
+    """1.7159 tanh(2 x / 3): LeCun et al., Proc. IEEE 86 (1998), appendix A.
+
+    The constants make f(1) = 1 and f(-1) = -1, so that targets of +-1 lie where the curvature is greatest,
+    not at the asymptotes.
+    """
+
+    AMPLITUDE, SLOPE = np.float32(1.7159), np.float32(2 / 3)
+
+    def forward(self, x):
+        tanh = F.tanh(x * self.SLOPE)
+        return self._save(tanh * self.AMPLITUDE, tanh)
+
+    def backward(self, grad_output):
+        (tanh,) = self._restore(grad_output)
+        return F.tanh_backward(grad_output * (self.AMPLITUDE * self.SLOPE), tanh)

@@ -1,7 +1,7 @@
-"""Layers that multiply by weights: Conv2d and Linear.
+"""Layers that multiply by weights: Conv2d, MappedConv2d, Linear; and RBF, which compares with templates.
 
-Both keep the output channel as the fastest axis of the weight in memory, the order in which the kernels read
-it, and show it with torch's shape through a transpose.
+Conv2d and Linear keep the output channel as the fastest axis of the weight in memory, the order in which the
+kernels read it, and show it with torch's shape through a transpose.
 """
 
 import math
@@ -78,6 +78,58 @@ class Conv2d(Layer):
         return math.prod(self.output_shape(input_shape)) * math.prod(self.weight.shape[1:])
 
 
+class MappedConv2d(Layer):
+    """2-D convolution in which output map k sees the input maps connections[k] alone, as in torch7's
+    SpatialConvolutionMap: x (N, in_channels, H, W) -> (N, len(connections), P, Q), stride 1, no padding.
+
+    LeCun et al., Proc. IEEE 86 (1998), table I. weight (links, R, S) has a filter for each pair (k, c) in the
+    order of `connections`, so nothing is stored, counted or trained where there is no link; bias
+    (len(connections),). rng draws both within 1 / sqrt(fan_in) of their map.
+    Raises ValueError where a map has no input, a repeated one or one outside 0 .. in_channels - 1.
+    """
+
+    def __init__(self, in_channels, connections, kernel_size, *, rng=None):
+        self.in_channels = _count("in_channels", in_channels)
+        self.out_channels = _count("the number of connections", len(connections))
+        self.kernel_size = F._positive("kernel_size", kernel_size)
+        for k, maps in enumerate(connections):
+            if not maps or len(set(maps)) < len(maps) or not set(maps) <= set(range(in_channels)):
+                raise ValueError(f"connections[{k}] must be different input maps from 0 to "
+                                 f"{in_channels - 1}, got {maps!r}")
+        self._links = tuple(np.array([(k, c) for k, maps in enumerate(connections) for c in maps]).T)
+        weight = np.empty((len(self._links[0]), *self.kernel_size), np.float32)
+        bias = np.empty(self.out_channels, np.float32)
+        for k, maps in enumerate(connections):
+            bound = 1 / math.sqrt(len(maps) * math.prod(self.kernel_size))
+            of_map = self._links[0] == k
+            weight[of_map] = init.uniform(weight[of_map], -bound, bound, rng=rng)
+            init.uniform(bias[k:k + 1], -bound, bound, rng=rng)
+        self.weight, self.bias = Parameter(weight), Parameter(bias)
+
+    def _dense(self):
+        """(out_channels, in_channels, R, S): the weight, and 0 where there is no link."""
+        stored = (*self.kernel_size, self.in_channels, self.out_channels)
+        dense = np.zeros(stored, np.float32).transpose(3, 2, 0, 1)
+        dense[self._links] = self.weight.data
+        return dense
+
+    def forward(self, x):
+        return self._save(F.conv2d(x, self._dense(), self.bias.data), x)
+
+    def backward(self, grad_output):
+        (x,) = self._restore(grad_output)
+        dense = self._dense()
+        grad_dense = F.conv2d_backward_weight(grad_output, x, dense.shape)
+        self.weight.accumulate(lambda out: np.copyto(out, grad_dense[self._links]))
+        self.bias.accumulate(lambda out: F.conv2d_backward_bias(grad_output, out=out))
+        return F.conv2d_backward_input(grad_output, dense, x.shape) if self.needs_input_grad else None
+
+    def multiply_adds(self, input_shape):
+        """R*S for each link and each of its N*P*Q outputs."""
+        images, _, rows, columns = self.output_shape(input_shape)
+        return images * rows * columns * self.weight.data.size
+
+
 class Linear(Layer):
     """Fully connected layer: x (N, in_features) -> x weight^T + bias, (N, out_features).
 
@@ -104,3 +156,33 @@ class Linear(Layer):
     def multiply_adds(self, input_shape):
         """in_features for each of the N*out_features outputs."""
         return math.prod(self.output_shape(input_shape)) * self.in_features
+
+
+class RBF(Layer):
+    """Minus the squared distance to each of K fixed templates: x (N, D) -> (N, K), -sum over d of (x - c)^2.
+
+    LeCun et al., Proc. IEEE 86 (1998), equation 7, with the sign changed so that the largest output wins;
+    under CrossEntropyLoss this is their equation 9 without its constant for rubbish. centres: float32 (K, D),
+    a buffer. Raises ValueError for centres or x that do not fit.
+    """
+
+    buffer_names = ("centres",)
+
+    def __init__(self, centres):
+        if centres.ndim != 2 or centres.dtype != np.float32:
+            raise ValueError(f"centres must be a float32 array (K, D), got {centres.dtype} {centres.shape}")
+        self.centres = centres
+
+    def forward(self, x):
+        if x.ndim != 2 or x.shape[1] != self.centres.shape[1]:
+            raise ValueError(f"x must have shape (N, {self.centres.shape[1]}), got {x.shape}")
+        return self._save(-np.square(x[:, None] - self.centres).sum(axis=2), x)
+
+    def backward(self, grad_output):
+        (x,) = self._restore(grad_output)
+        towards = F.linear_backward_input(grad_output, self.centres)
+        return 2 * (towards - x * grad_output.sum(axis=1, keepdims=True)) if self.needs_input_grad else None
+
+    def multiply_adds(self, input_shape):
+        """D for each of the N*K outputs."""
+        return math.prod(self.output_shape(input_shape)) * self.centres.shape[1]

@@ -1,4 +1,4 @@
-"""Layers that change the shape of an image without weights: pooling and Flatten."""
+"""Layers that change the shape of an image: pooling and Flatten."""
 
 import math
 
@@ -6,7 +6,8 @@ import numpy as np
 
 from .. import checks
 from .. import functional as F
-from .base import Layer
+from .base import Layer, Parameter
+from .linear import _count
 
 
 class MaxPool2d(Layer):
@@ -49,6 +50,35 @@ class AvgPool2d(Layer):
     def backward(self, grad_output):
         (input_shape,) = self._restore(grad_output)
         return F.avg_pool2d_backward(grad_output, input_shape, *self._options())
+
+
+class Subsample2d(Layer):
+    """Mean over windows times a weight plus a bias, both trained: x (N, num_features, H, W) -> (N, C, P, Q).
+
+    The S layers of LeCun et al., Proc. IEEE 86 (1998), section II.B, who weight the sum instead of the mean.
+    weight and bias (num_features,), first ones and zeros. kernel_size as of functional.avg_pool2d.
+    """
+
+    def __init__(self, num_features, kernel_size):
+        self.num_features = _count("num_features", num_features)
+        self.pool = AvgPool2d(kernel_size)
+        self.weight = Parameter(np.ones(num_features, np.float32))
+        self.bias = Parameter(np.zeros(num_features, np.float32))
+        # Batch normalisation with these constants for its averages is the product and sum per channel.
+        self._mean, self._var = np.zeros(num_features, np.float32), np.ones(num_features, np.float32)
+
+    def forward(self, x):
+        mean = self.pool.forward(x)
+        y = F.batch_norm(mean, self._mean, self._var, self.weight.data, self.bias.data, eps=0)
+        return self._save(y, mean)
+
+    def backward(self, grad_output):
+        (mean,) = self._restore(grad_output)
+        grad_mean, grad_weight, grad_bias = F.batch_norm_backward(
+            grad_output, mean, self._mean, self._var, self.weight.data, training=False)
+        self.weight.accumulate(lambda out: np.copyto(out, grad_weight))
+        self.bias.accumulate(lambda out: np.copyto(out, grad_bias))
+        return self.pool.backward(grad_mean)
 
 
 class AdaptiveAvgPool2d(Layer):
