@@ -4,8 +4,10 @@ from .alexnet import alexnet, alexnet_2012
 from .googlenet import googlenet
 from .inception_v3 import inception_v3
 from .inception_v4 import inception_v4
-from .lenet import lenet5
+from .lenet import lenet1, lenet4, lenet5, lenet5_1998
 from .lstm import LSTMClassifier
+from .mlp import mlp
+from .perceptron import Perceptron, maximum_margin, novikoff_bound
 from .resnet import (
     cifar_resnet,
     resnet,
@@ -22,14 +24,16 @@ from .resnet import (
 )
 from .vgg import vgg, vgg11, vgg13, vgg16, vgg19
 
-__all__ = ["LSTMClassifier", "alexnet", "alexnet_2012", "available", "cifar_resnet", "create", "googlenet", "inception_v3",
-           "inception_v4", "input_shape", "lenet5", "resnet", "resnet18", "resnet20", "resnet32", "resnet34",
-           "resnet44", "resnet50", "resnet56", "resnet101", "resnet110", "resnet152", "vgg", "vgg11", "vgg13",
-           "vgg16", "vgg19"]
+__all__ = ["LSTMClassifier", "Perceptron", "alexnet", "alexnet_2012", "available", "cifar_resnet", "create",
+           "googlenet", "inception_v3", "inception_v4", "input_shape", "lenet1", "lenet4", "lenet5",
+           "lenet5_1998", "maximum_margin", "mlp", "novikoff_bound", "resnet", "resnet18", "resnet20",
+           "resnet32", "resnet34", "resnet44", "resnet50", "resnet56", "resnet101", "resnet110", "resnet152",
+           "vgg", "vgg11", "vgg13", "vgg16", "vgg19"]
 
 # (C, H, W) of the images that networks were made for -> the networks
 _MODELS = {
-    (1, 32, 32): (lenet5,),
+    (1, 28, 28): (lenet1,),
+    (1, 32, 32): (lenet5, lenet5_1998, lenet4),
     (3, 227, 227): (alexnet_2012,),
     (3, 224, 224): (alexnet, vgg11, vgg13, vgg16, vgg19, googlenet,
                     resnet18, resnet34, resnet50, resnet101, resnet152),
