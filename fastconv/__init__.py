@@ -3,7 +3,7 @@
     import fastconv
     y = fastconv.functional.conv2d(x, weight, bias, padding=1)
 
-Submodules are imported on first use: functional, layers, losses, optim, init, data, models, train,
+Submodules are imported on first use: functional, layers, losses, optim, init, data, augment, models, train,
 summary, reference. FASTCONV_ISA forces an instruction set, FASTCONV_NUM_THREADS the threads.
 """
 
@@ -16,7 +16,7 @@ from .threads import default_num_threads, get_num_threads, num_threads, set_num_
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("checkpoint", "data", "functional", "init", "layers", "losses", "metrics", "models",
+_SUBMODULES = ("augment", "checkpoint", "data", "functional", "init", "layers", "losses", "metrics", "models",
                "optim", "plots", "reference", "summary", "train")
 
 __all__ = [*_SUBMODULES, "algorithms", "available_isas", "get_num_threads", "info", "isa",

@@ -10,6 +10,7 @@ the training images; labels are int64 (N,).
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from .download import DownloadError, RemoteFile, download, verify
 from .formats import read_cifar10, read_cifar10_archive, read_idx
 
 __all__ = ["Dataset", "batches", "cache_folder", "cifar10", "digits", "fashion_mnist", "load", "mnist",
-           "names", "read_cifar10", "read_idx"]
+           "names", "prefetch", "read_cifar10", "read_idx"]
 
 DIGIT_NAMES = tuple("0123456789")
 FASHION_MNIST_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
@@ -122,6 +123,21 @@ def batches(dataset, batch_size, rng=None, drop_last=False):
     order = rng.permutation(count)
     chosen = (order[i:i + batch_size] for i in starts)
     return ((np.take(pixels, rows, axis=0).transpose(0, 3, 1, 2), labels[rows]) for rows in chosen)
+
+
+def prefetch(iterable):
+    """Iterates over `iterable`; while the caller works on an item, a thread makes the next one.
+
+    Items come in order and are the same whatever the timing: one thread makes them one at a time. What
+    `iterable` raises is raised here, in its place. Leaving the loop early waits for the item in the making;
+    close() does so at once, where a reference to the iterator stays.
+    """
+    iterator, end = iter(iterable), object()
+    with ThreadPoolExecutor(1, thread_name_prefix="fastconv-prefetch") as thread:
+        coming = thread.submit(next, iterator, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, iterator, end)
+            yield item
 
 
 def digits():

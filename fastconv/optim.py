@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules, with torch's formulas, names and state.
+"""Optimisers, learning-rate schedules and clipping of gradients, with torch's formulas, names and state.
 
 An optimiser takes any objects with `data` (float32 or float64 array that fills its memory without gaps, in
 any order of axes), `grad` (array of the same shape, or None: the parameter is skipped) and `zero_grad()`.
@@ -216,6 +216,24 @@ class Adam(Optimizer):
             np.divide(m, change, out=change)
             change *= step_size
             p -= change
+
+
+def clip_grad_norm(parameters, max_norm):
+    """Scales the gradients so that their norm is at most max_norm; returns the norm before, a float.
+
+    The norm is the Euclidean one of all gradients as one vector, summed in float64: Pascanu, Mikolov and
+    Bengio 2013, algorithm 1, and torch's clip_grad_norm_ without its 1e-6. Gradients of an infinite or NaN
+    norm are left as they are, parameters without one skipped. Raises ValueError for a negative max_norm.
+    """
+    max_norm = _at_least_zero("max_norm", max_norm)
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flats = (grad.ravel("K") for grad in grads)
+    norm = math.sqrt(sum(float(np.square(flat[start:start + _BLOCK], dtype=np.float64).sum())
+                         for flat in flats for start in range(0, flat.size, _BLOCK)))
+    if max_norm < norm < math.inf:
+        for grad in grads:
+            grad *= max_norm / norm
+    return norm
 
 
 class Schedule:

@@ -13,6 +13,7 @@ import math
 import signal
 import threading
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -20,15 +21,16 @@ import numpy as np
 
 from . import checkpoint as checkpoints
 from .checks import count
-from .data import batches
+from .data import batches, prefetch
 from .extras import require
 from .files import atomic_write
 from .losses import CrossEntropyLoss
+from .optim import clip_grad_norm
 from .progress import Progress
 
 
 class Diverged(ArithmeticError):
-    """The loss became NaN or infinite."""
+    """The loss, or the norm of the gradient that was to be clipped, became NaN or infinite."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -84,10 +86,13 @@ def evaluate(model, data, batch_size=500, loss=None):
 
 
 def fit(model, loss, optimizer, train_data, *, test_data=None, epochs=10, batch_size=128, schedule=None,
-        seed=0, progress=True, checkpoint=None, resume=False, drop_last=False, options=None):
+        augment=None, max_grad_norm=None, seed=0, progress=True, checkpoint=None, resume=False,
+        drop_last=False, options=None):
     """Trains `model` on a Dataset, in batches shuffled anew every epoch; returns the History.
 
-    schedule: its step() is called after every batch. seed: of the shuffling. progress: shows a table and a
+    schedule: its step() is called after every batch. augment: changes each batch of training images, as those
+    of fastconv.augment do; a thread takes and changes the next batch during a step. max_grad_norm: clips the
+    gradient, see optim.clip_grad_norm. seed: of the shuffling and augment. progress: shows a table and a
     bar (needs tqdm). checkpoint: path of a file that is replaced after every epoch and on Ctrl-C (needs
     safetensors). resume: goes on from that file; model, optimizer and schedule must have been made as for
     the training that wrote it. options: a flat dict of whatever else defines the training; on resume it must
@@ -95,9 +100,9 @@ def fit(model, loss, optimizer, train_data, *, test_data=None, epochs=10, batch_
 
     Ctrl-C finishes the step and raises Interrupted, a second one stops at once (in the main thread, unless
     the program has a SIGINT handler of its own). Raises Diverged, before the step and before a checkpoint is
-    replaced, where the loss is NaN or infinite; ValueError naming the argument, also one that is not as in
-    the checkpoint; FileNotFoundError where there is none to resume; ImportError for a missing package, before
-    training; OSError where the checkpoint cannot be written.
+    replaced, where the loss or the norm of the gradient to clip is NaN or infinite; ValueError naming the
+    argument, also one that is not as in the checkpoint; FileNotFoundError where there is none to resume;
+    ImportError for a missing package, before training; OSError where the checkpoint cannot be written.
     """
     epochs, batch_size = count("epochs", epochs, least=1), count("batch_size", batch_size, least=1)
     batches_per_epoch = len(train_data) // batch_size if drop_last else -(-len(train_data) // batch_size)
@@ -111,6 +116,7 @@ def fit(model, loss, optimizer, train_data, *, test_data=None, epochs=10, batch_
         require("safetensors.numpy")
 
     options = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "drop_last": drop_last,
+               "augment": augment and repr(augment), "max_grad_norm": max_grad_norm,
                "images": len(train_data), **(options or {})}
     run = _Run(model, optimizer, schedule, options)
     if resume:
@@ -121,7 +127,7 @@ def fit(model, loss, optimizer, train_data, *, test_data=None, epochs=10, batch_
         with _DeferredInterrupt() as interrupt:
             display.start(run.history, run.epoch, run.totals.batches)
             while run.epoch < epochs:
-                _train_epoch(run, loss, train_data, display, interrupt)
+                _train_epoch(run, loss, train_data, augment, max_grad_norm, display, interrupt)
                 row = None
                 if run.totals.batches == batches_per_epoch:
                     row = run.end_epoch(test_data and evaluate(model, test_data, loss=loss))
@@ -212,7 +218,17 @@ class _Run:
                 yield name, layer.rng
 
 
-def _train_epoch(run, loss, data, display, interrupt):
+def _examples(run, order, augment):
+    """(images, labels) of the steps that are left of the current epoch, whose batches are `order`."""
+    done, seed, epoch = run.totals.batches, run.options["seed"], run.epoch
+    for batch, (images, labels) in enumerate(itertools.islice(order, done, None), done):
+        if augment:
+            # A stream for each batch: one that goes on in a later process draws what it would have drawn.
+            images = augment(images, np.random.default_rng([seed, 2, epoch, batch]))
+        yield images, labels
+
+
+def _train_epoch(run, loss, data, augment, max_grad_norm, display, interrupt):
     """The steps that are left of the current epoch, or those up to an interrupt."""
     model, optimizer, schedule, totals = run.model, run.optimizer, run.schedule, run.totals
     model.train()
@@ -220,25 +236,33 @@ def _train_epoch(run, loss, data, display, interrupt):
         totals.lr = optimizer.lr
     order = batches(data, run.options["batch_size"], run.rng, run.options["drop_last"])
     earlier, start = totals.seconds, time.perf_counter()
-    for images, labels in itertools.islice(order, totals.batches, None):
-        scores = model.forward(images)
-        batch_loss = loss.forward(scores, labels)
-        if not math.isfinite(batch_loss):
-            raise Diverged(f"the loss became {batch_loss} in epoch {run.epoch + 1}, batch "
-                           f"{totals.batches + 1}: lower the learning rate (now {optimizer.lr:.3g})")
-        optimizer.zero_grad()
-        model.backward(loss.backward())
-        optimizer.step()
-        if schedule:
-            schedule.step()
-        totals.batches += 1
-        totals.images += len(labels)
-        totals.loss += batch_loss * len(labels)
-        totals.correct += int(np.count_nonzero(scores.argmax(axis=1) == labels))
-        totals.seconds = earlier + time.perf_counter() - start
-        display.step(run.epoch, totals)
-        if interrupt.requested:
-            return
+    with closing(prefetch(_examples(run, order, augment))) as examples:
+        for images, labels in examples:
+            scores = model.forward(images)
+            batch_loss = loss.forward(scores, labels)
+            _require_finite("loss", batch_loss, run)
+            optimizer.zero_grad()
+            model.backward(loss.backward())
+            if max_grad_norm is not None:
+                _require_finite("norm of the gradient", clip_grad_norm(optimizer.parameters, max_grad_norm),
+                                run)
+            optimizer.step()
+            if schedule:
+                schedule.step()
+            totals.batches += 1
+            totals.images += len(labels)
+            totals.loss += batch_loss * len(labels)
+            totals.correct += int(np.count_nonzero(scores.argmax(axis=1) == labels))
+            totals.seconds = earlier + time.perf_counter() - start
+            display.step(run.epoch, totals)
+            if interrupt.requested:
+                return
+
+
+def _require_finite(what, value, run):
+    if not math.isfinite(value):
+        raise Diverged(f"the {what} became {value} in epoch {run.epoch + 1}, batch {run.totals.batches + 1}: "
+                       f"lower the learning rate (now {run.optimizer.lr:.3g})")
 
 
 class _DeferredInterrupt:

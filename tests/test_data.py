@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import tarfile
+import threading
+import time
 import types
 
 import numpy as np
@@ -352,3 +354,38 @@ def test_batches_drop_last(count, sizes, rng):
 def test_batches_refuse_batch_size(batch_size):
     with pytest.raises(ValueError, match=f"batch_size must be positive, got {batch_size}"):
         data.batches(numbered(3), batch_size)
+
+
+def test_prefetch_gives_the_items_in_order_and_one_ahead():
+    started = []
+
+    def items():
+        for number in range(5):
+            started.append((number, threading.current_thread()))
+            yield number
+
+    for number in data.prefetch(items()):
+        deadline = time.monotonic() + 10
+        while len(started) < min(number + 2, 5) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert len(started) == min(number + 2, 5)
+    assert [number for number, _ in started] == list(range(5))
+    assert {thread for _, thread in started}.isdisjoint({threading.current_thread()})
+    assert list(data.prefetch([])) == []
+
+
+def test_prefetch_raises_in_its_place_what_the_iterable_raises():
+    def items():
+        yield 1
+        raise OSError("disk")
+    found = data.prefetch(items())
+    assert next(found) == 1
+    with pytest.raises(OSError, match="disk"):
+        next(found)
+
+
+def test_prefetch_ends_its_thread_when_it_is_left():
+    before = threading.active_count()
+    for _ in data.prefetch(range(10**9)):
+        break
+    assert threading.active_count() == before

@@ -84,6 +84,7 @@ MAY_IMPORT = {
     "optim": {"checks"},
     "init": set(),
     "metrics": set(),
+    "augment": set(),
     "files": set(),
     "extras": set(),
     "formats": set(),

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from fastconv.optim import SGD, Adam, CosineLR, StepLR
+from fastconv.optim import SGD, Adam, CosineLR, StepLR, clip_grad_norm
 
 STEPS = 50
 UNIT = {np.float32: 2.0**-24, np.float64: 2.0**-53}
@@ -264,6 +264,61 @@ def test_wrong_parameters_are_named():
     gappy.grad = np.zeros_like(gappy.data)
     with pytest.raises(ValueError, match=r"without gaps, got shape \(4, 3\) with strides \(24, 8\)"):
         SGD([gappy], 0.1).step()
+
+
+def with_gradients(step=1):
+    parameters = start()
+    for parameter, grad in zip(parameters, gradients(step), strict=True):
+        parameter.grad = grad
+    return parameters
+
+
+@pytest.mark.parametrize("max_norm", [0, 1, 50, 1e4])
+@pytest.mark.parametrize("step", [0, 1])  # without a gradient of the bias, and with one
+def test_clipping_is_torch_s(max_norm, step):
+    torch = pytest.importorskip("torch")
+    parameters, theirs = with_gradients(step), []
+    for grad in gradients(step):
+        theirs.append(torch.zeros(()) if grad is None else torch.zeros(grad.shape))
+        theirs[-1].grad = None if grad is None else torch.tensor(grad, dtype=torch.float64).to(torch.float32)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm).item()
+    norm = clip_grad_norm(parameters, max_norm)
+    assert norm == pytest.approx(expected, rel=1e-6)
+    for parameter, other in zip(parameters, theirs, strict=True):
+        if parameter.grad is not None:  # torch divides by the norm + 1e-6
+            np.testing.assert_allclose(parameter.grad, other.grad, rtol=2e-6, atol=0)
+
+
+def test_clipping_scales_to_the_norm_and_leaves_smaller_gradients_alone():
+    parameters, expected = with_gradients(), gradients(1)
+    norm = clip_grad_norm(parameters, 1e9)
+    assert norm == pytest.approx(np.sqrt(sum(np.sum(np.square(grad, dtype=float)) for grad in expected)))
+    assert all(np.array_equal(parameter.grad, grad)
+               for parameter, grad in zip(parameters, expected, strict=True))
+    clip_grad_norm(parameters, 2)
+    assert clip_grad_norm(parameters, 3) == pytest.approx(2, rel=2.0**-23)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_clipping_tells_of_gradients_that_are_not_finite(bad):
+    parameters = with_gradients()
+    parameters[1].grad[3] = bad
+    before = parameters[0].grad.copy()
+    assert not np.isfinite(clip_grad_norm(parameters, 1))
+    np.testing.assert_array_equal(parameters[0].grad, before)
+
+
+def test_clipping_of_gradients_whose_squares_overflow_float32():
+    parameters = with_gradients()
+    for parameter in parameters:
+        parameter.grad[...] = 1e30
+    size = sum(parameter.data.size for parameter in parameters)
+    assert clip_grad_norm(parameters, 1) == pytest.approx(1e30 * np.sqrt(size))
+
+
+def test_clipping_names_wrong_arguments():
+    with pytest.raises(ValueError, match="max_norm must not be negative, got -1"):
+        clip_grad_norm(start(), -1)
 
 
 def rates(schedule, steps):

@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import fastconv
 from fastconv import checkpoint
+from fastconv.augment import Compose, RandomAffine, RandomCrop, RandomHorizontalFlip
 from fastconv.data import Dataset
 from fastconv.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
 from fastconv.losses import CrossEntropyLoss
@@ -184,6 +186,47 @@ def test_input_gradient_is_asked_for_again_afterwards(tmp_path):
     assert run.model.needs_input_grad
 
 
+def test_augment_changes_the_training_images_alone(tmp_path):
+    changed = []
+
+    def negative(images, rng):
+        changed.append(rng.integers(0, 2**60))
+        return -images
+
+    model = Sequential(Flatten(), Linear(64, 4, rng=np.random.default_rng(0)))
+    data, test = dataset(), dataset(30, seed=1)
+    opposite = Dataset(-data.images, data.labels, data.names)
+    [row] = fit(model, CrossEntropyLoss(), SGD(model.parameters(), 0), data, test_data=test, epochs=1,
+                batch_size=BATCH_SIZE, progress=False, augment=negative)
+    assert row["accuracy"] == evaluate(model, opposite).accuracy
+    assert row["test_accuracy"] == evaluate(model, test).accuracy
+    assert len(set(changed)) == BATCHES
+
+
+def test_slow_augmentation_changes_no_bit(tmp_path):
+    """What the thread draws does not depend on when it comes to it."""
+    run, states = Run(tmp_path), []
+    for seconds in (0, 0.002):
+        def crop(images, rng, seconds=seconds):
+            time.sleep(seconds * rng.random())
+            return RandomCrop(2)(images, rng)
+        run.fit(augment=crop, epochs=2)
+        states.append([parameter.data.copy() for parameter in run.model.parameters()])
+    assert all(map(np.array_equal, *states))
+
+
+def test_gradients_are_clipped_together(tmp_path):
+    """A step of plain SGD is as long as the gradient times the rate."""
+    model = Sequential(Flatten(), Linear(64, 4, rng=np.random.default_rng(0)))
+    before = [parameter.data.copy() for parameter in model.parameters()]
+    fit(model, CrossEntropyLoss(), SGD(model.parameters(), 0.5), dataset(), epochs=1, batch_size=70,
+        progress=False, max_grad_norm=0.01)
+    moved = [parameter.data - start for parameter, start in zip(model.parameters(), before, strict=True)]
+    assert math.sqrt(sum(np.square(move).sum() for move in moved)) == pytest.approx(0.5 * 0.01, rel=1e-4)
+    losses = [Run(tmp_path).fit(max_grad_norm=norm)[-1]["loss"] for norm in (None, 1e9, 0.1)]
+    assert losses[0] == losses[1] != losses[2]
+
+
 # ---- interrupting and resuming ----------------------------------------------------------------------
 
 
@@ -197,6 +240,20 @@ def test_interrupted_anywhere_and_resumed_gives_the_same_bits(tmp_path, kind):
         with pytest.raises(Interrupted, match=place):
             run.fit(InterruptingLoss(step))
         run.fit(resume=True)
+        assert run.state() == expected
+
+
+AUGMENTATION = Compose(RandomCrop(1), RandomHorizontalFlip(), RandomAffine(10, 1))
+
+
+def test_interrupted_with_augmentation_and_resumed_gives_the_same_bits(tmp_path):
+    run, options = Run(tmp_path), {"augment": AUGMENTATION, "max_grad_norm": 1.0}
+    run.fit(**options)
+    expected = run.state()
+    for step in range(1, EPOCHS * BATCHES, 2):
+        with pytest.raises(Interrupted):
+            run.fit(InterruptingLoss(step), **options)
+        run.fit(resume=True, **options)
         assert run.state() == expected
 
 
@@ -262,6 +319,7 @@ def test_fit_runs_outside_the_main_thread(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{"epochs": 4}, {"batch_size": 8}, {"seed": 4}, {"drop_last": True},
+                                     {"augment": RandomCrop(1)}, {"max_grad_norm": 1.0},
                                      {"options": {"model": "other"}}])
 def test_resume_with_other_options_names_the_option(tmp_path, changes):
     run = Run(tmp_path)
@@ -297,6 +355,20 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
         run.fit(NanLoss(BATCHES + 2), test_data=None)
     assert all(map(np.array_equal, before, (parameter.data for parameter in run.model.parameters())))
     assert len(run.state()["history"]) == 1  # the checkpoint is that of the first epoch
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
+    class InfiniteGradient(CrossEntropyLoss):
+        def backward(self):
+            return super().backward() * np.float32(np.inf)
+
+    model = Sequential(Flatten(), Linear(64, 4, rng=np.random.default_rng(0)))
+    before = model[1].weight.data.copy()
+    message = r"the norm of the gradient became (nan|inf) in epoch 1, batch 1: lower the learning rate"
+    with pytest.raises(Diverged, match=message):
+        fit(model, InfiniteGradient(), SGD(model.parameters(), 0.1), dataset(), progress=False,
+            max_grad_norm=1.0)
+    np.testing.assert_array_equal(model[1].weight.data, before)
 
 
 def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path):
