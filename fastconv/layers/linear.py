@@ -159,29 +159,34 @@ class Linear(Layer):
 
 
 class RBF(Layer):
-    """Minus the squared distance to each of K fixed templates: x (N, D) -> (N, K), -sum over d of (x - c)^2.
+    """Log-likelihoods of normal distributions around K fixed templates, up to a constant: x (N, D) -> (N, K).
 
-    LeCun et al., Proc. IEEE 86 (1998), equation 7, with the sign changed so that the largest output wins;
-    under CrossEntropyLoss this is their equation 9 without its constant for rubbish. centres: float32 (K, D),
-    a buffer. Raises ValueError for centres or x that do not fit.
+    y = -|x - c|^2 / (2 variance): LeCun et al., Proc. IEEE 86 (1998), equation 7, with the sign changed so
+    that the largest output wins; theirs has variance 1/2. Under CrossEntropyLoss this is their equation 9
+    without its constant for rubbish. centres: float32 (K, D), a buffer. Raises ValueError for centres,
+    variance or x that do not fit.
     """
 
     buffer_names = ("centres",)
 
-    def __init__(self, centres):
+    def __init__(self, centres, variance=0.5):
         if centres.ndim != 2 or centres.dtype != np.float32:
             raise ValueError(f"centres must be a float32 array (K, D), got {centres.dtype} {centres.shape}")
+        if not 0 < variance < math.inf:
+            raise ValueError(f"variance must be positive, got {variance!r}")
         self.centres = centres
+        self._precision = np.float32(1 / variance)
 
     def forward(self, x):
         if x.ndim != 2 or x.shape[1] != self.centres.shape[1]:
             raise ValueError(f"x must have shape (N, {self.centres.shape[1]}), got {x.shape}")
-        return self._save(-np.square(x[:, None] - self.centres).sum(axis=2), x)
+        squares = np.square(x[:, None] - self.centres).sum(axis=2)
+        return self._save(squares * (-self._precision / 2), x)
 
     def backward(self, grad_output):
         (x,) = self._restore(grad_output)
         towards = F.linear_backward_input(grad_output, self.centres)
-        return 2 * (towards - x * grad_output.sum(axis=1, keepdims=True)) if self.needs_input_grad else None
+        return (towards - x * grad_output.sum(axis=1, keepdims=True)) * self._precision
 
     def multiply_adds(self, input_shape):
         """D for each of the N*K outputs."""
