@@ -16,8 +16,8 @@ from .threads import default_num_threads, get_num_threads, num_threads, set_num_
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("augment", "checkpoint", "data", "functional", "init", "layers", "losses", "metrics", "models",
-               "optim", "plots", "reference", "summary", "train")
+_SUBMODULES = ("augment", "challenge", "checkpoint", "data", "functional", "init", "layers", "losses",
+               "metrics", "models", "optim", "plots", "reference", "summary", "train")
 
 __all__ = [*_SUBMODULES, "algorithms", "available_isas", "get_num_threads", "info", "isa",
            "memory_stats", "num_threads", "set_isa", "set_num_threads", "trim"]

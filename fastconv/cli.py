@@ -1,4 +1,4 @@
-"""The ``fastconv`` command: info, models, train, evaluate.
+"""The ``fastconv`` command: info, models, train, evaluate, mnist-challenge.
 
 Exit codes: 0; 1 where a training diverged; 2 for wrong options, files and missing packages, with one line on
 standard error; 130 after Ctrl-C.
@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from . import (
+    augment,
+    challenge,
     checkpoint,
     data,
     extras,
@@ -39,8 +41,15 @@ _OPTIMIZER_DEFAULTS = {
     "sgd": {"momentum": 0.9, "weight_decay": 5e-4},
     "adam": {"lr": 1e-3, "weight_decay": 0.0},
 }
+_AUGMENTATIONS = {
+    "digits": challenge.DISTORTIONS,
+    "mnist": challenge.DISTORTIONS,
+    "fashion-mnist": augment.Compose(augment.RandomCrop(2), augment.RandomHorizontalFlip()),
+    "cifar10": augment.Compose(augment.RandomCrop(4), augment.RandomHorizontalFlip()),
+}
 _SGD_LR_PER_IMAGE = 0.05 / 128  # the rate grows with the batch: Goyal et al. 2017, arXiv 1706.02677
-_DEFAULTS = {"model": "lenet5", "data": "digits", "optimizer": "sgd", "schedule": "cosine", "seed": 0}
+_DEFAULTS = {"model": "lenet5", "data": "digits", "optimizer": "sgd", "schedule": "cosine", "seed": 0,
+             "augment": False, "label_smoothing": 0.0, "max_grad_norm": None}
 _OPTIONS = (*_DEFAULTS, "epochs", "batch_size", "lr", "momentum", "weight_decay")
 
 
@@ -115,9 +124,11 @@ def _train(arguments):
     steps = -(-len(train_data) // options["batch_size"])
     try:
         history = train.fit(
-            model, losses.CrossEntropyLoss(), optimizer, train_data, test_data=test_data,
-            epochs=options["epochs"], batch_size=options["batch_size"], seed=options["seed"],
-            schedule=_schedule(options, optimizer, steps), progress=not arguments.quiet, checkpoint=path,
+            model, losses.CrossEntropyLoss(options["label_smoothing"]), optimizer, train_data,
+            test_data=test_data, epochs=options["epochs"], batch_size=options["batch_size"],
+            seed=options["seed"], schedule=_schedule(options, optimizer, steps),
+            augment=_AUGMENTATIONS[options["data"]] if options["augment"] else None,
+            max_grad_norm=options["max_grad_norm"], progress=not arguments.quiet, checkpoint=path,
             resume=arguments.resume, options=options)
     except train.Interrupted as stop:
         again = ["fastconv", "train", "--resume", "--output", str(output)]
@@ -153,6 +164,24 @@ def _evaluate(arguments):
     print(f"{path} on the {len(test_data):,} test images of {name}: accuracy {result.accuracy:.2%}, "
           f"loss {result.loss:.4f}\n")
     print(metrics.format_confusion_matrix(matrix, test_data.names))
+    return 0
+
+
+def _mnist_challenge(arguments):
+    names = arguments.models or [name for name in challenge.LEARNERS if name != "lenet5-distorted"]
+    if arguments.augment and "lenet5-distorted" not in names:
+        names = [*names, "lenet5-distorted"]
+    facts = {"fastconv": info(), "validation": arguments.validation}
+    rows = []
+    for row in challenge.run(names, arguments.data_dir, epochs=arguments.epochs, seeds=arguments.seeds,
+                             validation=arguments.validation):
+        if not rows:
+            arguments.output.mkdir(parents=True, exist_ok=True)
+            print(challenge.table_row())
+        rows.append(row)
+        print(challenge.table_row(row), flush=True)
+        challenge.save(rows, arguments.output, facts)  # now, for the next learner may take an hour
+    print(f"challenge.csv and challenge.json are in {arguments.output}")
     return 0
 
 
@@ -248,7 +277,12 @@ def _parser():
     option("--weight-decay", type=_number(), metavar="W", help="default: sgd 0.0005, adam 0")
     option("--schedule", choices=("cosine", "step", "none"),
            help="of the learning rate (default: cosine, down to 0)")
-    option("--seed", type=_at_least(0), metavar="N", help="of the weights and the shuffling (default: 0)")
+    option("--augment", action="store_true", default=None,
+           help="small distortions of digits, random crops and flips of photographs and clothes")
+    option("--label-smoothing", type=_number(below_one=True), metavar="S",
+           help="share of the target spread over all classes (default: 0)")
+    option("--max-grad-norm", type=_number(), metavar="M", help="clip the gradient (default: no)")
+    option("--seed", type=_at_least(0), metavar="N", help="of all random numbers (default: 0)")
     option("--output", type=Path, metavar="DIR", help="folder of the results (default: runs/MODEL-DATA)")
     option("--resume", action="store_true",
            help="continue the training whose checkpoint is in the output folder")
@@ -258,6 +292,22 @@ def _parser():
     parser_evaluate.add_argument("weights", type=Path, nargs="?", metavar="RUN_OR_WEIGHTS",
                                  help="folder of a run or .safetensors file (default: runs/MODEL-DATA)")
     add_common(parser_evaluate)
+
+    parser_challenge = add("mnist-challenge", _mnist_challenge,
+                           "the comparison of LeCun et al. 1998 on MNIST, beside the published errors")
+    option = parser_challenge.add_argument
+    option("--data-dir", type=Path, metavar="DIR", help="folder with the files of MNIST")
+    option("--models", nargs="+", choices=challenge.LEARNERS, metavar="NAME",
+           help=f"of {', '.join(challenge.LEARNERS)} (default: all but the last)")
+    option("--augment", action="store_true", help="LeNet-5 on distorted images too: lenet5-distorted")
+    option("--epochs", type=_at_least(1), metavar="N", help="default: each learner's own")
+    option("--seeds", type=_at_least(1), default=1, metavar="K",
+           help="trainings of each learner, whose median is shown (default: 1)")
+    option("--validation", action="store_true",
+           help="train on 50,000 images and test on the other 10,000, not on the test images")
+    option("--threads", type=_at_least(1), metavar="N", help="threads to use")
+    option("--output", type=Path, default=Path("runs", "mnist-challenge"), metavar="DIR",
+           help="folder of the results (default: runs/mnist-challenge)")
     return parser
 
 
@@ -269,15 +319,15 @@ def _at_least(least):
     return integer
 
 
-def _number(above_zero=False):
+def _number(above_zero=False, below_one=False):
     def number(text):
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not 0 <= value < math.inf or (above_zero and value == 0):
-            sign = "positive" if above_zero else "non-negative"
-            raise argparse.ArgumentTypeError(f"must be a {sign} number, got {text!r}")
+        if not 0 <= value < (1 if below_one else math.inf) or (above_zero and value == 0):
+            wanted = f"{'positive' if above_zero else 'non-negative'} number{' below 1' if below_one else ''}"
+            raise argparse.ArgumentTypeError(f"must be a {wanted}, got {text!r}")
         return value
     return number
 

@@ -109,6 +109,31 @@ def test_train_quiet_prints_the_result_alone(folder, few_digits, capsys):
     assert re.fullmatch(r"lenet5 on digits: test accuracy .*\n.* are in x\n", out)
 
 
+def test_train_with_every_option_and_again_from_its_checkpoint(folder, few_digits, capsys, monkeypatch):
+    """Augmentation and label smoothing and clipping are part of what a checkpoint goes on with."""
+    options = ["--augment", "--label-smoothing", "0.1", "--max-grad-norm", "1", "--quiet"]
+    assert cli.main(["train", "--epochs", "2", *options, "--output", "whole"]) == 0
+    step, real = iter(range(100)), cli.losses.CrossEntropyLoss.forward
+
+    def interrupting(self, output, target):
+        if next(step) == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, output, target)
+
+    monkeypatch.setattr(cli.losses.CrossEntropyLoss, "forward", interrupting)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert cli.main(["train", "--epochs", "2", *options, "--output", "stopped"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert cli.main(["train", "--resume", "--quiet", "--output", "stopped"]) == 0
+    weights = [(folder / name / "weights.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert weights[0] == weights[1]
+    capsys.readouterr()
+    assert cli.main(["train", "--epochs", "2", "--quiet", "--output", "plain"]) == 0
+    assert (folder / "plain" / "weights.safetensors").read_bytes() != weights[0]
+
+
 def test_learning_curves_are_a_png_also_without_test_data(tmp_path):
     rows = [{"epoch": epoch, "loss": 1 / epoch, "test_loss": None, "accuracy": 0.9, "test_accuracy": None}
             for epoch in (1, 2, 3)]
@@ -162,6 +187,10 @@ def test_ctrl_c_before_training_is_one_line(folder, monkeypatch, capsys):
     (["train", "--lr", "fast"], "argument --lr: must be a positive number, got 'fast'"),
     (["train", "--lr", "nan"], "argument --lr: must be a positive number, got 'nan'"),
     (["train", "--momentum", "-1"], "argument --momentum: must be a non-negative number, got '-1'"),
+    (["train", "--label-smoothing", "1"], "must be a non-negative number below 1, got '1'"),
+    (["train", "--max-grad-norm", "x"], "--max-grad-norm: must be a non-negative number, got 'x'"),
+    (["mnist-challenge", "--models", "lenet6"], "argument --models: invalid choice: 'lenet6'"),
+    (["mnist-challenge", "--data-dir", "nowhere"], "must be an existing folder, got 'nowhere'"),
     (["train", "--epochs", "0"], "argument --epochs: must be an integer of at least 1, got '0'"),
     (["train", "--batch-size", "1.5"], "argument --batch-size: must be an integer of at least 1, got '1.5'"),
     (["train", "--threads", "none"], "argument --threads: must be an integer of at least 1, got 'none'"),

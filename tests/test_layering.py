@@ -100,6 +100,7 @@ MAY_IMPORT = {
     "progress": {"extras"},
     "train": {"checkpoint", "checks", "data", "extras", "files", "functional", "layers", "losses", "metrics",
               "optim", "plots", "progress"},
+    "challenge": {"augment", "data", "extras", "files", "losses", "models", "optim", "train"},
     "cli": {"*"},
 }
 PYTHON_FILES = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyx")])

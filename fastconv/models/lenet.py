@@ -71,8 +71,9 @@ def lenet5_1998(num_classes=10, in_channels=1, *, output="rbf", rng=None):
     """The LeNet-5 of the paper, section II.B: x (N, in_channels, 32, 32) -> scores (N, num_classes).
 
     60,000 trained parameters and 340,908 connections for grey images and ten classes. output: "rbf", minus
-    the squared distances to the fixed 7 x 12 images of the ten digits, or "linear", trained scores (850
-    parameters more). Layers have the paper's names. rng: a numpy Generator for the weights.
+    the squared distances to the fixed 7 x 12 images of the ten digits, in units of a variance that suits
+    plain gradient descent, or "linear", trained scores (850 parameters more). Layers have the paper's names.
+    rng: a numpy Generator for the weights.
     Raises ValueError for another output, and for "rbf" with other than ten classes.
     """
     if output not in ("rbf", "linear"):
@@ -93,12 +94,12 @@ def lenet5_1998(num_classes=10, in_channels=1, *, output="rbf", rng=None):
         "flatten": Flatten(),
         "f6": Linear(120, 84, rng=rng),
         "tanh6": ScaledTanh(),
-        "output": RBF(digit_templates()) if output == "rbf" else Linear(84, num_classes, rng=rng),
+        "output": RBF(digit_templates(), variance=5) if output == "rbf" else Linear(84, num_classes, rng=rng),
     })
 
 
 def lenet4(num_classes=10, in_channels=1, *, rng=None):
-    """LeNet-4, section III.C.7 of the paper: x (N, in_channels, 32, 32) -> scores (N, num_classes).
+    """LeNet-4, section III.C of the paper: x (N, in_channels, 32, 32) -> scores (N, num_classes).
 
     4 maps, 8 subsampling maps, two for each of the 4, 16 maps, 16 subsampling maps, 120 units, 10 units, as
     the text says; it leaves the links between them open. Here all are there: 52,698 parameters. The text's
