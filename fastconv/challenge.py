@@ -85,18 +85,18 @@ class KernelSVM:
         return error, parameters, seconds
 
 
-_LENET5 = Network("LeNet-5", models.lenet5_1998, 0.95, _PAPER, lr=0.05, epochs=20, size=32, weight_decay=5e-4)
+_LENET5 = Network("LeNet-5", models.lenet5_1998, 0.95, _PAPER, lr=0.05, epochs=16, size=32, weight_decay=5e-4)
 DISTORTIONS = RandomAffine(degrees=10, translate=2, scale=(0.85, 1.15), shear=10)
 
 LEARNERS = {
-    "linear": Network("linear classifier", partial(models.mlp, (784, 10)), 12.0, _PAPER, lr=0.01, epochs=20),
+    "linear": Network("linear classifier", partial(models.mlp, (784, 10)), 12.0, _PAPER, lr=0.01, epochs=10),
     "linear-svm": Network("linear SVM, one against the rest", partial(models.mlp, (784, 10)), None, None,
-                          lr=0.01, epochs=20, loss=HingeLoss),
+                          lr=0.1, epochs=10, weight_decay=1e-5, loss=HingeLoss),
     "kernel-svm": KernelSVM("SVM, Gaussian kernel", 1.4, _PAGE, penalty=10, gamma=0.0025),
     "mlp300": Network("MLP, 300 hidden units, ReLU", partial(models.mlp, (784, 300, 10)), 4.7, _PAPER,
-                      lr=0.05, epochs=20, weight_decay=1e-4),
-    "lenet1": Network("LeNet-1", models.lenet1, 1.7, _PAPER, lr=0.05, epochs=20),
-    "lenet4": Network("LeNet-4", models.lenet4, 1.1, _PAPER, lr=0.05, epochs=20, size=32, weight_decay=5e-4),
+                      lr=0.05, epochs=15, weight_decay=5e-4),
+    "lenet1": Network("LeNet-1", models.lenet1, 1.7, _PAPER, lr=0.05, epochs=12),
+    "lenet4": Network("LeNet-4", models.lenet4, 1.1, _PAPER, lr=0.05, epochs=12, size=32, weight_decay=5e-4),
     "lenet5": _LENET5,
     "lenet5-distorted": replace(_LENET5, title="LeNet-5, distorted images", published=0.8, epochs=40,
                                 augment=DISTORTIONS),

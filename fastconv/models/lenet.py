@@ -20,7 +20,8 @@ from ..layers import (
     Subsample2d,
 )
 
-# For each map of the second convolution, the maps before it that it sees: table 1 of 1990, table I of 1998.
+# For each map of the second convolution, the maps before it that it sees: LeNet-1 with the 20 links that the
+# counts of 1990 ask for, LeNet-5 with table I of the paper.
 _LENET1_H3 = ((0,), (0, 1), (0, 1), (1,), (0, 1), (0, 1), (2,), (2, 3), (2, 3), (3,), (2, 3), (2, 3))
 _LENET5_C3 = ((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5),
               (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5),
