@@ -98,8 +98,8 @@ LEARNERS = {
     "lenet1": Network("LeNet-1", models.lenet1, 1.7, _PAPER, lr=0.05, epochs=12),
     "lenet4": Network("LeNet-4", models.lenet4, 1.1, _PAPER, lr=0.05, epochs=12, size=32, weight_decay=5e-4),
     "lenet5": _LENET5,
-    "lenet5-distorted": replace(_LENET5, title="LeNet-5, distorted images", published=0.8, epochs=40,
-                                augment=DISTORTIONS),
+    "lenet5-distorted": replace(_LENET5, title="LeNet-5, distorted images", published=0.8, epochs=20,
+                                weight_decay=1e-4, augment=DISTORTIONS),
 }
 
 
