@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from fastconv import data
 from fastconv.losses import LogisticLoss
 from fastconv.models import Perceptron, maximum_margin, mlp, novikoff_bound
 from fastconv.optim import Adam
@@ -75,6 +76,31 @@ def test_margin_is_a_certificate_and_the_largest():
 ])
 def test_margins_known_in_closed_form(points, labels, margin):
     assert maximum_margin(points, labels)[2] == pytest.approx(margin, rel=1e-6)
+
+
+def test_handwritten_threes_and_eights_are_separable():
+    train, _ = data.digits()
+    chosen = np.isin(train.labels, (3, 8))
+    points = train.images[chosen].reshape(chosen.sum(), -1)
+    labels = np.where(train.labels[chosen] == 3, 1, -1)
+    perceptron = Perceptron().fit(points, labels)
+    assert perceptron.converged
+    assert perceptron.updates <= novikoff_bound(points, labels)
+
+
+@pytest.mark.parametrize(("count", "features"), [(30, 2), (60, 3), (200, 50)])
+def test_labels_drawn_by_lot_are_proved_to_be_inseparable(count, features):
+    rng = np.random.default_rng(count)
+    points, labels = rng.standard_normal((count, features)), rng.choice([-1, 1], count)
+    with pytest.raises(ValueError, match="no hyperplane separates the classes"):
+        maximum_margin(points, labels)
+    assert not Perceptron(max_epochs=20).fit(points, labels).converged
+
+
+def test_a_search_that_ends_early_says_so():
+    points, labels = separable(0)
+    with pytest.raises(ValueError, match="max_iterations must be more than 1: neither"):
+        maximum_margin(points, labels, max_iterations=1)
 
 
 @pytest.mark.parametrize("labels", FUNCTIONS)

@@ -79,8 +79,9 @@ def maximum_margin(points, labels, tolerance=1e-6, max_iterations=100_000):
     Malozemov (SIAM Journal on Control 12, 1974): mass moves from the worst point in use to the best. The
     result proves itself: `margin` is the least label * (weight . point + bias), positive, and within the
     share `tolerance` of the largest there is, unless max_iterations end the search before.
-    Raises ValueError where the hulls meet, so that no hyperplane separates the classes, and for shapes and
-    labels that do not fit.
+    Raises ValueError where the hulls meet, or nearly (within 1e-9 R), so that no hyperplane separates the
+    classes, where max_iterations end the search before that is known, and for shapes and labels that do not
+    fit.
     """
     points, labels = _checked(points, labels)
     classes = [np.flatnonzero(labels == label) for label in (1, -1)]
@@ -99,8 +100,11 @@ def maximum_margin(points, labels, tolerance=1e-6, max_iterations=100_000):
         moved = min(mass[worse], (scores[worse] - scores[better]) / (change @ change))
         mass[better] += moved
         mass[worse] -= moved
-    if w @ w <= nothing or scores[best].sum() <= 0:
+    if w @ w <= nothing:
         raise ValueError("no hyperplane separates the classes: the convex hulls of their points meet")
+    if scores[best].sum() <= 0:
+        raise ValueError(f"max_iterations must be more than {max_iterations}: neither a hyperplane nor a "
+                         "point of both hulls was found")
     w /= np.linalg.norm(w)
     bias = -(points[best] @ w).mean()
     return w, float(bias), float((labels * (points @ w + bias)).min())
