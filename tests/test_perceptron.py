@@ -154,6 +154,7 @@ def test_representation():
 @pytest.mark.parametrize(("points", "labels", "message"), [
     (np.zeros(3), [1, -1, 1], r"points must be \(N, D\) and labels \(N,\), got \(3,\) and \(3,\)"),
     (np.zeros((3, 2)), [1, -1], r"got \(3, 2\) and \(2,\)"),
+    (np.full((2, 2), np.nan), [1, -1], "points must be finite"),
     (np.zeros((2, 2)), [0, 1], r"labels must be -1 and \+1, both of them, got \[.*0.*\]"),
     (np.zeros((2, 2)), [1, 1], r"labels must be -1 and \+1, both of them"),
 ])

@@ -119,6 +119,8 @@ def _checked(points, labels):
     points, labels = np.asarray(points, np.float64), np.asarray(labels, np.float64)
     if points.ndim != 2 or labels.shape != points.shape[:1]:
         raise ValueError(f"points must be (N, D) and labels (N,), got {points.shape} and {labels.shape}")
+    if not np.isfinite(points).all():
+        raise ValueError("points must be finite")
     if set(labels) != {-1, 1}:
         raise ValueError(f"labels must be -1 and +1, both of them, got {sorted(set(labels))}")
     return points, labels
