@@ -159,4 +159,4 @@ def save(rows, folder, facts):
 
 
 def _error(predictions, dataset):
-    return 100 * float(np.mean(predictions != dataset.labels))
+    return 100 * int(np.count_nonzero(predictions != dataset.labels)) / len(dataset)
