@@ -970,8 +970,7 @@ def local_response_norm(x, ptrdiff_t size, double alpha, double beta, double k, 
     cdef View hy = result_beside(hx, hx, &tx, out, &ty)
     with nogil:
         status = fc_local_response_forward(&norm, &tx, &ty)
-    if status:
-        raise MemoryError("no memory for the workspace of local_response_norm")
+    raise_for_status(status, "local_response_norm")
     return delivered(hy, out)
 
 
@@ -984,8 +983,7 @@ def local_response_norm_backward(grad_output, x, ptrdiff_t size, double alpha, d
     cdef View hdx = result_beside(hx, hdy, &tx, out, &tdx)
     with nogil:
         status = fc_local_response_backward(&norm, &tdy, &tx, &tdx)
-    if status:
-        raise MemoryError("no memory for the workspace of local_response_norm_backward")
+    raise_for_status(status, "local_response_norm_backward")
     return delivered(hdx, out)
 
 
@@ -1012,7 +1010,6 @@ def recurrent(gates, states, weight, bint reverse, out):
     cdef fc_recurrent r
     cdef int status
     cdef View hc = None, hcells = None
-    cdef list result = []
     r.lstm = len(states) == 2
     r.reverse = reverse
     cdef View hw = either_order("weight_hh", weight, &r.weight)
@@ -1022,13 +1019,12 @@ def recurrent(gates, states, weight, bint reverse, out):
     if r.lstm:
         hc = in_rows("c0", states[1], 2, &r.c0)
         hcells = in_rows("cells", new_array(shape), 3, &r.cells, True)
-    cdef View hy = output(out, shape, False, &r.output, result)
+    cdef View hy = output(out, shape, False, &r.output)
     if (shape[2] > 1 and r.output.stride[2] != 1) or overlap(hy, hh) or (r.lstm and overlap(hy, hc)):
-        hy = output(None, shape, False, &r.output, result)
+        hy = output(None, shape, False, &r.output)
     with nogil:
         status = fc_recurrent_forward(&r)
-    if status:
-        raise MemoryError("no memory for the workspace of a recurrent layer")
+    raise_for_status(status, "a recurrent layer")
     return [delivered(hy, out), hcells.array] if r.lstm else [delivered(hy, out)]
 
 
@@ -1052,6 +1048,5 @@ def recurrent_backward(grad_output, gates, states, weight, outputs, grad_states,
     cdef View hdgates = in_rows("grad_gates", grad_gates, 3, &r.dgates, True)
     with nogil:
         status = fc_recurrent_backward(&r)
-    if status:
-        raise MemoryError("no memory for the workspace of a recurrent layer")
+    raise_for_status(status, "a recurrent layer")
     return grad_gates

@@ -10,17 +10,18 @@ import re
 import numpy as np
 import pytest
 
-from fastconv import cli, init, layers, models
+from fastconv import cli, init, models
 from fastconv.layers import Conv2d, Linear
 from fastconv.summary import summary
-
-needs_lrn = pytest.mark.skipif(not hasattr(layers, "LocalResponseNorm"), reason="no LocalResponseNorm yet")
 
 # name -> parameters, multiply-adds of one image; a float: billions, as rounded by its source.
 # torchvision's num_params and _ops; AlexNet 2012: section 3 of the paper, computed by hand; ResNets of
 # CIFAR-10: table 6 of the paper, to more digits; Inception-v4: timm.
 PUBLISHED = {
+    "lenet1": (2_578, 91_520),
+    "lenet4": (52_698, 447_600),
     "lenet5": (61_706, 416_520),
+    "lenet5_1998": (60_000, 326_520),
     "alexnet_2012": (60_965_224, 724_406_816),
     "alexnet": (61_100_840, 714_188_480),
     "vgg11": (132_863_336, 7_609_090_048),
@@ -41,8 +42,7 @@ PUBLISHED = {
     "inception_v3": (23_834_568, 5.713),
     "inception_v4": (42_679_816, 12.3),
 }
-each_model = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=needs_lrn if name == "alexnet_2012" else ()) for name in PUBLISHED])
+each_model = pytest.mark.parametrize("name", PUBLISHED)
 
 
 def counted(model, shape):
@@ -82,7 +82,8 @@ def test_auxiliary_heads_are_counted_in_training(name, with_heads, heads):
 @each_model
 def test_classes_and_channels_can_be_chosen(name):
     channels, *size = models.input_shape(name)
-    model = create(name, num_classes=7, in_channels=channels + 1)
+    options = {"output": "linear"} if name == "lenet5_1998" else {}  # its templates are those of ten digits
+    model = create(name, num_classes=7, in_channels=channels + 1, **options)
     assert model.output_shape((2, channels + 1, *size)) == (2, 7)
 
 
@@ -116,7 +117,7 @@ def test_models_by_name():
     assert models.available() == tuple(PUBLISHED)
     assert models.input_shape("inception_v3") == (3, 299, 299)
     for call in (models.create, models.input_shape):
-        with pytest.raises(ValueError, match=r"name must be one of lenet5, .*, inception_v4, got 'lenet'"):
+        with pytest.raises(ValueError, match=r"name must be one of lenet1, .*, inception_v4, got 'lenet'"):
             call("lenet")
 
 
@@ -131,14 +132,13 @@ def test_wrong_depths_are_named(call, message):
         call()
 
 
-@needs_lrn
 def test_the_command_lists_all_networks(capsys):
     assert cli.main(["models"]) == 0
     head, rule, *rows = capsys.readouterr().out.splitlines()
     assert head.split() == ["network", "image", "parameters", "multiply-adds"]
     assert set(rule) == {"-"}
     assert [row.split()[0] for row in rows] == list(PUBLISHED)
-    assert re.fullmatch(r"vgg19 +3 x 224 x 224 +143,667,240 +19,632,062,464", rows[6])
+    assert re.fullmatch(r"vgg19 +3 x 224 x 224 +143,667,240 +19,632,062,464", rows[9])
     assert {len(row) for row in rows} == {len(head)}
 
 
@@ -178,7 +178,6 @@ def test_first_weights_of_resnet_are_he_s(name):
         assert 0 < abs(parameter.data).max() <= 1 / math.sqrt(model.fc.in_features)
 
 
-@needs_lrn
 def test_first_weights_of_alexnet_2012_are_the_paper_s():
     model = models.alexnet_2012(rng=np.random.default_rng(0))
     for layer in weights(model, (Conv2d, Linear)):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from check import LAYOUTS, in_layout
 
-from fastconv import init, layers, models
+from fastconv import init, models
 from fastconv.layers import AvgPool2d, Dropout, MaxPool2d, ReLU, Tanh
 
 torch = pytest.importorskip("torch")
@@ -26,11 +26,6 @@ nn, F = torch.nn, torch.nn.functional
 
 ALLOWED = 1e-4  # of the largest value of a tensor
 ALLOWED_JUMPS = 0.05  # of the length of all gradients together
-needs_lrn = pytest.mark.skipif(not hasattr(layers, "LocalResponseNorm"), reason="no LocalResponseNorm yet")
-
-
-def marked(names):
-    return [pytest.param(name, marks=needs_lrn if name == "alexnet_2012" else ()) for name in names]
 
 
 def create(name, **options):
@@ -44,10 +39,11 @@ def create(name, **options):
 
 
 def test_all_networks_have_a_twin():
-    assert set(NETWORKS) == set(models.available()) - {"lenet5"} | {"vgg11_bn"}
+    large = {name for name in models.available() if not name.startswith("lenet")}
+    assert set(NETWORKS) == large | {"vgg11_bn"}
 
 
-@pytest.mark.parametrize("name", marked(NETWORKS))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_names_shapes_and_costs_are_torch_s(name):
     """On torch's device without memory."""
     with torch.device("meta"):
@@ -145,7 +141,7 @@ NORMALISED = {"googlenet": 96, "resnet18": 64, "resnet50": 64, "resnet20": 32, "
               "inception_v4": 139}
 
 
-@pytest.mark.parametrize("name", marked(PLAIN | NORMALISED))
+@pytest.mark.parametrize("name", PLAIN | NORMALISED)
 def test_torch_s_weights_give_torch_s_outputs_and_gradients(name, tmp_path):
     size = (PLAIN | NORMALISED)[name]
     model, twin, x = pair(name, size, tmp_path / "weights.safetensors")

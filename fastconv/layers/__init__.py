@@ -17,6 +17,6 @@ from .norm import BatchNorm2d, Dropout, LocalResponseNorm
 from .pool import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, Subsample2d
 from .recurrent import LSTM, RNN
 
-__all__ = ["LSTM", "RBF", "RNN", "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm2d", "Concat", "Conv2d", "Dropout",
-           "Flatten", "Layer", "Linear", "LocalResponseNorm", "MappedConv2d", "MaxPool2d", "Parameter", "ReLU",
-           "Residual", "ScaledTanh", "Sequential", "Sigmoid", "Subsample2d", "Tanh"]
+__all__ = ["LSTM", "RBF", "RNN", "AdaptiveAvgPool2d", "AvgPool2d", "BatchNorm2d", "Concat", "Conv2d",
+           "Dropout", "Flatten", "Layer", "Linear", "LocalResponseNorm", "MappedConv2d", "MaxPool2d",
+           "Parameter", "ReLU", "Residual", "ScaledTanh", "Sequential", "Sigmoid", "Subsample2d", "Tanh"]

@@ -23,7 +23,7 @@ class Container(Layer):
 
     _needs_input_grad = True
 
-    def __init__(self, named, flat):
+    def __init__(self, named, flat=False):
         owner = type(self).__name__
         self.flat = flat
         if len({id(layer) for layer in named.values()}) != len(named):

@@ -91,7 +91,7 @@ class MappedConv2d(Layer):
     def __init__(self, in_channels, connections, kernel_size, *, rng=None):
         self.in_channels = _count("in_channels", in_channels)
         self.out_channels = _count("the number of connections", len(connections))
-        self.kernel_size = F._positive("kernel_size", kernel_size)
+        self.kernel_size = checks.bounded_pair("kernel_size", kernel_size)
         for k, maps in enumerate(connections):
             if not maps or len(set(maps)) < len(maps) or not set(maps) <= set(range(in_channels)):
                 raise ValueError(f"connections[{k}] must be different input maps from 0 to "

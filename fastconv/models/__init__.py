@@ -33,7 +33,7 @@ __all__ = ["LSTMClassifier", "Perceptron", "alexnet", "alexnet_2012", "available
 # (C, H, W) of the images that networks were made for -> the networks
 _MODELS = {
     (1, 28, 28): (lenet1,),
-    (1, 32, 32): (lenet5, lenet5_1998, lenet4),
+    (1, 32, 32): (lenet4, lenet5, lenet5_1998),
     (3, 227, 227): (alexnet_2012,),
     (3, 224, 224): (alexnet, vgg11, vgg13, vgg16, vgg19, googlenet,
                     resnet18, resnet34, resnet50, resnet101, resnet152),

@@ -3,10 +3,10 @@
 import numpy as np
 
 from ..layers import LSTM, Linear
-from ..layers.containers import _Container
+from ..layers.containers import Container
 
 
-class LSTMClassifier(_Container):
+class LSTMClassifier(Container):
     """The last hidden state of an LSTM, then Linear: x (N, T, input_size) -> scores (N, classes).
 
     The rows of an image, for one, are a sequence. bidirectional: the last states of both directions, joined.
