@@ -70,7 +70,27 @@ def test_trim_returns_what_is_kept_and_nothing_else():
     assert (y == 1).all()
 
 
-def test_what_is_kept_never_exceeds_the_peak_over_many_shapes():
+def test_calls_of_different_shapes_by_turns_map_no_memory_anew():
+    script = """
+        import resource
+        import numpy as np
+        from fastconv import functional
+        w = np.ones((16, 6, 5, 5), np.float32)
+        images = [np.ones((count, 6, 14, 14), np.float32) for count in (128, 64, 96, 32)]
+        images += [x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2) for x in images]
+        def faults(rounds):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(rounds):
+                for x in images:
+                    functional.conv2d(x, w)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        faults(5)
+        print(faults(20))
+    """
+    assert int(run_script(script)) < 20 * 8     # a block that is mapped anew costs a fault for each of its pages
+
+
+def test_what_is_kept_stays_near_the_peak_over_many_shapes():
     before = used()
     for size in range(1, 120):
         x = np.zeros((1 + size % 3, 1 + size % 7, size, 1 + 2 * size), np.float32)
@@ -79,7 +99,7 @@ def test_what_is_kept_never_exceeds_the_peak_over_many_shapes():
         functional.conv2d_backward_input(y, w, x.shape)
         functional.conv2d_backward_weight(y, x, w.shape)
         stats = fastconv.memory_stats()
-        assert stats["kept_bytes"] <= stats["peak_bytes"]
+        assert stats["kept_bytes"] <= stats["peak_bytes"] + (64 << 20)
     del y
     assert used() == before
     # The largest call alone needs about this much: nothing is kept for each of the shapes before it.

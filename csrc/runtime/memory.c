@@ -16,6 +16,10 @@ typedef struct block {
 enum { HEADER_BYTES = 64, CLASSES = 8 * 48, HUGE_BYTES = 2 << 20 };
 static const size_t SMALLEST_BYTES = 4096;
 
+/* Kept beyond the most that was in use at once: calls of different shapes by turns need blocks of more sizes
+ * than any one moment does, and mapping a block anew costs more than most layers that fit in here. */
+static const size_t SPARE_BYTES = 64 << 20;
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block *kept[CLASSES];
 static fc_memory stats;
@@ -105,7 +109,7 @@ void fc_free(void *data)
     block *b = (block *)((char *)data - HEADER_BYTES);
     pthread_mutex_lock(&lock);
     stats.used_bytes -= b->bytes;
-    int keep = stats.kept_bytes + b->bytes <= stats.peak_bytes;
+    int keep = stats.kept_bytes + b->bytes <= stats.peak_bytes + SPARE_BYTES;
     if (keep) {
         b->next = kept[b->size_class];
         kept[b->size_class] = b;
