@@ -1,4 +1,4 @@
-"""The ``fastconv`` command: info, models, train, evaluate, mnist-challenge.
+"""The ``fastconv`` command: info, models, chart, train, evaluate, mnist-challenge.
 
 Exit codes: 0; 1 where a training diverged; 2 for wrong options, files and missing packages, with one line on
 standard error; 130 after Ctrl-C.
@@ -16,6 +16,7 @@ import numpy as np
 from . import (
     augment,
     challenge,
+    chart,
     checkpoint,
     data,
     extras,
@@ -106,6 +107,24 @@ def _models(arguments):
         cells.append((name, " x ".join(map(str, shape)), f"{counts.parameters:,}",
                       f"{counts.multiply_adds:,}"))
     print(summary.table(cells, numbers=2))
+    return 0
+
+
+def _chart(arguments):
+    extras.require("matplotlib.figure")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for row in chart.measure(images=arguments.images if arguments.time else 0):
+        rows.append(row)
+        milliseconds = "" if row["seconds"] is None else f"  {1e3 * row['seconds']:7.1f} ms"
+        print(f"{row['title']:<12}  {row['multiply_adds']:>14,} multiply-adds  "
+              f"{row['parameters']:>11,} parameters  top-1 {row['top1']:.2f} %{milliseconds}", flush=True)
+    facts = info()
+    threads = f"{facts['num_threads']} thread{'s' if facts['num_threads'] > 1 else ''}"
+    chart.save(rows, arguments.output / "chart.csv")
+    plots.complexity(rows, arguments.output / "chart.png",
+                     f"{facts['cpu']}, {facts['isa']}, {threads}" if arguments.time else None)
+    print(f"chart.png and chart.csv are in {arguments.output}")
     return 0
 
 
@@ -264,6 +283,16 @@ def _parser():
     add("info", _info, "show the processor, the instruction set and the threads in use")
 
     add("models", _models, "list the networks with their parameters and multiply-adds for one image")
+
+    parser_chart = add("chart", _chart,
+                       "draw the accuracy of the networks for ImageNet by their multiply-adds and parameters")
+    option = parser_chart.add_argument
+    option("--no-time", dest="time", action="store_false", help="do not measure the time for an image")
+    option("--images", type=_at_least(1), default=3, metavar="K",
+           help="times of which the shortest is shown (default: 3)")
+    option("--threads", type=_at_least(1), metavar="N", help="threads to use")
+    option("--output", type=Path, default=Path("runs", "chart"), metavar="DIR",
+           help="folder of the results (default: runs/chart)")
 
     parser_train = add("train", _train, "train a network and save its weights")
     add_common(parser_train)

@@ -101,6 +101,7 @@ MAY_IMPORT = {
     "train": {"checkpoint", "checks", "data", "extras", "files", "functional", "layers", "losses", "metrics",
               "optim", "plots", "progress"},
     "challenge": {"augment", "data", "extras", "files", "losses", "models", "optim", "train"},
+    "chart": {"files", "init", "models", "summary"},
     "cli": {"*"},
 }
 PYTHON_FILES = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyx")])
