@@ -143,7 +143,7 @@ def _train(arguments):
     steps = -(-len(train_data) // options["batch_size"])
     try:
         history = train.fit(
-            model, losses.CrossEntropyLoss(options["label_smoothing"]), optimizer, train_data,
+            model, _loss(options, model), optimizer, train_data,
             test_data=test_data, epochs=options["epochs"], batch_size=options["batch_size"],
             seed=options["seed"], schedule=_schedule(options, optimizer, steps),
             augment=_AUGMENTATIONS[options["data"]] if options["augment"] else None,
@@ -240,6 +240,11 @@ def _model(name, dataset, seed=0):
     """The network `name` for the images and classes of `dataset`; its weights have a stream of their own."""
     return models.create(name, num_classes=len(dataset.names), in_channels=dataset.images.shape[1],
                          rng=np.random.default_rng([seed, 1]))
+
+
+def _loss(options, model):
+    loss = losses.CrossEntropyLoss(options["label_smoothing"])
+    return losses.AuxiliaryLoss(loss, model.aux_weight) if hasattr(model, "aux_weight") else loss
 
 
 def _optimizer(options, parameters):

@@ -9,6 +9,9 @@ they lead.  All losses raise TypeError for dtypes and ValueError for shapes and 
 the argument and its value, and RuntimeError for a backward before the first forward.
 """
 
+import copy
+import math
+
 import numpy as np
 
 
@@ -76,6 +79,36 @@ class CrossEntropyLoss(Loss):
         gradient[np.arange(samples), target] -= 1 - self.label_smoothing
         gradient /= samples
         return gradient
+
+
+class AuxiliaryLoss:
+    """The loss of the scores plus `weight` times those of auxiliary heads, with the same targets.
+
+    Szegedy et al., arXiv 1409.4842, section 5. loss: a Loss, used for each. output is what the network gives:
+    in training a tuple, of the scores and those of the heads, for which backward gives a tuple of gradients;
+    in evaluation the scores alone.
+    """
+
+    def __init__(self, loss, weight):
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight must be a finite number of at least 0, got {weight!r}")
+        self.loss, self.weight = loss, float(weight)
+        self._heads = ()
+
+    def __call__(self, output, target):
+        return self.forward(output, target)
+
+    def forward(self, output, target):
+        scores, *heads = output if isinstance(output, tuple) else (output,)
+        self._heads = [copy.copy(self.loss) for _ in heads]  # each keeps what its own backward needs
+        auxiliary = [loss.forward(head, target) for loss, head in zip(self._heads, heads, strict=True)]
+        return self.loss.forward(scores, target) + self.weight * sum(auxiliary)
+
+    def backward(self):
+        gradient = self.loss.backward()
+        if not self._heads:
+            return gradient
+        return (gradient, *(self.weight * loss.backward() for loss in self._heads))
 
 
 class MSELoss(Loss):

@@ -238,8 +238,8 @@ def _train_epoch(run, loss, data, augment, max_grad_norm, display, interrupt):
     earlier, start = totals.seconds, time.perf_counter()
     with closing(prefetch(_examples(run, order, augment))) as examples:
         for images, labels in examples:
-            scores = model.forward(images)
-            batch_loss = loss.forward(scores, labels)
+            output = model.forward(images)
+            batch_loss = loss.forward(output, labels)
             _require_finite("loss", batch_loss, run)
             optimizer.zero_grad()
             model.backward(loss.backward())
@@ -252,6 +252,7 @@ def _train_epoch(run, loss, data, augment, max_grad_norm, display, interrupt):
             totals.batches += 1
             totals.images += len(labels)
             totals.loss += batch_loss * len(labels)
+            scores = output[0] if isinstance(output, tuple) else output  # behind it: auxiliary heads
             totals.correct += int(np.count_nonzero(scores.argmax(axis=1) == labels))
             totals.seconds = earlier + time.perf_counter() - start
             display.step(run.epoch, totals)

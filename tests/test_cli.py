@@ -101,6 +101,20 @@ def test_train_writes_its_files_and_evaluate_reads_them(folder, few_digits, caps
         assert sum(int(count) for row in rows for count in row if count != ".") == 100
 
 
+def test_auxiliary_heads_are_trained_too(folder, monkeypatch, capsys):
+    train, test = data.digits()
+    parts = train.subset(slice(0, 24)), test.subset(slice(0, 20))
+    monkeypatch.setattr(data, "load", lambda name, folder=None: parts)
+    options = ["--model", "googlenet", "--batch-size", "8", "--quiet"]
+    assert cli.main(["train", *options, "--epochs", "1"]) == 0
+    assert cli.main(["evaluate", "runs/googlenet-digits"]) == 0
+    state, _ = fastconv.checkpoint.load_weights(folder / "runs" / "googlenet-digits" / "weights.safetensors")
+    start = cli.models.create("googlenet", in_channels=1, num_classes=10, rng=np.random.default_rng([0, 1]))
+    for name, weights in start.state_dict().items():
+        if name.endswith("weight"):
+            assert (state[name] != weights).any(), name
+
+
 def test_train_quiet_prints_the_result_alone(folder, few_digits, capsys):
     assert cli.main(["train", "--epochs", "1", "--quiet", "--output", "x", "--optimizer", "adam",
                      "--schedule", "step", "--threads", "1"]) == 0

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from fastconv.losses import CrossEntropyLoss, ExponentialLoss, HingeLoss, LogisticLoss, MSELoss
+from fastconv.losses import (
+    AuxiliaryLoss,
+    CrossEntropyLoss,
+    ExponentialLoss,
+    HingeLoss,
+    LogisticLoss,
+    MSELoss,
+)
 
 U32, U64 = 2.0**-24, 2.0**-53
 INF, NAN = np.inf, np.nan
@@ -67,6 +74,28 @@ def test_gradient_is_a_new_float32_array_in_the_memory_order_of_output(loss, out
     gradient[:] = NAN
     np.testing.assert_array_equal(loss.backward(), expected)
     np.testing.assert_array_equal(output, before)
+
+
+def test_auxiliary_heads_add_their_weighted_losses():
+    outputs, target = tuple(scores(7, 5, seed=seed) for seed in range(3)), classes(7, 5)
+    single = CrossEntropyLoss(0.1)
+    values, gradients = zip(*((single(output, target), single.backward()) for output in outputs), strict=True)
+    loss = AuxiliaryLoss(CrossEntropyLoss(0.1), 0.25)
+    assert loss(outputs, target) == values[0] + 0.25 * (values[1] + values[2])
+    gradient = loss.backward()
+    assert isinstance(gradient, tuple)
+    for ours, alone, weight in zip(gradient, gradients, (1, 0.25, 0.25), strict=True):
+        assert ours.dtype == np.float32
+        np.testing.assert_array_equal(ours, weight * alone)
+    # In evaluation the network gives its scores alone.
+    assert loss(outputs[0], target) == values[0]
+    np.testing.assert_array_equal(loss.backward(), gradients[0])
+
+
+@pytest.mark.parametrize("weight", [-0.1, INF, NAN])
+def test_auxiliary_weight_is_checked(weight):
+    with pytest.raises(ValueError, match=f"weight must be .* got {weight}"):
+        AuxiliaryLoss(CrossEntropyLoss(), weight)
 
 
 def test_losses_match_torch():

@@ -66,15 +66,18 @@ def test_sizes_and_costs_are_the_published_ones(name):
         assert result.multiply_adds == multiply_adds
 
 
-@pytest.mark.parametrize(("name", "with_heads", "heads"), [
-    ("googlenet", 13_004_888, ["aux1.fc2", "aux2.fc2"]), ("inception_v3", 27_161_264, ["AuxLogits.fc"])])
-def test_auxiliary_heads_are_counted_in_training(name, with_heads, heads):
+@pytest.mark.parametrize(("name", "with_heads", "heads", "weight"), [
+    ("googlenet", 13_004_888, ["aux1.fc2", "aux2.fc2"], 0.3),
+    ("inception_v3", 27_161_264, ["AuxLogits.fc"], 0.4)])
+def test_auxiliary_heads_are_counted_in_training(name, with_heads, heads, weight):
     model, shape = create(name), models.input_shape(name)
+    assert model.aux_weight == weight
     result = counted(model, shape)
     assert result.parameters == with_heads == sum(p.data.size for p in model.parameters())
     assert set(heads) <= {row.name for row in result.rows}
     assert not any("aux" in row.name.lower() for row in counted(model.eval(), shape).rows)
     plain = create(name, aux_logits=False)
+    assert not hasattr(plain, "aux_weight")
     assert counted(plain, shape)[1:] == counted(model, shape)[1:]
     assert set(plain.state_dict()) < set(model.state_dict())
 

@@ -15,7 +15,8 @@ def googlenet(num_classes=1000, in_channels=3, aux_logits=True, dropout=0.2, aux
 
     aux_logits: with two more classifiers, section 5 of the paper. In training the network then gives, and
     backward takes, a tuple: scores, those of the head behind inception4d, those behind inception4a. The paper
-    adds 0.3 times their losses. In evaluation there are no heads.
+    adds 0.3 times their losses: losses.AuxiliaryLoss, with the model's aux_weight. In evaluation there are no
+    heads.
     """
     with init.skipped():
         begin = {
@@ -51,6 +52,8 @@ def googlenet(num_classes=1000, in_channels=3, aux_logits=True, dropout=0.2, aux
             end = {}
         model = Sequential({**begin, **middle, **end})
     normal_weights(model, 0.01, rng)
+    if aux_logits:
+        model.aux_weight = 0.3
     return model
 
 

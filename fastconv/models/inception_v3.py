@@ -14,7 +14,8 @@ def inception_v3(num_classes=1000, in_channels=3, aux_logits=True, dropout=0.5, 
 
     aux_logits: with another classifier behind Mixed_6e, section 4 of the paper. In training the network then
     gives, and backward takes, a tuple: scores and those of the head, which needs 299 pixels or more.
-    TensorFlow's training adds 0.4 times its loss. In evaluation there is no head.
+    TensorFlow's training adds 0.4 times its loss: losses.AuxiliaryLoss, with the model's aux_weight. In
+    evaluation there is no head.
     """
     with init.skipped():
         begin = {
@@ -57,6 +58,8 @@ def inception_v3(num_classes=1000, in_channels=3, aux_logits=True, dropout=0.5, 
     normal_weights(model, 0.1, rng)
     normal_weights(head.conv1, 0.01, rng)
     normal_weights(head.fc, 0.001, rng)
+    if aux_logits:
+        model.aux_weight = 0.4
     return model
 
 
