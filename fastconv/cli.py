@@ -48,6 +48,12 @@ _AUGMENTATIONS = {
     "fashion-mnist": augment.Compose(augment.RandomCrop(2), augment.RandomHorizontalFlip()),
     "cifar10": augment.Compose(augment.RandomCrop(4), augment.RandomHorizontalFlip()),
 }
+# The options of the paper, for sgd: He et al., arXiv 1512.03385, section 4.2. 164 epochs of 50,000 images are
+# its 64,000 batches. ResNet-110 has a warm-up there.
+_RESNET_ON_CIFAR10 = {"epochs": 164, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4,
+                      "schedule": "multistep", "augment": True}
+_PRESETS = {(model, "cifar10"): _RESNET_ON_CIFAR10
+            for model in ("resnet20", "resnet32", "resnet44", "resnet56")}
 _SGD_LR_PER_IMAGE = 0.05 / 128  # the rate grows with the batch: Goyal et al. 2017, arXiv 1706.02677
 _DEFAULTS = {"model": "lenet5", "data": "digits", "optimizer": "sgd", "schedule": "cosine", "seed": 0,
              "augment": False, "label_smoothing": 0.0, "max_grad_norm": None}
@@ -213,9 +219,11 @@ def _given(arguments, names):
 
 
 def _completed_options(given):
-    """All options of a training, from those given and the defaults."""
+    """All options of a training, from those given, the preset and the defaults."""
     options = {**_DEFAULTS, **given}
-    options = {**_DATA_DEFAULTS[options["data"]], **_OPTIMIZER_DEFAULTS[options["optimizer"]], **options}
+    preset = _PRESETS.get((options["model"], options["data"]), {}) if options["optimizer"] == "sgd" else {}
+    options = {**_DATA_DEFAULTS[options["data"]], **_OPTIMIZER_DEFAULTS[options["optimizer"]], **_DEFAULTS,
+               **preset, **given}
     options.setdefault("lr", _SGD_LR_PER_IMAGE * options["batch_size"])
     if "momentum" in given and options["optimizer"] != "sgd":
         raise ValueError(f"--momentum is an option of sgd, not of {options['optimizer']}")
@@ -254,11 +262,14 @@ def _optimizer(options, parameters):
 
 
 def _schedule(options, optimizer, steps):
-    """cosine: to 0 at the end; step: a tenth after each third of the epochs.  steps: batches of an epoch."""
+    """The schedule called options["schedule"], see --help.  steps: batches of an epoch."""
     if options["schedule"] == "cosine":
         return optim.CosineLR(optimizer, options["epochs"] * steps)
     if options["schedule"] == "step":
         return optim.StepLR(optimizer, -(-options["epochs"] // 3) * steps)
+    if options["schedule"] == "multistep":
+        quarters = options["epochs"] * steps / 4
+        return optim.MultiStepLR(optimizer, [math.ceil(2 * quarters), math.ceil(3 * quarters)])
     return None
 
 
@@ -300,6 +311,10 @@ def _parser():
            help="folder of the results (default: runs/chart)")
 
     parser_train = add("train", _train, "train a network and save its weights")
+    parser_train.epilog = (
+        "resnet20, resnet32, resnet44 and resnet56 on cifar10 with sgd have other defaults, those of "
+        "He et al. 2015: --epochs 164 --batch-size 128 --lr 0.1 --momentum 0.9 --weight-decay 0.0001 "
+        "--schedule multistep --augment.")
     add_common(parser_train)
     option = parser_train.add_argument
     option("--epochs", type=_at_least(1), metavar="N", help="default: 20 for digits, 10 for mnist")
@@ -309,9 +324,10 @@ def _parser():
            help="learning rate (default: sgd 0.05 for 128 images in a batch, adam 0.001)")
     option("--momentum", type=_number(), metavar="M", help="of sgd (default: 0.9)")
     option("--weight-decay", type=_number(), metavar="W", help="default: sgd 0.0005, adam 0")
-    option("--schedule", choices=("cosine", "step", "none"),
-           help="of the learning rate (default: cosine, down to 0)")
-    option("--augment", action="store_true", default=None,
+    option("--schedule", choices=("cosine", "step", "multistep", "none"),
+           help="of the learning rate: half a cosine down to 0, a tenth after each third of the epochs, or a "
+                "tenth after a half and again after three quarters (default: cosine)")
+    option("--augment", action=argparse.BooleanOptionalAction,
            help="small distortions of digits, random crops and flips of photographs and clothes")
     option("--label-smoothing", type=_number(below_one=True), metavar="S",
            help="share of the target spread over all classes (default: 0)")

@@ -9,6 +9,7 @@ State is a flat dict of numbers and arrays: the options under their names, and t
 under "i.name".  Its arrays are live and have the parameter's shape.  Loading it continues to the same bits.
 """
 
+import bisect
 import math
 import operator
 
@@ -256,7 +257,7 @@ class Schedule:
         self.optimizer.lr = self._rate(self.steps)
 
     def state_dict(self):
-        """All numbers of the schedule, flat."""
+        """All numbers of the schedule, under their names."""
         return {name: getattr(self, name) for name in ("base_lr", "steps", *self._options)}
 
     def load_state_dict(self, state):
@@ -287,6 +288,23 @@ class StepLR(Schedule):
 
     def _rate(self, steps):
         return self.base_lr * self.gamma ** (steps // self.step_size)
+
+
+class MultiStepLR(Schedule):
+    """lr = base_lr * gamma^(number of milestones <= steps), as torch's MultiStepLR; steps as in StepLR.
+
+    milestones: integers of at least 1, in any order.
+    """
+
+    _options = ("milestones", "gamma")
+
+    def __init__(self, optimizer, milestones, gamma=0.1):
+        self.milestones = sorted(count("milestones", milestone, least=1) for milestone in milestones)
+        self.gamma = _at_least_zero("gamma", gamma)
+        super().__init__(optimizer)
+
+    def _rate(self, steps):
+        return self.base_lr * self.gamma ** bisect.bisect(self.milestones, steps)
 
 
 class CosineLR(Schedule):

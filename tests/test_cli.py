@@ -101,6 +101,43 @@ def test_train_writes_its_files_and_evaluate_reads_them(folder, few_digits, caps
         assert sum(int(count) for row in rows for count in row if count != ".") == 100
 
 
+PAPER = {"epochs": 164, "batch_size": 128, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4,
+         "schedule": "multistep", "augment": True}
+LENET5 = {"epochs": 20, "batch_size": 32, "lr": 0.05 / 4, "momentum": 0.9, "weight_decay": 5e-4,
+          "schedule": "cosine", "augment": False}
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    ([], LENET5),
+    (["--model", "resnet20"], LENET5),
+    (["--data", "cifar10"], {**LENET5, "batch_size": 128, "lr": 0.05}),
+    (["--model", "resnet20", "--data", "cifar10"], PAPER),
+    (["--model", "resnet56", "--data", "cifar10", "--optimizer", "sgd"], PAPER),
+    (["--model", "resnet20", "--data", "cifar10", "--epochs", "3", "--lr", "0.01", "--schedule", "none",
+      "--no-augment"], {**PAPER, "epochs": 3, "lr": 0.01, "schedule": "none", "augment": False}),
+    (["--model", "resnet20", "--data", "cifar10", "--optimizer", "adam"],
+     {**LENET5, "batch_size": 128, "lr": 1e-3, "momentum": None, "weight_decay": 0.0}),
+])
+def test_presets_and_defaults(folder, few_digits, monkeypatch, arguments, expected):
+    """Options given win over those of the network's paper, these over the defaults."""
+    used = {}
+
+    def fit(*arguments, options, **others):
+        used.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(cli.train, "fit", fit)
+    assert cli.main(["train", *arguments]) == 2
+    assert {name: used.get(name) for name in expected} == expected
+
+
+def test_multistep_divides_the_rate_after_a_half_and_three_quarters(folder, few_digits):
+    assert cli.main(["train", "--epochs", "8", "--schedule", "multistep", "--lr", "0.01", "--quiet",
+                     "--output", "x"]) == 0
+    rates = [row["lr"] for row in json.loads((folder / "x" / "history.json").read_text())]
+    np.testing.assert_allclose(rates, [0.01] * 4 + [0.001] * 2 + [0.0001] * 2)
+
+
 def test_auxiliary_heads_are_trained_too(folder, monkeypatch, capsys):
     train, test = data.digits()
     parts = train.subset(slice(0, 24)), test.subset(slice(0, 20))

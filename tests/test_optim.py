@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from fastconv.optim import SGD, Adam, CosineLR, StepLR, clip_grad_norm
+from fastconv.optim import SGD, Adam, CosineLR, MultiStepLR, StepLR, clip_grad_norm
 
 STEPS = 50
 UNIT = {np.float32: 2.0**-24, np.float64: 2.0**-53}
@@ -352,6 +352,12 @@ def test_step_schedule_is_torch_s():
     np.testing.assert_allclose(ours, theirs, **RATE_BOUND)
 
 
+def test_multi_step_schedule_is_torch_s():
+    ours = rates(MultiStepLR(SGD(start(), 0.3), [9, 3, 9], gamma=0.5), STEPS)
+    theirs = torch_rates(lambda schedules, optimizer: schedules.MultiStepLR(optimizer, [9, 3, 9], 0.5), STEPS)
+    np.testing.assert_allclose(ours, theirs, **RATE_BOUND)
+
+
 def test_cosine_schedule_is_torch_s():
     ours = rates(CosineLR(SGD(start(), 0.3), STEPS, min_lr=0.01), STEPS + 1)
     theirs = torch_rates(
@@ -371,6 +377,7 @@ def test_cosine_schedule_warms_up_and_stays_at_the_end():
     (lambda optimizer: StepLR(optimizer, 0), "step_size must be an integer of at least 1, got 0"),
     (lambda optimizer: StepLR(optimizer, 2.5), "step_size .* got 2.5"),
     (lambda optimizer: StepLR(optimizer, 2, gamma=-1), "gamma must not be negative, got -1"),
+    (lambda optimizer: MultiStepLR(optimizer, [3, 0]), "milestones must be .* at least 1, got 0"),
     (lambda optimizer: CosineLR(optimizer, 0), "total_steps .* got 0"),
     (lambda optimizer: CosineLR(optimizer, 10, warmup_steps=10), "warmup_steps must be below .* 10, got 10"),
     (lambda optimizer: StepLR(optimizer, 2).load_state_dict({"steps": 1}), "state of StepLR must have"),
