@@ -87,7 +87,8 @@ def test_calls_of_different_shapes_by_turns_map_no_memory_anew():
         faults(5)
         print(faults(20))
     """
-    assert int(run_script(script)) < 20 * 8     # a block that is mapped anew costs a fault for each of its pages
+    # A block that is mapped anew costs a fault for each of its pages.
+    assert int(run_script(script)) < 20 * 8
 
 
 def test_what_is_kept_stays_near_the_peak_over_many_shapes():
