@@ -18,7 +18,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "../runtime/cpu.h"
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "correlate_plan.h"
@@ -38,8 +37,8 @@ enum {
     LEAST_PART = 64,
 };
 
-/* Nanoseconds of one thread for a multiply-add in a vector unit, and for a float from the L3 cache. */
-static const double STEP_NS = 0.15, FLOAT_NS = 0.2;
+/* Nanoseconds of one thread for a float from the L3 cache. */
+static const double FLOAT_NS = 0.2;
 
 static void body(void *context, int thread, int threads)
 {
@@ -200,7 +199,7 @@ static int panels_are_better(const plan *plan, double steps, int threads, ptrdif
     const double blocks = (double)(p->groups * plan->image_blocks * plan->row_blocks * plan->units);
     const double input = (double)p->x.size[0] * (double)p->x.size[1] * (double)p->x.size[2] * (double)p->x.size[3];
     const double panels = (double)(p->groups * plan->panels);
-    const double compute = steps * STEP_NS / threads;
+    const double compute = steps * FC_STEP_NS / threads;
     const double turns_of_block = (double)ceil_div((ptrdiff_t)blocks, threads) * threads / blocks;
     const double turns_of_panel = (double)ceil_div((ptrdiff_t)panels, threads) * threads / panels;
     const double reread = input > (double)l2_floats / 2 ? FLOAT_NS : FLOAT_NS / 4;
@@ -268,9 +267,8 @@ int fc_correlate(const fc_correlation *problem)
     plan.phase_count = (size_t)(p->phases[0] * p->phases[1]);
     plan.rows = ceil_div(p->y.size[2], p->y_step[0]);
     plan.columns = ceil_div(p->y.size[3], p->y_step[1]);
-    ptrdiff_t most_rows, most_columns;
-    find_reach(p, 0, &plan.row_min, &plan.row_max, &most_rows);
-    find_reach(p, 1, &plan.column_min, &plan.column_max, &most_columns);
+    find_reach(p, 0, &plan.row_min, &plan.row_max, &plan.most_taps[0]);
+    find_reach(p, 1, &plan.column_min, &plan.column_max, &plan.most_taps[1]);
 
     plan.part = part_of(plan.channels, p->w.size[2] * p->w.size[3]);
     plan.parts = max(1, ceil_div(plan.channels, plan.part));
@@ -286,16 +284,16 @@ int fc_correlate(const fc_correlation *problem)
     plan.panel_width = plan.vectors * (ptrdiff_t)plan.kernels->lanes;
     plan.panels = ceil_div(plan.outputs, plan.panel_width);
 
-    const ptrdiff_t l2_floats = (ptrdiff_t)(fc_cpu_cache_bytes(2) ? fc_cpu_cache_bytes(2) : 512 << 10) / 4;
+    const ptrdiff_t l2_floats = fc_l2_floats();
     const double pixels = (double)p->y.size[0] * (double)plan.rows * (double)plan.columns;
     const double steps = pixels * weight_floats(&plan) / (double)plan.kernels->lanes;
-    const int threads = fc_team_size(steps * STEP_NS);
+    const int threads = fc_team_size(steps * FC_STEP_NS);
     plan_blocks(&plan, l2_floats * 5 / 16, threads);
     if (panels_are_better(&plan, steps, threads, l2_floats))
         plan_panels(&plan);
 
     /* One allocation: phases, run tables, panels, input, bias, scratch. */
-    const size_t runs = (size_t)max(1, most_rows * most_columns);
+    const size_t runs = (size_t)max(1, plan.most_taps[0] * plan.most_taps[1]);
     const size_t phase_bytes = plan.phase_count * sizeof(phase), run_bytes = plan.phase_count * 2 * runs * sizeof(ptrdiff_t);
     const ptrdiff_t tap_floats = plan.part * plan.panel_width;
     size_t panel_floats = 0, input_floats = 0;
@@ -303,7 +301,7 @@ int fc_correlate(const fc_correlation *problem)
         plan.input_part = p->x.size[0] * p->groups * p->x.size[2] * plan.in_columns * plan.pitch;
         if (!plan.in_place)
             input_floats = round_up(plan.parts * plan.input_part) + 16;
-        plan.pack_floats = round_up(most_rows * most_columns * tap_floats);
+        plan.pack_floats = round_up(plan.most_taps[0] * plan.most_taps[1] * tap_floats);
     } else {
         for (size_t i = 0; i < plan.phase_count; i++) {
             const ptrdiff_t taps = p->taps[0][(ptrdiff_t)i / p->phases[1]].count *

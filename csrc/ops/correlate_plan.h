@@ -4,8 +4,18 @@
 #define FC_CORRELATE_PLAN_H
 
 #include "../kernels/kernels.h"
+#include "../runtime/cpu.h"
 #include "../runtime/threads.h"
 #include "correlate.h"
+
+/* Nanoseconds of one thread for a multiply-add in a vector unit. */
+static const double FC_STEP_NS = 0.15;
+
+static inline ptrdiff_t fc_l2_floats(void)
+{
+    const size_t bytes = fc_cpu_cache_bytes(2);
+    return (ptrdiff_t)((bytes ? bytes : 512 << 10) / sizeof(float));
+}
 
 /* One phase of the output: a dense correlation of its own. */
 typedef struct fc_phase {
@@ -31,6 +41,7 @@ typedef struct fc_correlation_plan {
     ptrdiff_t pitch;                   /* floats from input pixel to input pixel */
     ptrdiff_t row_min, row_max;        /* tap offsets over all phases */
     ptrdiff_t column_min, column_max;
+    ptrdiff_t most_taps[2];            /* of one phase */
     ptrdiff_t rows, columns;           /* of the largest phase */
     ptrdiff_t units, unit_columns;     /* its columns, cut into units */
     ptrdiff_t block_rows, row_blocks;

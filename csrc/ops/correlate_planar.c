@@ -7,18 +7,12 @@
  *
  * With K outputs of FC_LANES lanes the other way (correlate_block.c) wastes all but K of them. The chain of
  * multiply-adds of an output is the same, r, s, c, so the choice does not change a bit. */
-#include <string.h>
-
-#include "../runtime/cpu.h"
 #include "../runtime/memory.h"
 #include "correlate_plan.h"
 #include "integers.h"
 #include "rows.h"
 
 enum { TASKS_A_THREAD = 4 };
-
-/* Nanoseconds of one thread for a multiply-add in a vector unit. */
-static const double STEP_NS = 0.15;
 
 typedef struct planar {
     const fc_correlation *p;
@@ -31,7 +25,6 @@ typedef struct planar {
     size_t most_runs;
     float *weights;                         /* [phase][group][output tile][r][s][c][tile_outputs] */
     size_t tile_floats, phase_floats;
-    const float *bias;
     float *scratch;
     size_t copy_floats, scratch_floats;
 } planar;
@@ -117,8 +110,8 @@ static void multiply_row(const planar *plan, const block *b, size_t phase, ptrdi
             plan->plan->kernels->tile_cols[vectors][outputs](&t);
         }
         if (plan->staged)
-            fc_store_row_planar(plan->plan->kernels, b->stage, plan->unit_columns, columns, outputs, out,
-                                y->stride[1], y->stride[3] * p->y_step[1]);
+            fc_store_row(plan->plan->kernels, b->stage, plan->unit_columns, outputs, columns, out,
+                         y->stride[3] * p->y_step[1], y->stride[1]);
     }
 }
 
@@ -182,8 +175,7 @@ int fc_correlate_planar(const fc_correlation_plan *correlation)
     plan.staged = p->y.stride[3] != 1 || p->y_step[1] != 1;
 
     /* A block's planes fill a quarter of the L2 cache. A long row is cut so that several fit. */
-    const ptrdiff_t l2_bytes = (ptrdiff_t)fc_cpu_cache_bytes(2);
-    const ptrdiff_t fit = (l2_bytes ? l2_bytes : 512 << 10) / (ptrdiff_t)sizeof(float) / 4;
+    const ptrdiff_t fit = fc_l2_floats() / 4;
     const ptrdiff_t reach = correlation->column_max - correlation->column_min;
     const ptrdiff_t height = correlation->row_max - correlation->row_min + 1;
     const ptrdiff_t span = plan.vectors * lanes;
@@ -196,7 +188,7 @@ int fc_correlate_planar(const fc_correlation_plan *correlation)
     const double steps = (double)p->y.size[0] * (double)p->y.size[1] * (double)correlation->rows *
                          (double)ceil_div(correlation->columns, lanes) * (double)channels *
                          (double)(p->w.size[2] * p->w.size[3]);
-    const int threads = fc_team_size(steps * STEP_NS);
+    const int threads = fc_team_size(steps * FC_STEP_NS);
     const ptrdiff_t others = p->x.size[0] * p->groups * plan.units;
     while (threads > 1 && plan.block_rows > 1 &&
            others * ceil_div(correlation->rows, plan.block_rows) < TASKS_A_THREAD * threads)
@@ -209,12 +201,8 @@ int fc_correlate_planar(const fc_correlation_plan *correlation)
     plan.copy_floats = round_up(channels * plan.plane) + (size_t)(FC_MAX_VECTORS * lanes);
     plan.scratch_floats = plan.copy_floats + (plan.staged ? round_up(plan.tile_outputs * plan.unit_columns) : 0);
 
-    ptrdiff_t taps[2] = {0, 0};
-    for (int axis = 0; axis < 2; axis++)
-        for (ptrdiff_t i = 0; i < p->phases[axis]; i++)
-            taps[axis] = max(taps[axis], p->taps[axis][i].count);
-    plan.most_runs = (size_t)(taps[0] * taps[1]);
-    plan.tile_floats = (size_t)(taps[0] * taps[1] * channels * plan.tile_outputs);
+    plan.most_runs = (size_t)(correlation->most_taps[0] * correlation->most_taps[1]);
+    plan.tile_floats = plan.most_runs * (size_t)(channels * plan.tile_outputs);
     plan.phase_floats = (size_t)(p->groups * plan.output_tiles) * plan.tile_floats;
     const size_t weight_floats = round_up((ptrdiff_t)(correlation->phase_count * plan.phase_floats));
     const size_t run_bytes = (2 * correlation->phase_count * plan.most_runs * sizeof(ptrdiff_t) + 63) & ~(size_t)63;

@@ -14,6 +14,21 @@ static void zero_columns(ptrdiff_t columns, ptrdiff_t channels, float *out, ptrd
             memset(out + w * pitch, 0, (size_t)channels * sizeof(float));
 }
 
+/* to[i*to_row + j] = from[i*from_i + j*from_j] for i < rows, j < columns. */
+static void copy_matrix(const fc_kernels *kernels, ptrdiff_t rows, ptrdiff_t columns, const float *from,
+                        ptrdiff_t from_i, ptrdiff_t from_j, float *to, ptrdiff_t to_row)
+{
+    if (from_j == 1)
+        for (ptrdiff_t i = 0; i < rows; i++)
+            memcpy(to + i * to_row, from + i * from_i, (size_t)columns * sizeof(float));
+    else if (from_i == 1)
+        kernels->transpose((size_t)columns, (size_t)rows, from, from_j, to, to_row);
+    else
+        for (ptrdiff_t i = 0; i < rows; i++)
+            for (ptrdiff_t j = 0; j < columns; j++)
+                to[i * to_row + j] = from[i * from_i + j * from_j];
+}
+
 /* Columns first .. first + count - 1 of a row of `width`: how many lie left of the image, and inside. */
 static void clip(ptrdiff_t width, ptrdiff_t first, ptrdiff_t count, ptrdiff_t *left, ptrdiff_t *inside)
 {
@@ -36,15 +51,8 @@ void fc_copy_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t n, ptr
     const float *from = x->data + n * x->stride[0] + c0 * x_c + h * x->stride[2] + (first + left) * x_w;
     if ((x_c == 1 || channels == 1) && x_w == channels && pitch == channels)
         memcpy(out, from, (size_t)(inside * channels) * sizeof(float));
-    else if (x_c == 1)
-        for (ptrdiff_t w = 0; w < inside; w++)
-            memcpy(out + w * pitch, from + w * x_w, (size_t)channels * sizeof(float));
-    else if (x_w == 1)
-        kernels->transpose((size_t)channels, (size_t)inside, from, x_c, out, pitch);
     else
-        for (ptrdiff_t w = 0; w < inside; w++)
-            for (ptrdiff_t c = 0; c < channels; c++)
-                out[w * pitch + c] = from[w * x_w + c * x_c];
+        copy_matrix(kernels, inside, channels, from, x_w, x_c, out, pitch);
 }
 
 void fc_copy_row_planar(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t n, ptrdiff_t c0, ptrdiff_t channels,
@@ -62,15 +70,7 @@ void fc_copy_row_planar(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t
         return;
     out += left;
     const float *from = x->data + n * x->stride[0] + c0 * x_c + h * x->stride[2] + (first + left) * x_w;
-    if (x_w == 1)
-        for (ptrdiff_t c = 0; c < channels; c++)
-            memcpy(out + c * plane, from + c * x_c, (size_t)inside * sizeof(float));
-    else if (x_c == 1)
-        kernels->transpose((size_t)inside, (size_t)channels, from, x_w, out, plane);
-    else
-        for (ptrdiff_t c = 0; c < channels; c++)
-            for (ptrdiff_t w = 0; w < inside; w++)
-                out[c * plane + w] = from[w * x_w + c * x_c];
+    copy_matrix(kernels, channels, inside, from, x_c, x_w, out, plane);
 }
 
 void fc_store_row(const fc_kernels *kernels, const float *from, ptrdiff_t pitch, ptrdiff_t columns,
@@ -85,18 +85,4 @@ void fc_store_row(const fc_kernels *kernels, const float *from, ptrdiff_t pitch,
         for (ptrdiff_t w = 0; w < columns; w++)
             for (ptrdiff_t c = 0; c < channels; c++)
                 y[w * y_w + c * y_c] = from[w * pitch + c];
-}
-
-void fc_store_row_planar(const fc_kernels *kernels, const float *from, ptrdiff_t plane, ptrdiff_t columns,
-                         ptrdiff_t channels, float *y, ptrdiff_t y_c, ptrdiff_t y_w)
-{
-    if (y_w == 1)
-        for (ptrdiff_t c = 0; c < channels; c++)
-            memcpy(y + c * y_c, from + c * plane, (size_t)columns * sizeof(float));
-    else if (y_c == 1)
-        kernels->transpose((size_t)channels, (size_t)columns, from, plane, y, y_w);
-    else
-        for (ptrdiff_t c = 0; c < channels; c++)
-            for (ptrdiff_t w = 0; w < columns; w++)
-                y[w * y_w + c * y_c] = from[c * plane + w];
 }

@@ -15,13 +15,10 @@ void fc_copy_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t n, ptr
 void fc_copy_row_planar(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t n, ptrdiff_t c0, ptrdiff_t channels,
                         ptrdiff_t h, ptrdiff_t first, ptrdiff_t count, float *out, ptrdiff_t plane);
 
-/* The way back: from[column][channel] of `pitch` floats a column to y[column * y_w + channel * y_c]. */
+/* The way back: from[column][channel] of `pitch` floats a column to y[column * y_w + channel * y_c].
+ * With the two exchanged it stores planes: from[channel][column]. */
 void fc_store_row(const fc_kernels *kernels, const float *from, ptrdiff_t pitch, ptrdiff_t columns,
                   ptrdiff_t channels, float *y, ptrdiff_t y_c, ptrdiff_t y_w);
-
-/* from[channel][column] of `plane` floats a channel to y[column * y_w + channel * y_c]. */
-void fc_store_row_planar(const fc_kernels *kernels, const float *from, ptrdiff_t plane, ptrdiff_t columns,
-                         ptrdiff_t channels, float *y, ptrdiff_t y_c, ptrdiff_t y_w);
 
 /* Floats from pixel to pixel in such a copy. A multiple of 2 KiB would put all pixels of a tile into a
  * few sets of the L1 cache, so those are spread by one cache line. */
