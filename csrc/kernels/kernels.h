@@ -28,9 +28,11 @@ typedef struct fc_tile {
     float *y;                   /* result                                                    */
     ptrdiff_t y_row;            /* from one tile row to the next                             */
     size_t last_lanes;          /* lanes of the last vector that are stored: 1 .. lanes      */
-    int accumulate;             /* continue the chain of sums found in y, else start from 0  */
-    const float *lane_bias;     /* added to every row when not NULL, one value a lane        */
+    int accumulate;             /* add what is found in y                                    */
     const float *row_bias;      /* added to every lane when not NULL, one value a row        */
+    const float *lane_bias;     /* added to every row when not NULL, one value a lane        */
+    const float *residual;      /* added when not NULL, as y lies in memory                  */
+    int relu;                   /* at last, negative values become 0                         */
 } fc_tile;
 
 typedef void (*fc_tile_fn)(const fc_tile *);
