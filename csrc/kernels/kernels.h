@@ -42,11 +42,11 @@ enum { FC_WINOGRAD_PLANES = 36 };
 /* A row of tiles to be transformed (see winograd.h). Strides are in floats. */
 typedef struct fc_winograd_input {
     size_t tiles, channels;
-    const float *row[6];        /* pixel 0 of each image row of the tiles                    */
-    ptrdiff_t pixel[6];         /* from one pixel to the next; 0 for a row of equal pixels   */
-    ptrdiff_t left, inside;     /* columns of zeros before pixel 0; pixels, then zeros again */
-    float *strip;               /* scratch: 6 vectors a column, aligned to them              */
-    float *points;              /* [plane][tile][channel], whole vectors of channels         */
+    const float *x;                 /* pixel 0 of the tiles' row 0                               */
+    ptrdiff_t row, pixel;           /* strides                                                   */
+    ptrdiff_t first_row, last_row;  /* of a tile: which are read, the others are zeros           */
+    ptrdiff_t left, inside;         /* columns of zeros before pixel 0; pixels, then zeros again */
+    float *points;                  /* [plane][tile][channel], whole vectors of channels         */
     ptrdiff_t tile, plane;
 } fc_winograd_input;
 
@@ -67,7 +67,7 @@ typedef struct fc_winograd_output {
 typedef struct fc_winograd {
     void (*data)(const fc_winograd_input *in);         /* of x, for outputs                                */
     void (*gradient)(const fc_winograd_input *in);     /* of dy, for dw                                    */
-    void (*filter)(size_t channels, size_t lanes, const float *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t channel,
+    void (*filter)(size_t channels, size_t outputs, const float *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t channel,
                    float *u, ptrdiff_t u_channel, ptrdiff_t plane);
     void (*output)(const fc_winograd_output *out);     /* y                                                */
     void (*weight)(const fc_winograd_output *out);     /* dw, tiles standing for channels                  */

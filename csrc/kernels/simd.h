@@ -30,8 +30,13 @@ FC_INLINE vi   vpick_int(vi take_a, vi a, vi b) { return (a & take_a) | (b & ~ta
 /* x where it is above zero or NaN, else 0. */
 FC_INLINE vf   vrelu(vf x)                     { return (vf)((vi)x & ~(x <= 0.0f)); }
 
-/* Hides from the compiler how an integer came about: it is kept in a register, not computed again. */
+/* Hide from the compiler how a value came about: it is kept in a register, not computed again. */
 #define FC_OPAQUE(INTEGER) __asm__("" : "+r"(INTEGER))
+#if defined(__aarch64__)
+#define FC_OPAQUE_VECTOR(VECTOR) __asm__("" : "+w"(VECTOR))
+#else
+#define FC_OPAQUE_VECTOR(VECTOR) __asm__("" : "+v"(VECTOR))
+#endif
 
 /* a * b rounded, to be added to another product: of two, compilers would fuse now one, now the other with the sum. */
 FC_INLINE vf vproduct(vf a, vf b)              { return a * b + 0.0f; }

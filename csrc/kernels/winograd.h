@@ -16,40 +16,44 @@
 #include "kernels.h"
 #include "simd.h"
 
-/* B^T x */
-FC_INLINE void points_of_data(const vf x[6], vf out[6])
+enum { CHANNELS_AHEAD = 6 };
+
+/* Half of B^T x: its first (0) or last (1) three values. */
+FC_INLINE void half_points_of_data(int half, const vf x[6], vf out[3])
 {
-    const vf even1 = x[4] - 2.25f * x[2], odd1 = x[3] - 2.25f * x[1];
-    const vf even2 = x[4] - 0.390625f * x[2], odd2 = x[3] - 0.390625f * x[1];
-    out[0] = (x[4] - 2.640625f * x[2]) + 0.87890625f * x[0];
-    out[1] = even1 + 0.625f * odd1;
-    out[2] = even1 - 0.625f * odd1;
-    out[3] = even2 + 1.5f * odd2;
-    out[4] = even2 - 1.5f * odd2;
-    out[5] = (x[5] - 2.640625f * x[3]) + 0.87890625f * x[1];
+    const vf even = x[4] - (half ? 0.390625f : 2.25f) * x[2], odd = x[3] - (half ? 0.390625f : 2.25f) * x[1];
+    const float point = half ? 1.5f : 0.625f;
+    const vf end = (x[4 + half] - 2.640625f * x[2 + half]) + 0.87890625f * x[half];
+    const vf plus = even + point * odd, minus = even - point * odd;
+    out[0] = half ? plus : end;
+    out[1] = half ? minus : plus;
+    out[2] = half ? end : minus;
 }
 
-/* G w, for r = 2 .. 5 values: row j of G has the powers of point j over the product of its differences to the others. */
-FC_INLINE void points_of_filter(int r, const vf *w, vf out[6])
+/* Half of G w, for r = 2 .. 5 values: row j of G has the powers of point j over the product of its differences to the
+ * others. */
+FC_INLINE void half_points_of_filter(int half, int r, const vf *w, vf out[3])
 {
-    static const float by_zero = (float)(1 / 0.87890625);
-    static const double by[2] = {-1 / 1.45263671875, 1 / 8.3671875}, point[2] = {0.625, 1.5};
-    out[0] = by_zero * w[0];
+    const double by = half ? 1 / 8.3671875 : -1 / 1.45263671875, point = half ? 1.5 : 0.625, square = point * point;
+    vf even = vproduct(vset1((float)by), w[0]), odd = vproduct(vset1((float)(by * point)), w[1]);
+    if (r > 2)
+        even += (float)(by * square) * w[2];
+    if (r > 3)
+        odd += (float)(by * square * point) * w[3];
+    if (r > 4)
+        even += (float)(by * square * square) * w[4];
+    const vf end = half ? w[r - 1] : (float)(1 / 0.87890625) * w[0];
+    out[0] = half ? even + odd : end;
+    out[1] = half ? even - odd : even + odd;
+    out[2] = half ? end : even - odd;
+}
+
+/* B^T x or G x. */
+FC_INLINE void points_of(int data, int size, const vf *x, vf out[6])
+{
 #pragma GCC unroll 2
-    for (int j = 0; j < 2; j++) {
-        const double square = point[j] * point[j];
-        vf even = vproduct(vset1((float)by[j]), w[0]);
-        vf odd = vproduct(vset1((float)(by[j] * point[j])), w[1]);
-        if (r > 2)
-            even += (float)(by[j] * square) * w[2];
-        if (r > 3)
-            odd += (float)(by[j] * square * point[j]) * w[3];
-        if (r > 4)
-            even += (float)(by[j] * square * square) * w[4];
-        out[1 + 2 * j] = even + odd;
-        out[2 + 2 * j] = even - odd;
-    }
-    out[5] = w[r - 1];
+    for (int half = 0; half < 2; half++)
+        data ? half_points_of_data(half, x, out + 3 * half) : half_points_of_filter(half, size, x, out + 3 * half);
 }
 
 /* A^T p, for m = 2 .. 5 outputs. */
@@ -68,78 +72,102 @@ FC_INLINE void outputs_of_points(int m, const vf p[6], vf *y)
     }
 }
 
-/* The 36 points of each tile of a row of tiles. data: tiles of 6 x 6, `step` apart (B^T x B). Else tiles of
+/* The 36 points of one tile and one vector of channels. whole: all its pixels and lanes are there.
+ * In two halves of rows, whose 18 vectors fit the registers: what limits a transform is its stores. */
+FC_INLINE void transform_tile(int data, int size, int whole, const fc_winograd_input *in, ptrdiff_t pixel, size_t c,
+                              size_t lanes, float *to)
+{
+    const ptrdiff_t row = in->row, plane = in->plane;
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        vf down[6][3];
+        const float *from = in->x + pixel * in->pixel + (ptrdiff_t)c;
+#pragma GCC unroll 6
+        for (int j = 0; j < size; j++, from += in->pixel) {
+            vf x[6];
+#pragma GCC unroll 6
+            for (int i = 0; i < size; i++) {
+                x[i] = (vf){0};
+                if (data && i == 5 * !half)
+                    continue;
+                if (whole)
+                    x[i] = vload(from + i * row);
+                else {
+                    if (pixel + j >= 0 && pixel + j < in->inside && i >= in->first_row && i < in->last_row)
+                        x[i] = vload_lanes(from + i * row, lanes);
+                    /* A compiler that knows of the zero multiplies it there, apart from the sum, which is then not fused. */
+                    FC_OPAQUE_VECTOR(x[i]);
+                }
+            }
+            data ? half_points_of_data(half, x, down[j]) : half_points_of_filter(half, size, x, down[j]);
+        }
+#pragma GCC unroll 3
+        for (int i = 0; i < 3; i++) {
+            vf x[6], points[6];
+#pragma GCC unroll 6
+            for (int j = 0; j < size; j++)
+                x[j] = down[j][i];
+            points_of(data, size, x, points);
+#pragma GCC unroll 6
+            for (int j = 0; j < 6; j++, to += plane)
+                vstore(to, points[j]);
+        }
+    }
+}
+
+/* The points of each tile of a row of tiles. data: tiles of 6 x 6, `step` apart (B^T x B). Else tiles of
  * step x step, side by side (G dy G^T). */
-FC_INLINE void winograd_tiles(int data, int step, const fc_winograd_input *in)
+FC_INLINE void transform_tiles(int data, int step, const fc_winograd_input *in)
 {
     const int size = data ? 6 : step;
-    const ptrdiff_t columns = (ptrdiff_t)(in->tiles - 1) * step + size, plane = in->plane;
-    for (size_t c = 0; c < in->channels; c += FC_LANES) {
-        const size_t lanes = in->channels - c < FC_LANES ? in->channels - c : FC_LANES;
-        vf *const strip = (vf *)in->strip;                   /* [column][6] */
-        for (ptrdiff_t j = 0; j < columns; j++) {
-            const ptrdiff_t pixel = j - in->left;
-            vf x[6], points[6] = {{0}};
-            if (pixel >= 0 && pixel < in->inside) {
-#pragma GCC unroll 6
-                for (int i = 0; i < size; i++) {
-                    const float *from = in->row[i] + pixel * in->pixel[i] + c;
-                    /* The next channels of this pixel: columns are too far apart to be fetched ahead. */
-                    __builtin_prefetch(from + 16);
-                    x[i] = vload_lanes(from, lanes);
+    const int rows_whole = in->first_row == 0 && in->last_row == size;
+    for (size_t t = 0; t < in->tiles; t++) {
+        const ptrdiff_t pixel = (ptrdiff_t)t * step - in->left;
+        const int whole = rows_whole && pixel >= 0 && pixel + size <= in->inside;
+        float *to = in->points + (ptrdiff_t)t * in->tile;
+        for (size_t c = 0; c < in->channels; c += FC_LANES, to += FC_LANES) {
+            const size_t left = in->channels - c, lanes = left < FC_LANES ? left : FC_LANES;
+            if (whole && lanes == FC_LANES)
+                transform_tile(data, size, 1, in, pixel, c, FC_LANES, to);
+            else
+                transform_tile(data, size, 0, in, pixel, c, lanes, to);
+        }
+    }
+}
+
+/* u = G w G^T for each channel and output: w[r*row + s*column + c*channel + k], u[plane][c*u_channel + k]. */
+FC_INLINE void winograd_filters(int r, size_t channels, size_t outputs, const float *w, ptrdiff_t row, ptrdiff_t column,
+                                ptrdiff_t channel, float *u, ptrdiff_t u_channel, ptrdiff_t plane)
+{
+    for (size_t c = 0; c < channels; c++, w += channel, u += u_channel)
+        for (size_t k = 0; k < outputs; k += FC_LANES) {
+            const size_t lanes = outputs - k < FC_LANES ? outputs - k : FC_LANES;
+            vf down[5][6];
+            float *place = u + k;
+#pragma GCC unroll 5
+            for (int s = 0; s < r; s++) {
+                vf taps[5];
+#pragma GCC unroll 5
+                for (int i = 0; i < r; i++) {
+                    const float *from = w + i * row + s * column + k;
+                    /* Channels lie in different pages, where the hardware does not fetch ahead. */
+                    __builtin_prefetch(from + CHANNELS_AHEAD * channel);
+                    taps[i] = vload_lanes(from, lanes);
                 }
-                data ? points_of_data(x, points) : points_of_filter(size, x, points);
+                points_of(0, r, taps, down[s]);
             }
 #pragma GCC unroll 6
-            for (int i = 0; i < 6; i++)
-                strip[j * 6 + i] = points[i];
-        }
-        float *to = in->points + c;
-        for (size_t t = 0; t < in->tiles; t++, to += in->tile) {
-            const vf *from = strip + (ptrdiff_t)t * step * 6;
-            float *place = to;
-#pragma GCC unroll 6
             for (int i = 0; i < 6; i++) {
-                vf x[6], points[6];
-#pragma GCC unroll 6
-                for (int j = 0; j < size; j++)
-                    x[j] = from[j * 6 + i];
-                data ? points_of_data(x, points) : points_of_filter(size, x, points);
+                vf taps[5], points[6];
+#pragma GCC unroll 5
+                for (int s = 0; s < r; s++)
+                    taps[s] = down[s][i];
+                points_of(0, r, taps, points);
 #pragma GCC unroll 6
                 for (int j = 0; j < 6; j++, place += plane)
                     vstore(place, points[j]);
             }
         }
-    }
-}
-
-/* u = G w G^T for each channel: w[r*row + s*column + c*channel + lane], u[plane][c*u_channel + lane]. */
-FC_INLINE void winograd_filters(int r, size_t channels, size_t lanes, const float *w, ptrdiff_t row, ptrdiff_t column,
-                                ptrdiff_t channel, float *u, ptrdiff_t u_channel, ptrdiff_t plane)
-{
-    for (size_t c = 0; c < channels; c++, w += channel, u += u_channel) {
-        vf down[5][6];
-        float *place = u;
-#pragma GCC unroll 5
-        for (int s = 0; s < r; s++) {
-            vf taps[5];
-#pragma GCC unroll 5
-            for (int i = 0; i < r; i++)
-                taps[i] = vload_lanes(w + i * row + s * column, lanes);
-            points_of_filter(r, taps, down[s]);
-        }
-#pragma GCC unroll 6
-        for (int i = 0; i < 6; i++) {
-            vf taps[5], points[6];
-#pragma GCC unroll 5
-            for (int s = 0; s < r; s++)
-                taps[s] = down[s][i];
-            points_of_filter(r, taps, points);
-#pragma GCC unroll 6
-            for (int j = 0; j < 6; j++, place += plane)
-                vstore(place, points[j]);
-        }
-    }
 }
 
 /* y = A^T p A of each tile of a row of tiles, of which the last may lie partly outside the image. */
@@ -188,15 +216,15 @@ FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
 }
 
 #define FC_WINOGRAD(R)                                                                                             \
-    static void winograd_data_##R(const fc_winograd_input *in)     { winograd_tiles(1, 7 - R, in); }              \
-    static void winograd_gradient_##R(const fc_winograd_input *in) { winograd_tiles(0, 7 - R, in); }              \
+    static void winograd_data_##R(const fc_winograd_input *in)     { transform_tiles(1, 7 - R, in); }             \
+    static void winograd_gradient_##R(const fc_winograd_input *in) { transform_tiles(0, 7 - R, in); }             \
     static void winograd_output_##R(const fc_winograd_output *out) { winograd_outputs(7 - R, out); }              \
     static void winograd_weight_##R(const fc_winograd_output *out) { winograd_outputs(R, out); }                  \
-    static void winograd_filter_##R(size_t channels, size_t lanes, const float *w, ptrdiff_t row,                 \
+    static void winograd_filter_##R(size_t channels, size_t outputs, const float *w, ptrdiff_t row,               \
                                     ptrdiff_t column, ptrdiff_t channel, float *u, ptrdiff_t u_channel,           \
                                     ptrdiff_t plane)                                                              \
     {                                                                                                             \
-        winograd_filters(R, channels, lanes, w, row, column, channel, u, u_channel, plane);                       \
+        winograd_filters(R, channels, outputs, w, row, column, channel, u, u_channel, plane);                     \
     }
 FC_WINOGRAD(3)
 FC_WINOGRAD(5)

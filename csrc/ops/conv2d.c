@@ -7,38 +7,43 @@
 
 /* ---- the choice --------------------------------------------------------------------------------------- */
 
-/* What an algorithm costs for an image, in multiply-adds of a lane. Winograd's transforms of a tile, of one channel,
- * take as long as this many, and 8 images, about, share the points of the weights. */
-static const double DATA_COST = 150, OUTPUT_COST = 150, FILTER_COST = 36 / 2.0;
+/* Costs of a group and an image, in multiply-adds of a lane. Winograd's transforms of a tile, of one channel, take as
+ * long as this many, and the points of a weight as the products of half a tile. */
+static const double DATA_COST = 400, OUTPUT_COST = 250, FILTER_COST = 18;
 
 /* Winograd must be this much faster on paper: it rounds more and needs more memory. */
 static const double LEAST_GAIN = 1.2;
 
-static double products(const fc_correlation *p, double outputs)
+static int winograd_is_better(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t height, ptrdiff_t width)
 {
-    return (double)(p->groups * p->w.size[1]) * outputs;
-}
-
-static double direct_cost(const fc_correlation *p)
-{
-    return products(p, (double)p->w.size[0]) * (double)(p->w.size[2] * p->w.size[3]) * (double)(p->y.size[2] * p->y.size[3]);
-}
-
-static double winograd_cost(const fc_correlation *p)
-{
-    const ptrdiff_t m = fc_winograd_outputs(p->w.size[2]), lanes = 16;
-    const double tiles = (double)(ceil_div(p->y.size[2], m) * ceil_div(p->y.size[3], m));
-    const double outputs = (double)(ceil_div(p->w.size[0], lanes) * lanes);
-    const double channels = (double)(ceil_div(p->w.size[1], lanes) * lanes);
-    return products(p, outputs) * (FC_WINOGRAD_PLANES * tiles + FILTER_COST) +
-           (double)p->groups * tiles * (DATA_COST * channels + OUTPUT_COST * outputs);
+    const ptrdiff_t m = fc_winograd_outputs(taps), lanes = 16;
+    const double tiles = (double)(ceil_div(height, m) * ceil_div(width, m));
+    const double all_outputs = (double)(ceil_div(outputs, lanes) * lanes);
+    const double all_channels = (double)(ceil_div(channels, lanes) * lanes);
+    const double direct = (double)(outputs * channels) * (double)(taps * taps) * (double)(height * width);
+    const double winograd = (double)channels * all_outputs * (FC_WINOGRAD_PLANES * tiles + FILTER_COST) +
+                            tiles * (DATA_COST * all_channels + OUTPUT_COST * all_outputs);
+    return LEAST_GAIN * winograd < direct;
 }
 
 static int algorithm_of(int wanted, const fc_correlation *p)
 {
     if (wanted != FC_AUTO)
         return wanted;
-    return fc_winograd_supports(p) && LEAST_GAIN * winograd_cost(p) < direct_cost(p) ? FC_WINOGRAD : FC_DIRECT;
+    return fc_winograd_supports(p) && winograd_is_better(p->w.size[0], p->w.size[1], p->w.size[2], p->y.size[2], p->y.size[3])
+               ? FC_WINOGRAD : FC_DIRECT;
+}
+
+int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *dweight)
+{
+    fc_conv2d winograd = *conv;
+    winograd.algorithm = FC_WINOGRAD;
+    if (conv->algorithm != FC_AUTO)
+        return conv->algorithm;
+    return fc_conv2d_supports(&winograd, dweight) &&
+                   winograd_is_better(dweight->size[0] / conv->groups, dweight->size[1], dweight->size[2], dy->size[2],
+                                      dy->size[3])
+               ? FC_WINOGRAD : FC_DIRECT;
 }
 
 static int correlate(int wanted, const fc_correlation *p, const float *filters)

@@ -21,6 +21,7 @@
 #include "../runtime/threads.h"
 #include "integers.h"
 #include "rows.h"
+#include "winograd.h"
 
 enum {
     BLOCK_PIXELS = 384,            /* of dy in a block: [384][32] floats are 48 KiB                     */
@@ -195,6 +196,8 @@ int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
     plan.outputs = dweight->size[0] / conv->groups;
     if (!plan.outputs || !plan.channels || !dweight->size[2] || !dweight->size[3])
         return 0;
+    if (fc_backward_weight_algorithm(conv, dy, dweight) == FC_WINOGRAD)
+        return fc_winograd_backward_weight(conv, dy, x, dweight);
     const ptrdiff_t lanes = (ptrdiff_t)plan.kernels->lanes, images = x->size[0];
     plan.vectors = min(ceil_div(plan.outputs, lanes), 2);
     plan.panel_width = plan.vectors * lanes;

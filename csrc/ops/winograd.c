@@ -38,7 +38,7 @@ typedef struct plan {
     ptrdiff_t block, blocks;           /* tiles of a block */
     ptrdiff_t batch;                   /* panels that are multiplied before their outputs are made */
     ptrdiff_t v_plane, v_part, v_group, m_plane;
-    size_t strip_floats, v_floats, m_floats, u_floats, pack_floats, stage_floats, scratch_floats;   /* of a thread */
+    size_t copy_floats, v_floats, m_floats, u_floats, pack_floats, stage_floats, scratch_floats;   /* of a thread */
     const float *filters;              /* U, or NULL: made by the tasks */
     float *made;                       /* where U is made for all tasks */
     float *v;                          /* by panel: of all tiles */
@@ -63,7 +63,7 @@ static void make_filters(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 {
     const fc_correlation *p = &plan->p;
     const ptrdiff_t channels = part_channels(plan, part), used = panel_outputs(plan, panel);
-    const ptrdiff_t width = plan->panel_width, lanes = (ptrdiff_t)plan->kernels->lanes;
+    const ptrdiff_t width = plan->panel_width;
     const ptrdiff_t *rows = p->taps[0]->index, *columns = p->taps[1]->index;
     const float *w = p->w.data + group * p->w_group + panel * width * p->w.stride[0] + part * plan->part * p->w.stride[1];
     ptrdiff_t row = (rows[1] - rows[0]) * p->w.stride[2], column = (columns[1] - columns[0]) * p->w.stride[3];
@@ -79,9 +79,7 @@ static void make_filters(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
         column = plan->piece;
         channel = width;
     }
-    for (ptrdiff_t v = 0; v < used; v += lanes)
-        plan->winograd->filter((size_t)channels, (size_t)min(lanes, used - v), w + v, row, column, channel, u + v, width,
-                               plan->piece);
+    plan->winograd->filter((size_t)channels, (size_t)used, w, row, column, channel, u, width, plan->piece);
 }
 
 /* V of tiles first .. end - 1 of one group; `v` is where the first of them goes. */
@@ -170,7 +168,7 @@ static void multiply(const plan *plan, ptrdiff_t tiles, ptrdiff_t part, ptrdiff_
 static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t block, float *scratch)
 {
     const ptrdiff_t first = block * plan->block, end = min(plan->tiles, first + plan->block);
-    float *v = scratch + plan->strip_floats, *m = v + plan->v_floats, *stage = m + plan->m_floats;
+    float *v = scratch + plan->copy_floats, *m = v + plan->v_floats, *stage = m + plan->m_floats;
     make_points(plan, group, first, end, v, scratch);
     for (ptrdiff_t panel = 0; panel < plan->panels; panel += plan->batch) {
         const ptrdiff_t panel_end = min(plan->panels, panel + plan->batch);
@@ -188,7 +186,7 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t block, float 
 
 static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, float *scratch)
 {
-    float *u = scratch + plan->strip_floats, *pack = u + plan->u_floats, *m = pack + plan->pack_floats;
+    float *u = scratch + plan->copy_floats, *pack = u + plan->u_floats, *m = pack + plan->pack_floats;
     for (ptrdiff_t part = 0; part < plan->parts; part++) {
         const float *filters = u;
         if (plan->filters)
@@ -224,7 +222,7 @@ static void body(void *context, int thread, int threads)
             make_points(plan, group, first, min(plan->tiles, first + TRANSFORM_TILES),
                         plan->v + group * plan->v_group + first * plan->pitch, scratch);
         } else
-            prepare_filters(plan, i, scratch + plan->strip_floats, plan->made);
+            prepare_filters(plan, i, scratch + plan->copy_floats, plan->made);
     }
     if (threads > 1)
         fc_team_barrier();
@@ -248,7 +246,7 @@ static void plan_panels(plan *plan, ptrdiff_t outputs, ptrdiff_t channels)
     plan->vectors = min(2, ceil_div(outputs, lanes));
     plan->panel_width = plan->vectors * lanes;
     plan->panels = ceil_div(outputs, plan->panel_width);
-    plan->piece = plan->part * plan->panel_width;
+    plan->piece = fc_winograd_plane(plan->part * plan->panel_width);
     plan->panel_floats = plan->parts * PLANES * plan->piece;
 }
 
@@ -347,7 +345,7 @@ int fc_correlate_winograd(const fc_correlation *problem, const float *filters)
     plan.v_group = plan.parts * plan.v_part;
     plan.m_plane = fc_winograd_plane(plan.block * batch_width);
     plan.m_floats = (size_t)(PLANES * plan.m_plane);
-    plan.strip_floats = fc_transform_floats(plan.kernels, plan.m, plan.part);
+    plan.copy_floats = fc_transform_floats(&p->x, plan.m, plan.part);
     if (p->y.stride[1] != 1 && plan.outputs > 1)
         plan.stage_floats = round_up(plan.m * FC_MOST_RUN * plan.m * batch_width);
     size_t shared = 0;
@@ -362,7 +360,7 @@ int fc_correlate_winograd(const fc_correlation *problem, const float *filters)
         plan.pack_floats = 0;
     /* By block, weights are packed before V and M are in use. */
     const size_t shared_scratch = plan.u_floats + plan.v_floats + plan.m_floats + plan.stage_floats;
-    plan.scratch_floats = plan.strip_floats + (plan.by_panel || plan.pack_floats > shared_scratch ? plan.pack_floats : 0) +
+    plan.scratch_floats = plan.copy_floats + (plan.by_panel || plan.pack_floats > shared_scratch ? plan.pack_floats : 0) +
                           shared_scratch;
     float *workspace = fc_alloc((shared + plan.scratch_floats * (size_t)threads) * sizeof(float));
     if (!workspace)

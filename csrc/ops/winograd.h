@@ -19,14 +19,14 @@ typedef struct fc_tiling {
     ptrdiff_t m, rows, columns;          /* of an image */
 } fc_tiling;
 
-/* Rows of more tiles are cut, so that the transform's strip of columns stays in the L1 cache. */
+/* Rows of more tiles are cut, so that copies of arrays that are not channels-last stay in the L2 cache. */
 enum { FC_MOST_RUN = 14 };
 
 /* The run from tile t on, up to tile `end` at most. */
 fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end);
 
-/* Where transforms of arrays that are not channels-last keep a copy, and columns. */
-size_t fc_transform_floats(const fc_kernels *kernels, ptrdiff_t m, ptrdiff_t channels);
+/* Where transforms of arrays that are not channels-last keep a copy. */
+size_t fc_transform_floats(const fc_tensor *x, ptrdiff_t m, ptrdiff_t channels);
 
 /* Points of one run of tiles of x[n][c0 ...]: pixel (0, 0) of tile (0, 0) is at `origin`, tiles are m apart, and
  * pixels outside the image are 0. size: pixels of a tile along each axis; scratch: fc_transform_floats. */
@@ -54,5 +54,8 @@ int fc_correlate_winograd(const fc_correlation *problem, const float *filters);
  * instruction set. */
 size_t fc_winograd_filter_floats(ptrdiff_t outputs, ptrdiff_t channels);
 int fc_winograd_prepare(const fc_correlation *problem, float *filters);
+
+/* For filters that fc_winograd_has, stride 1 and dilation 1. */
+int fc_winograd_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw);
 
 #endif

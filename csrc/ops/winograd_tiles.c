@@ -6,8 +6,7 @@
 
 enum { POINTS = 6, LARGEST_LANES = 16 };
 
-/* What pixels outside the image are read from. */
-static const float zeros[FC_WINOGRAD_PART + LARGEST_LANES];
+static int is_channels_last(const fc_tensor *x) { return x->stride[1] == 1 || x->size[1] == 1; }
 
 ptrdiff_t fc_winograd_part(ptrdiff_t channels)
 {
@@ -26,12 +25,9 @@ fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end)
     };
 }
 
-static ptrdiff_t strip_columns(ptrdiff_t m) { return FC_MOST_RUN * m + POINTS - m; }
-
-size_t fc_transform_floats(const fc_kernels *kernels, ptrdiff_t m, ptrdiff_t channels)
+size_t fc_transform_floats(const fc_tensor *x, ptrdiff_t m, ptrdiff_t channels)
 {
-    const ptrdiff_t columns = strip_columns(m);
-    return round_up(columns * POINTS * (ptrdiff_t)kernels->lanes) + (size_t)(POINTS * columns) * round_up(channels);
+    return is_channels_last(x) ? 0 : (size_t)(POINTS * (FC_MOST_RUN * m + POINTS - m)) * round_up(channels);
 }
 
 void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t size,
@@ -40,32 +36,28 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
 {
     const ptrdiff_t columns = (run->tiles - 1) * m + size;
     const ptrdiff_t h0 = origin[0] + run->row * m, w0 = origin[1] + run->column * m, w = max(0, w0);
-    const int in_place = x->stride[1] == 1 || x->size[1] == 1;
-    float *copy = scratch + round_up(strip_columns(m) * POINTS * (ptrdiff_t)kernels->lanes);
-    const ptrdiff_t pitch = (ptrdiff_t)round_up(channels);
     fc_winograd_input in = {
         .tiles = (size_t)run->tiles,
         .channels = (size_t)channels,
-        .left = in_place ? min(columns, w - w0) : 0,
-        .strip = scratch,
+        .first_row = min(size, max(0, -h0)),
+        .last_row = max(0, min(size, x->size[2] - h0)),
         .points = points,
         .tile = tile,
         .plane = plane,
     };
-    in.inside = in_place ? max(0, min(columns - in.left, x->size[3] - w)) : columns;
-    for (ptrdiff_t i = 0; i < size; i++) {
-        const ptrdiff_t h = h0 + i;
-        in.row[i] = zeros;
-        if (h < 0 || h >= x->size[2])
-            continue;
-        if (in_place) {
-            in.row[i] = x->data + run->n * x->stride[0] + c0 * x->stride[1] + h * x->stride[2] + w * x->stride[3];
-            in.pixel[i] = x->stride[3];
-        } else {
-            fc_copy_row(kernels, x, run->n, c0, channels, h, w0, columns, copy + i * columns * pitch, pitch);
-            in.row[i] = copy + i * columns * pitch;
-            in.pixel[i] = pitch;
-        }
+    if (is_channels_last(x)) {
+        in.x = x->data + run->n * x->stride[0] + c0 * x->stride[1] + h0 * x->stride[2] + w * x->stride[3];
+        in.row = x->stride[2];
+        in.pixel = x->stride[3];
+        in.left = w - w0;
+        in.inside = max(0, x->size[3] - w);
+    } else {
+        in.x = scratch;
+        in.pixel = (ptrdiff_t)round_up(channels);
+        in.row = columns * in.pixel;
+        in.inside = columns;
+        for (ptrdiff_t i = in.first_row; i < in.last_row; i++)
+            fc_copy_row(kernels, x, run->n, c0, channels, h0 + i, w0, columns, scratch + i * in.row, in.pixel);
     }
     transform(&in);
 }

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/* conv2d backward_weight by Winograd's algorithm:
+ *
+ *   dw = A^T [ sum over tiles of (G dy G^T) . (B^T x B) ] A       dy: m x m pixels, x: 6 x 6, dw: r x r
+ *
+ * A block of tiles is transformed to V[36][tile][c] and D[36][tile][k]; for each of the 36, kernels->tile_cols adds
+ * V^T D to the sums S[36][c][k]. The blocks, and the chunks of blocks that have sums of their own, depend on the shape
+ * alone: the same bits for any number of threads.
+ *
+ *   few weights    a task is a chunk of tiles; V, D and its sums stay in the thread's L2 cache; chunks are added up
+ *   many weights   all threads transform a block, then share its 36 products among them: a thread always has the same
+ *                  part of the one array of sums, which is larger than its L2 cache */
+#include <string.h>
+
+#include "../runtime/dispatch.h"
+#include "../runtime/memory.h"
+#include "../runtime/threads.h"
+#include "correlate_plan.h"
+#include "integers.h"
+#include "rows.h"
+#include "winograd.h"
+
+enum {
+    PLANES = FC_WINOGRAD_PLANES,
+    POINTS = 6,
+    SMALL_BLOCK = 56,              /* tiles of a block: V and D of 64 channels are 1 MiB    */
+    LARGE_BLOCK = 128,             /* with fewer, loading and storing S takes too long       */
+    CHUNK_SUMS = 1 << 18,          /* floats of S of which each chunk has its own, at most   */
+    ALL_SUMS = 1 << 20,            /* of all chunks                                          */
+    MOST_CHUNKS = 16,
+    TRANSFORM_TILES = 14,
+    OUTPUT_CHANNELS = 16,
+};
+
+typedef struct plan {
+    const fc_conv2d *conv;
+    fc_tensor dy, x, dw;               /* of one group */
+    const fc_kernels *kernels;
+    const fc_winograd *winograd;
+    fc_tiling tiling;
+    ptrdiff_t m, tiles, channels, outputs, vectors, width, panels;
+    ptrdiff_t block, chunks, chunk_tiles;
+    ptrdiff_t v_tile, v_plane, d_tile, d_plane, sum_row, sum_plane, chunk_sums;
+    size_t v_floats, d_floats, copy_floats, stage_floats, scratch_floats;
+    float *v, *d, *sums, *scratch;     /* many weights: v and d of all threads */
+    fc_counter *next;                  /* [blocks], many weights; else of chunks */
+    fc_counter next_sum, next_output;
+} plan;
+
+/* V and D of tiles first .. end - 1, at tile `at` of their arrays. */
+static void transform(const plan *plan, ptrdiff_t first, ptrdiff_t end, float *v, float *d, float *copy)
+{
+    static const ptrdiff_t corner[2] = {0, 0};
+    const ptrdiff_t origin[2] = {-plan->conv->pad[0][0], -plan->conv->pad[1][0]};
+    for (ptrdiff_t t = first; t < end;) {
+        const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
+        fc_transform_run(plan->kernels, plan->winograd->data, POINTS, &plan->x, &run, plan->m, origin, 0, plan->channels,
+                         v + (t - first) * plan->v_tile, plan->v_tile, plan->v_plane, copy);
+        fc_transform_run(plan->kernels, plan->winograd->gradient, plan->m, &plan->dy, &run, plan->m, corner, 0,
+                         plan->outputs, d + (t - first) * plan->d_tile, plan->d_tile, plan->d_plane, copy);
+        t += run.tiles;
+    }
+}
+
+/* sums[c][k] (+)= V^T D of one plane and one panel. */
+static void multiply(const plan *plan, ptrdiff_t tiles, const float *v, const float *d, ptrdiff_t panel, int first,
+                     float *sums)
+{
+    static const ptrdiff_t start[1] = {0};
+    const ptrdiff_t used = min(plan->width, plan->outputs - panel * plan->width);
+    const ptrdiff_t vectors = ceil_div(used, (ptrdiff_t)plan->kernels->lanes);
+    const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[vectors];
+    const ptrdiff_t rows = ceil_div(plan->channels, ceil_div(plan->channels, most));
+    fc_tile t = {
+        .a_row = 1,
+        .a_step = plan->v_tile,
+        .b = d + panel * plan->width,
+        .b_step = plan->d_tile,
+        .a_run = start,
+        .b_run = start,
+        .runs = 1,
+        .depth = (size_t)tiles,
+        .y_row = plan->sum_row,
+        .last_lanes = plan->kernels->lanes,
+        .accumulate = !first,
+    };
+    for (ptrdiff_t c = 0; c < plan->channels; c += rows) {
+        t.a = v + c;
+        t.y = sums + c * plan->sum_row + panel * plan->width;
+        plan->kernels->tile_cols[vectors][min(rows, plan->channels - c)](&t);
+    }
+}
+
+static void run_chunk(const plan *plan, ptrdiff_t chunk, float *scratch)
+{
+    float *v = scratch, *d = v + plan->v_floats, *copy = d + plan->d_floats;
+    float *sums = plan->sums + chunk * plan->chunk_sums;
+    const ptrdiff_t begin = chunk * plan->chunk_tiles, stop = min(plan->tiles, begin + plan->chunk_tiles);
+    for (ptrdiff_t first = begin; first < stop; first += plan->block) {
+        const ptrdiff_t end = min(stop, first + plan->block);
+        transform(plan, first, end, v, d, copy);
+        for (ptrdiff_t plane = 0; plane < PLANES; plane++)
+            for (ptrdiff_t panel = 0; panel < plan->panels; panel++)
+                multiply(plan, end - first, v + plane * plan->v_plane, d + plane * plan->d_plane, panel, first == begin,
+                         sums + plane * plan->sum_plane);
+    }
+}
+
+/* The one chunk, by all threads. */
+static void run_blocks(plan *plan, int thread, int threads, float *copy)
+{
+    const ptrdiff_t products = PLANES * plan->panels;
+    for (ptrdiff_t first = 0, block = 0; first < plan->tiles; first += plan->block, block++) {
+        const ptrdiff_t end = min(plan->tiles, first + plan->block), pieces = ceil_div(end - first, TRANSFORM_TILES);
+        for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next[block])) < pieces;) {
+            const ptrdiff_t at = i * TRANSFORM_TILES;
+            transform(plan, first + at, min(end, first + at + TRANSFORM_TILES), plan->v + at * plan->v_tile,
+                      plan->d + at * plan->d_tile, copy);
+        }
+        if (threads > 1)
+            fc_team_barrier();
+        for (ptrdiff_t i = thread * products / threads; i < (thread + 1) * products / threads; i++) {
+            const ptrdiff_t plane = i / plan->panels;
+            multiply(plan, end - first, plan->v + plane * plan->v_plane, plan->d + plane * plan->d_plane,
+                     i % plan->panels, first == 0, plan->sums + plane * plan->sum_plane);
+        }
+        if (threads > 1)
+            fc_team_barrier();
+    }
+}
+
+/* dw of some channels, from their sums. */
+static void write_channels(const plan *plan, ptrdiff_t c, float *stage)
+{
+    const fc_tensor *dw = &plan->dw;
+    const ptrdiff_t channels = min(OUTPUT_CHANNELS, plan->channels - c), taps = dw->size[2];
+    const int staged = dw->stride[0] != 1 && plan->outputs > 1;
+    float *to = dw->data + c * dw->stride[1];
+    const ptrdiff_t column = staged ? channels * plan->sum_row : dw->stride[3], row = staged ? taps * column : dw->stride[2];
+    const fc_winograd_output out = {
+        .tiles = (size_t)channels,
+        .channels = (size_t)plan->outputs,
+        .points = plan->sums + c * plan->sum_row,
+        .tile = plan->sum_row,
+        .plane = plan->sum_plane,
+        .y = staged ? stage : to,
+        .y_row = row,
+        .y_pixel = column,
+        .y_tile = staged ? plan->sum_row : dw->stride[1],
+        .rows = taps,
+        .columns = channels * taps,
+    };
+    plan->winograd->weight(&out);
+    if (staged)
+        for (ptrdiff_t r = 0; r < taps; r++)
+            for (ptrdiff_t s = 0; s < taps; s++)
+                fc_store_row(plan->kernels, stage + r * row + s * column, plan->sum_row, channels, plan->outputs,
+                             to + r * dw->stride[2] + s * dw->stride[3], dw->stride[0], dw->stride[1]);
+}
+
+static void body(void *context, int thread, int threads)
+{
+    plan *plan = context;
+    float *scratch = plan->scratch + (size_t)thread * plan->scratch_floats;
+    if (plan->v)
+        run_blocks(plan, thread, threads, scratch);
+    else {
+        for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(plan->next)) < plan->chunks;)
+            run_chunk(plan, i, scratch);
+        if (threads > 1)
+            fc_team_barrier();
+        for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next_sum)) < PLANES && plan->chunks > 1;)
+            for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
+                plan->kernels->add_span((size_t)plan->sum_plane, plan->sums + chunk * plan->chunk_sums + i * plan->sum_plane,
+                                        plan->sums + i * plan->sum_plane);
+        if (threads > 1)
+            fc_team_barrier();
+    }
+    for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next_output) * OUTPUT_CHANNELS) < plan->channels;)
+        write_channels(plan, i, scratch + plan->scratch_floats - plan->stage_floats);
+}
+
+static int run_group(plan *plan)
+{
+    const ptrdiff_t lanes = (ptrdiff_t)plan->kernels->lanes;
+    plan->vectors = min(2, ceil_div(plan->outputs, lanes));
+    plan->width = plan->vectors * lanes;
+    plan->panels = ceil_div(plan->outputs, plan->width);
+
+    /* Shape alone decides these: they fix the order of the sums. */
+    const ptrdiff_t weights = PLANES * plan->channels * plan->outputs;
+    const int few = weights <= CHUNK_SUMS;
+    plan->block = few ? SMALL_BLOCK : LARGE_BLOCK;
+    const ptrdiff_t blocks = ceil_div(plan->tiles, plan->block);
+    const ptrdiff_t chunks = few ? max(1, min(min(MOST_CHUNKS, blocks), ALL_SUMS / weights)) : 1;
+    plan->chunk_tiles = ceil_div(blocks, chunks) * plan->block;
+    plan->chunks = ceil_div(plan->tiles, plan->chunk_tiles);
+    const ptrdiff_t block_tiles = min(plan->block, plan->tiles);
+
+    /* Pixels of a block lie an odd number of cache lines apart: one channel is read for all of them in turn. */
+    plan->v_tile = fc_winograd_plane(plan->channels);
+    plan->d_tile = fc_winograd_plane(plan->panels * plan->width);
+    plan->v_plane = fc_winograd_plane(block_tiles * plan->v_tile);
+    plan->d_plane = fc_winograd_plane(block_tiles * plan->d_tile);
+    plan->sum_row = plan->panels * plan->width;
+    plan->sum_plane = fc_winograd_plane(plan->channels * plan->sum_row);
+    plan->chunk_sums = PLANES * plan->sum_plane;
+    plan->v_floats = (size_t)(PLANES * plan->v_plane);
+    plan->d_floats = (size_t)(PLANES * plan->d_plane);
+    const size_t copies[2] = {fc_transform_floats(&plan->x, plan->m, plan->channels),
+                              fc_transform_floats(&plan->dy, plan->m, plan->outputs)};
+    plan->copy_floats = copies[copies[1] > copies[0]];
+    if (plan->dw.stride[0] != 1 && plan->outputs > 1)
+        plan->stage_floats = round_up(plan->dw.size[2] * plan->dw.size[3] * OUTPUT_CHANNELS * plan->sum_row);
+
+    const double steps = (double)plan->tiles * (double)(PLANES * plan->panels * plan->vectors) * (double)plan->channels;
+    const int threads = fc_team_size(steps * FC_STEP_NS);
+    const size_t private_floats = few ? plan->v_floats + plan->d_floats : 0;
+    plan->scratch_floats = private_floats + plan->copy_floats + plan->stage_floats;
+    const size_t sums = (size_t)(plan->chunks * plan->chunk_sums), shared = few ? 0 : plan->v_floats + plan->d_floats;
+    const size_t counters = (size_t)(few ? 1 : blocks) * sizeof(fc_counter);
+    plan->sums = fc_alloc((sums + shared + plan->scratch_floats * (size_t)threads) * sizeof(float) + counters);
+    if (!plan->sums)
+        return -1;
+    plan->v = few ? NULL : plan->sums + sums;
+    plan->d = few ? NULL : plan->v + plan->v_floats;
+    plan->scratch = plan->sums + sums + shared;
+    plan->next = (fc_counter *)(plan->scratch + plan->scratch_floats * (size_t)threads);
+    memset(plan->next, 0, counters);
+    fc_team_run(threads, 1, body, plan);
+    fc_free(plan->sums);
+    return 0;
+}
+
+int fc_winograd_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw)
+{
+    const ptrdiff_t channels = dw->size[1], outputs = dw->size[0] / conv->groups;
+    for (ptrdiff_t group = 0; group < conv->groups; group++) {
+        plan plan = {.conv = conv, .dy = *dy, .x = *x, .dw = *dw, .kernels = fc_kernels_active()};
+        plan.channels = plan.x.size[1] = channels;
+        plan.outputs = plan.dy.size[1] = plan.dw.size[0] = outputs;
+        plan.x.data += group * channels * x->stride[1];
+        plan.dy.data += group * outputs * dy->stride[1];
+        plan.dw.data += group * outputs * dw->stride[0];
+        plan.winograd = &plan.kernels->winograd[dw->size[2] == 5];
+        plan.m = fc_winograd_outputs(dw->size[2]);
+        plan.tiling = (fc_tiling){plan.m, ceil_div(dy->size[2], plan.m), ceil_div(dy->size[3], plan.m)};
+        plan.tiles = x->size[0] * plan.tiling.rows * plan.tiling.columns;
+        if (run_group(&plan))
+            return -1;
+    }
+    return 0;
+}
