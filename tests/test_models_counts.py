@@ -6,6 +6,7 @@ Whole networks are made and counted, but neither drawn nor computed: no memory o
 import io
 import math
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -64,6 +65,21 @@ def test_sizes_and_costs_are_the_published_ones(name):
         assert round(result.multiply_adds / 1e9, digits) == multiply_adds
     else:
         assert result.multiply_adds == multiply_adds
+
+
+@pytest.mark.parametrize(("depth", "parameters"), [(11, 132_868_840), (13, 133_053_736), (16, 138_365_992),
+                                                   (19, 143_678_248)])
+def test_sizes_of_vgg_with_batch_normalisation(depth, parameters):
+    """torchvision's vgg11_bn and so on; its _ops are those without."""
+    result = counted(create(f"vgg{depth}", batch_norm=True).eval(), (3, 224, 224))
+    assert (result.parameters, result.multiply_adds) == (parameters, PUBLISHED[f"vgg{depth}"][1])
+
+
+@pytest.mark.parametrize(("sizes", "parameters"), [((784, 10), 7_850), ((784, 300, 10), 238_510)])
+def test_sizes_of_multilayer_perceptrons(sizes, parameters):
+    result = counted(models.mlp(sizes), (1, 28, 28))
+    assert result.parameters == parameters
+    assert result.multiply_adds == sum(a * b for a, b in pairwise(sizes))
 
 
 @pytest.mark.parametrize(("name", "with_heads", "heads", "weight"), [
