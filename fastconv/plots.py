@@ -32,7 +32,7 @@ def learning_curves(history, path):
                 axes.plot(epochs, values, color=colour, marker="o", markersize=3, label=label)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

@@ -194,6 +194,16 @@ def test_learning_curves_are_a_png_also_without_test_data(tmp_path):
     assert struct.unpack(">2I", header[16:]) == (1200, 480)
 
 
+def test_epochs_are_whole_numbers_also_where_there_is_one(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
+    row = {"epoch": 1, "loss": 1.6, "test_loss": 1.4, "accuracy": 0.4, "test_accuracy": 0.5}
+    learning_curves([row], tmp_path / "curves.png")
+    for axes in figures[0].axes:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
 # ---- Ctrl-C -----------------------------------------------------------------------------------------
 
 

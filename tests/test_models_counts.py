@@ -6,6 +6,7 @@ Whole networks are made and counted, but neither drawn nor computed: no memory o
 import io
 import math
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,6 +29,10 @@ PUBLISHED = {
     "vgg13": (133_047_848, 11_308_466_176),
     "vgg16": (138_357_544, 15_470_264_320),
     "vgg19": (143_667_240, 19_632_062_464),
+    "vgg11_bn": (132_868_840, 7_609_090_048),
+    "vgg13_bn": (133_053_736, 11_308_466_176),
+    "vgg16_bn": (138_365_992, 15_470_264_320),
+    "vgg19_bn": (143_678_248, 19_632_062_464),
     "googlenet": (6_624_904, 1.498),
     "resnet18": (11_689_512, 1_814_073_344),
     "resnet34": (21_797_672, 3_663_761_408),
@@ -64,6 +69,13 @@ def test_sizes_and_costs_are_the_published_ones(name):
         assert round(result.multiply_adds / 1e9, digits) == multiply_adds
     else:
         assert result.multiply_adds == multiply_adds
+
+
+@pytest.mark.parametrize(("sizes", "parameters"), [((784, 10), 7_850), ((784, 300, 10), 238_510)])
+def test_sizes_of_multilayer_perceptrons(sizes, parameters):
+    result = counted(models.mlp(sizes), (1, 28, 28))
+    assert result.parameters == parameters
+    assert result.multiply_adds == sum(a * b for a, b in pairwise(sizes))
 
 
 @pytest.mark.parametrize(("name", "with_heads", "heads", "weight"), [

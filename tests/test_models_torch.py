@@ -40,7 +40,7 @@ def create(name, **options):
 
 def test_all_networks_have_a_twin():
     large = {name for name in models.available() if not name.startswith("lenet")}
-    assert set(NETWORKS) == large | {"vgg11_bn"}
+    assert set(NETWORKS) == large
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -48,9 +48,7 @@ def test_names_shapes_and_costs_are_torch_s(name):
     """On torch's device without memory."""
     with torch.device("meta"):
         twin = NETWORKS[name](17).eval()
-    options = {"batch_norm": True} if name.endswith("_bn") else {}
-    name = name.removesuffix("_bn")
-    model = create(name, num_classes=17, **options).eval()
+    model = create(name, num_classes=17).eval()
     assert {path: array.shape for path, array in model.state_dict().items()} == {
         path: tuple(tensor.shape) for path, tensor in twin.state_dict().items()}
 
@@ -76,11 +74,11 @@ def randomised(twin):
     return twin
 
 
-def pair(name, size, path, **options):
+def pair(name, size, path):
     """(network, twin, two images) with the same weights, by way of a file that torch writes."""
     torch.manual_seed(0)
-    twin = randomised(NETWORKS[name + "_bn" * bool(options)](10))
-    model = create(name, num_classes=10, **options)
+    twin = randomised(NETWORKS[name](10))
+    model = create(name, num_classes=10)
     torch_files.save_file(twin.state_dict(), path)
     assert model.load(path) == ([], [])
     path.unlink()  # half a gigabyte
@@ -173,7 +171,7 @@ def test_gradients_without_jumps_are_torch_s(name, tmp_path, monkeypatch):
 
 
 def test_vgg_with_batch_normalisation(tmp_path):
-    model, twin, x = pair("vgg11", 64, tmp_path / "weights.safetensors", batch_norm=True)
+    model, twin, x = pair("vgg11_bn", 64, tmp_path / "weights.safetensors")
     for training in (False, True):
         with torch.no_grad():
             expected = twin.train(training)(torch.from_numpy(x))

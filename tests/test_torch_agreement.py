@@ -3,6 +3,11 @@
 torch computes in float64, so the differences are the rounding errors of float32 here. Forward and backward
 of one step each round by the sum over layers of (2 sqrt(terms) + 4) u, relative to what a layer sums up, with
 the terms of its longest sum; at small learning rates the errors of the steps add up.
+
+Not so through tens of layers of batch normalisation and ReLU: an input that rounds to above 0 here and below
+0 there sends the gradient another way, and later steps multiply the difference. The losses of ResNet-20 agree
+to 1e-3 at a small rate; at a larger one torch in float32 is 5 % away from torch in float64 too. Without the
+jumps, with tanh for ReLU, they agree at the larger rate as well.
 """
 
 import math
@@ -29,10 +34,12 @@ from fastconv.layers import (
     Tanh,
 )
 from fastconv.losses import CrossEntropyLoss
-from fastconv.models import lenet5
+from fastconv.models import lenet5, resnet20
 from fastconv.optim import SGD
 
 torch = pytest.importorskip("torch")
+from torch_networks import NETWORKS as TWINS  # noqa: E402  it needs torch
+
 torch.set_num_threads(1)  # on batches this small, threads only wait for each other
 nn = torch.nn
 
@@ -101,12 +108,12 @@ each_network = pytest.mark.parametrize(
     ("create", "create_twin", "shape", "error"), NETWORKS.values(), ids=NETWORKS)
 
 
-def batch(step, shape):
-    """Eight of 32 images, each with a bright row at the height of its class, and their classes."""
+def batch(step, shape, size=BATCH):
+    """One of four batches of images, each with a bright row at the height of its class, and their classes."""
     rng = np.random.default_rng(100 + step % 4)
-    labels = rng.integers(0, 10, BATCH)
-    x = rng.uniform(-1, 1, (BATCH, *shape)).astype(np.float32)
-    x[np.arange(BATCH), :, labels] += 2
+    labels = rng.integers(0, 10, size)
+    x = rng.uniform(-1, 1, (size, *shape)).astype(np.float32)
+    x[np.arange(size), :, labels] += 2
     return x, labels
 
 
@@ -118,12 +125,12 @@ def twin_of(model, create_twin):
     return twin.double()
 
 
-def losses_here(model, shape, layout):
-    loss, optimizer = CrossEntropyLoss(), SGD(model.parameters(), lr=0.02, momentum=0.9)
+def losses_here(model, shape, layout, size=BATCH, lr=0.02):
+    loss, optimizer = CrossEntropyLoss(), SGD(model.parameters(), lr=lr, momentum=0.9)
     model.needs_input_grad = False
     losses = []
     for step in range(STEPS):
-        x, labels = batch(step, shape)
+        x, labels = batch(step, shape, size)
         losses.append(loss(model(in_layout(x, layout)), labels))
         optimizer.zero_grad()
         model.backward(loss.backward())
@@ -131,11 +138,11 @@ def losses_here(model, shape, layout):
     return np.array(losses)
 
 
-def losses_there(twin, shape):
-    loss, optimizer = nn.CrossEntropyLoss(), torch.optim.SGD(twin.parameters(), lr=0.02, momentum=0.9)
+def losses_there(twin, shape, size=BATCH, lr=0.02):
+    loss, optimizer = nn.CrossEntropyLoss(), torch.optim.SGD(twin.parameters(), lr=lr, momentum=0.9)
     losses = []
     for step in range(STEPS):
-        x, labels = batch(step, shape)
+        x, labels = batch(step, shape, size)
         value = loss(twin(torch.from_numpy(x).double()), torch.from_numpy(labels))
         optimizer.zero_grad()
         value.backward()
@@ -158,6 +165,32 @@ def test_losses_are_the_same_for_50_steps(create, create_twin, shape, error):
             there = twin.state_dict()[name].numpy()
             limit = STEPS * error * max(1, abs(there).max())
             np.testing.assert_allclose(array, there, rtol=0, atol=limit, err_msg=name)
+
+
+@pytest.mark.parametrize(("activation", "lr"), [("relu", 0.001), ("tanh", 0.02)])
+def test_losses_of_resnet20_are_the_same_for_50_steps(activation, lr, monkeypatch):
+    def create():
+        model = resnet20(rng=np.random.default_rng(3))
+        if activation == "tanh":
+            replace_relu(model)
+        return model
+
+    if activation == "tanh":
+        monkeypatch.setattr(nn.functional, "relu", lambda x, inplace=False: torch.tanh(x))
+    shape, size = (3, 32, 32), 16
+    expected = losses_there(twin_of(create(), lambda: TWINS["resnet20"](10)), shape, size, lr)
+    assert expected[-4:].mean() < 0.7 * expected[:4].mean(), "only a network that learns says something"
+    for layout in LAYOUTS:
+        actual = losses_here(create(), shape, layout, size, lr)
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=0, err_msg=layout)
+
+
+def replace_relu(model):
+    """tanh in its place."""
+    for _, container in model.named_modules():
+        for name, layer in container.named_children():
+            if isinstance(layer, ReLU):
+                setattr(container, name, Tanh())
 
 
 @pytest.mark.parametrize("training", [True, False])

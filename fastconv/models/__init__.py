@@ -22,20 +22,20 @@ from .resnet import (
     resnet110,
     resnet152,
 )
-from .vgg import vgg, vgg11, vgg13, vgg16, vgg19
+from .vgg import vgg, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
 __all__ = ["LSTMClassifier", "Perceptron", "alexnet", "alexnet_2012", "available", "cifar_resnet", "create",
            "googlenet", "inception_v3", "inception_v4", "input_shape", "lenet1", "lenet4", "lenet5",
            "lenet5_1998", "maximum_margin", "mlp", "novikoff_bound", "resnet", "resnet18", "resnet20",
            "resnet32", "resnet34", "resnet44", "resnet50", "resnet56", "resnet101", "resnet110", "resnet152",
-           "vgg", "vgg11", "vgg13", "vgg16", "vgg19"]
+           "vgg", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]
 
 # (C, H, W) of the images that networks were made for -> the networks
 _MODELS = {
     (1, 28, 28): (lenet1,),
     (1, 32, 32): (lenet4, lenet5, lenet5_1998),
     (3, 227, 227): (alexnet_2012,),
-    (3, 224, 224): (alexnet, vgg11, vgg13, vgg16, vgg19, googlenet,
+    (3, 224, 224): (alexnet, vgg11, vgg13, vgg16, vgg19, vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn, googlenet,
                     resnet18, resnet34, resnet50, resnet101, resnet152),
     (3, 32, 32): (resnet20, resnet32, resnet44, resnet56, resnet110),
     (3, 299, 299): (inception_v3, inception_v4),

@@ -39,6 +39,26 @@ def vgg19(**options):
     return vgg(19, **options)
 
 
+def vgg11_bn(**options):
+    """Configuration A with batch normalisation: 132,868,840 parameters; options of vgg."""
+    return vgg(11, batch_norm=True, **options)
+
+
+def vgg13_bn(**options):
+    """Configuration B with batch normalisation: 133,053,736 parameters; options of vgg."""
+    return vgg(13, batch_norm=True, **options)
+
+
+def vgg16_bn(**options):
+    """Configuration D with batch normalisation: 138,365,992 parameters; options of vgg."""
+    return vgg(16, batch_norm=True, **options)
+
+
+def vgg19_bn(**options):
+    """Configuration E with batch normalisation: 143,678,248 parameters; options of vgg."""
+    return vgg(19, batch_norm=True, **options)
+
+
 def vgg(depth, num_classes=1000, in_channels=3, batch_norm=False, dropout=0.5, *, rng=None):
     """x (N, in_channels, 224, 224), or of any size from 32 on -> scores (N, num_classes).
 
