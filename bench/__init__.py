@@ -4,3 +4,5 @@
 
 See bench/README.md for what is timed, how, and in which units.
 """
+
+NETWORKS = ("lenet5", "alexnet", "vgg16", "googlenet", "resnet18", "resnet50")
