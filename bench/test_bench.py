@@ -73,7 +73,7 @@ def test_convolutions_agree(team, layer, direction, capsys):
 
 
 def test_networks_agree(capsys):
-    """LeNet-5, with torch's ONNX file for those that read one; through five layers 1e-5 are a few roundings."""
+    """LeNet-5, from torch's ONNX file for some; through five layers 1e-5 are a few roundings of 2^-24."""
     pytest.importorskip("torch")
     pytest.importorskip("onnx")
     with Team(2) as team:
