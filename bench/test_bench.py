@@ -161,6 +161,8 @@ def test_command_writes_json_and_markdown(tmp_path):
     assert min(row["measured"].values()) > 0
     assert row["limit"] > 0
     assert f"| {row['name']} |" in output.with_suffix(".md").read_text()
+    pytest.importorskip("matplotlib")
+    assert (tmp_path / "conv-conv2d-forward-roofline.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", LIBRARIES["fastconv"])
