@@ -105,6 +105,8 @@ def main(argv=None):
     if options.wheel:
         document["wheel_bytes"] = options.wheel.stat().st_size
         print(f"{options.wheel.name}: {document['wheel_bytes'] / 1e6:.2f} MB")
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
     for suite in SUITES if options.suite == "all" else (options.suite,):
         for table in _tables(suite, options, peak):
             document["tables"].append(report.show(table))

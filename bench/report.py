@@ -101,7 +101,7 @@ def _number(value):
 
 
 def _columns(rows, unit, ours):
-    """({contender: None}, labels, function of a row giving its cells) of all rows of a table."""
+    """(labels of the columns, function that gives the cells of a row) of a table."""
     contenders = dict.fromkeys(name for row in rows for name in row.measured)
     comparisons = dict.fromkeys(label for row in rows for label in row.ratios)
     limited = ["limit", f"{ours}, % of limit"] if any(row.limit for row in rows) else []
