@@ -95,7 +95,7 @@ def _roofline(title, rows, machine, path):
     axes.plot([low, knee, high], [low * bandwidth, peak, peak], color="black", linewidth=1)
     axes.annotate(f"multiply-adds: {peak:.0f} GFLOP/s", (high, peak), (-4, 4), textcoords="offset points",
                   ha="right", fontsize=8)
-    axes.annotate(f"copy: {bandwidth:.1f} GB/s", (low, low * bandwidth), (4, 12),
+    axes.annotate(f"copy: {bandwidth:.1f} GB/s", (low, low * bandwidth), (4, -12),
                   textcoords="offset points", fontsize=8)
     best = [max(row["work"] / seconds / 1e9 for seconds in _fastest(row).values()) if _fastest(row)
             else math.nan for row in rows]
@@ -105,6 +105,11 @@ def _roofline(title, rows, machine, path):
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(low, high)
+    for axis, (least, most) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 300, 500, 1000, 2000)
+                 if least <= tick <= most]
+        axis.set_ticks(ticks, [str(tick) for tick in ticks])
+        axis.set_ticks([], minor=True)
     axes.set_xlabel("arithmetic intensity: flops for each byte of input, weights and output")
     axes.set_ylabel("GFLOP/s")
     axes.set_title(f"{title}: roofline", fontsize=12)
