@@ -1,6 +1,8 @@
-"""Benchmarks: fastconv against naive NumPy, torch and onnxruntime, interleaved in one run.
+"""Benchmarks: fastconv against naive NumPy and other libraries, interleaved in one run.
 
-    python -m bench conv --layers ResNet --output results.json
+    python -m bench conv --network resnet50 --output results.json
 
 See bench/README.md for what is timed, how, and in which units.
 """
+
+NETWORKS = ("lenet5", "alexnet", "vgg16", "googlenet", "resnet18", "resnet50")

@@ -1,102 +1,57 @@
-"""conv: conv2d and its two gradients on the layers of `layers.LAYERS`."""
+"""conv, threads, sizes: conv2d and its two gradients, on the convolutions of networks or on a sweep."""
 
-from functools import partial
+import os
 
-import numpy as np
-
-from fastconv import functional
-
-from . import naive, peers
-from .layers import LAYERS
+from .layers import ConvLayer
+from .libraries import PASSES
+from .peak import Peak
 from .report import Measurement, Table, ratios
-from .timing import best_seconds
+from .timing import best_of_turns, turn
+from .workers import NUMPY, PEERS, TORCH, Team
 
-PASSES = ("forward", "backward_input", "backward_weight")
-TORCH = ("torch NHWC", "torch NCHW")
 COMPARISONS = {
     "over best torch": ("fastconv NHWC", TORCH),
-    "over best peer": ("fastconv NHWC", (*TORCH, "onnxrt")),
+    "over best peer": ("fastconv NHWC", PEERS),
     "NCHW over torch NCHW": ("fastconv NCHW", ("torch NCHW",)),
-    "over best NumPy": ("fastconv NHWC", ("NumPy im2col", "NumPy taps")),
+    "over best NumPy": ("fastconv NHWC", NUMPY),
 }
+SWEPT = ConvLayer(16, 64, 56, 64, 3, padding=1)
+BATCHES = (1, 2, 4, 8, 16, 32)
+CHANNELS = (3, 8, 16, 32, 64, 128, 256)
+SCALED = (SWEPT, ConvLayer(16, 256, 14, 1024, 1), ConvLayer(1, 256, 14, 256, 3, padding=1))
 
 
-def _filters_last(weight):
-    """A copy of (K, C, R, S) weights that lies in memory as R, S, C, K, as `layers.Conv2d` keeps them."""
-    return weight.transpose(2, 3, 1, 0).copy().transpose(3, 2, 0, 1)
-
-
-def arrays(layer):
-    """x, weight and grad_output of a layer, contiguous."""
-    rng = np.random.default_rng(0)
-    shapes = layer.input_shape, layer.weight_shape, layer.output_shape
-    return [rng.standard_normal(shape, np.float32) for shape in shapes]
-
-
-def _fastconv(layer, direction, x, weight, grad_output):
-    geometry = {"stride": layer.stride, "padding": layer.padding}
-    if direction == "forward":
-        return partial(functional.conv2d, x, weight, **geometry)
-    if direction == "backward_input":
-        return partial(functional.conv2d_backward_input, grad_output, weight, layer.input_shape, **geometry)
-    return partial(functional.conv2d_backward_weight, grad_output, x, layer.weight_shape, **geometry)
-
-
-def _naive(layer, direction, form, x, weight, grad_output):
-    function = getattr(naive, f"{direction}_{form}")
-    arguments = {"forward": (x, weight), "backward_input": (grad_output, weight, layer.input_shape),
-                 "backward_weight": (grad_output, x, layer.weight_shape)}[direction]
-    return partial(function, *arguments, layer.stride, layer.padding)
-
-
-def _torch(layer, direction, x, weight, grad_output):
-    torch = peers.torch
-    stride, padding = [layer.stride] * 2, [layer.padding] * 2
-    if direction == "forward":
-        return partial(torch.nn.functional.conv2d, x, weight, None, stride, padding)
-    index = PASSES.index(direction) - 1
-    backward = partial(torch.ops.aten.convolution_backward, grad_output, x, weight, None, stride, padding,
-                       [1, 1], False, [0, 0], 1, [index == 0, index == 1, False])
-    return lambda: backward()[index]
-
-
-def ours(layer, direction):
-    """{name: callable} of fastconv on channels-last and on contiguous arrays."""
-    x, weight, grad_output = arrays(layer)
-    return {
-        "fastconv NHWC": _fastconv(layer, direction, peers.channels_last(x), _filters_last(weight),
-                                   peers.channels_last(grad_output)),
-        "fastconv NCHW": _fastconv(layer, direction, x, weight, grad_output),
-    }
-
-
-def contenders(layer, direction, threads):
-    """{name: callable} of everything installed that computes `direction` of the layer."""
-    found = ours(layer, direction)
-    operands = arrays(layer)
-    if peers.torch:
-        for name in TORCH:
-            found[name] = _torch(layer, direction, *peers.to_torch(operands, name.split()[1]))
-    if peers.onnxruntime and peers.onnx and direction == "forward":
-        found["onnxrt"] = peers.onnx_conv(layer, *operands[:2], threads)
-    for form in ("im2col", "taps"):
-        found[f"NumPy {form}"] = _naive(layer, direction, form, *operands)
-    return found
-
-
-def _rows(layers, direction, budget, threads, peak):
+def _rows(layers, direction, budget, team, peak):
     for layer in layers:
-        seconds = best_seconds({**contenders(layer, direction, threads), "peak": peak.call}, budget)
+        turns = team.turns(team.build("convolution", layer, direction))
+        seconds = best_of_turns({**turns, "peak": lambda left: turn(peak.call, left)}, budget)
         limit = peak.flops / seconds.pop("peak")
         yield Measurement(layer.name, seconds, ratios(seconds, COMPARISONS), layer.flops, limit,
-                          layer.mid_size)
+                          layer.mid_size, layer.traffic, layer.used_by)
 
 
-def tables(passes, substring, budget, threads, peak):
-    """A table for each of `passes`, over the layers with `substring` in their name."""
+def _table(title, layers, direction, budget, team, peak):
+    return Table(title, "GFLOP/s", _rows(layers, direction, budget, team, peak), ours="fastconv NHWC")
+
+
+def tables(layers, passes, budget, team, peak):
+    """A table for each of `passes`."""
     for direction in passes:
-        layers = [layer for layer in LAYERS if substring.lower() in layer.name.lower()
-                  and (direction == "forward" or layer.backward)]
-        if layers:
-            yield Table(f"conv2d {direction}", "GFLOP/s",
-                        _rows(layers, direction, budget, threads, peak), ours="fastconv NHWC")
+        yield _table(f"conv2d {direction}", layers, direction, budget, team, peak)
+
+
+def size_tables(budget, team, peak):
+    """The cost against the batch size and against the number of channels, forward."""
+    batches = [ConvLayer(batch, 64, 56, 64, 3, padding=1) for batch in BATCHES]
+    channels = [ConvLayer(4, count, 56, count, 3, padding=1) for count in CHANNELS]
+    yield _table("conv2d forward by batch size", batches, PASSES[0], budget, team, peak)
+    yield _table("conv2d forward by channels", channels, PASSES[0], budget, team, peak)
+
+
+def thread_tables(budget, libraries):
+    """Three layers with 1, 2, ... threads; every number of threads has processes of its own."""
+    for threads in range(1, len(os.sched_getaffinity(0)) + 1):
+        with Team(threads, libraries) as team:
+            peak = Peak(threads)
+            for direction in PASSES:
+                yield _table(f"conv2d {direction}, threads: {threads}", SCALED, direction, budget, team, peak)

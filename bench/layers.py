@@ -1,13 +1,21 @@
-"""The convolution layers that are timed: from LeNet-5, AlexNet, VGG-16, GoogLeNet and ResNet-50."""
+"""The convolutions of networks, found by tracing the networks of `fastconv.models`."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from fastconv import init, models
+from fastconv.layers import Conv2d
+
+LARGEST_BATCH = {"vgg16": 4}  # its first layers have gigabytes of activations and take seconds
 
 
 @dataclass(frozen=True)
 class ConvLayer:
-    """A convolution of square images and filters: batch x channels x size x size -> filters."""
+    """A convolution of square images and filters: batch x channels x size x size -> filters.
 
-    name: str
+    used_by: {network: how often}; layers that differ in nothing else are the same.
+    """
+
     batch: int
     channels: int
     size: int
@@ -15,8 +23,15 @@ class ConvLayer:
     kernel: int
     stride: int = 1
     padding: int = 0
-    backward: bool = False  # the gradients of this layer are timed too
-    mid_size: bool = False  # enough work and channels that the FMA units are the limit
+    groups: int = 1
+    used_by: dict = field(default_factory=dict, compare=False)
+
+    @property
+    def name(self):
+        stride = f"/{self.stride}" if self.stride > 1 else ""
+        groups = f" g{self.groups}" if self.groups > 1 else ""
+        return (f"{self.kernel}x{self.kernel}{stride} {self.channels}->{self.filters} @{self.size} "
+                f"p{self.padding}{groups} N{self.batch}")
 
     @property
     def output_size(self):
@@ -28,7 +43,7 @@ class ConvLayer:
 
     @property
     def weight_shape(self):
-        return (self.filters, self.channels, self.kernel, self.kernel)
+        return (self.filters, self.channels // self.groups, self.kernel, self.kernel)
 
     @property
     def output_shape(self):
@@ -38,34 +53,38 @@ class ConvLayer:
     def flops(self):
         """Additions and multiplications of the direct convolution, products with the padding included."""
         return (2 * self.batch * self.filters * self.output_size**2
-                * self.channels * self.kernel**2)
+                * self.channels // self.groups * self.kernel**2)
+
+    @property
+    def traffic(self):
+        """Bytes that any convolution moves at least: input, weights and output once."""
+        return 4 * sum(a * b * c * d for a, b, c, d in (self.input_shape, self.weight_shape,
+                                                        self.output_shape))
+
+    @property
+    def mid_size(self):
+        """Enough work and channels that the multiply-add units are the limit."""
+        return (self.kernel == 3 and self.batch > 1 and self.groups == 1
+                and min(self.channels, self.filters) >= 64 and self.size <= 112)
 
 
-LAYERS = (
-    ConvLayer("LeNet-5 c1 5x5 1->6 @28", 128, 1, 28, 6, 5, padding=2, backward=True),
-    ConvLayer("LeNet-5 c3 5x5 6->16 @14", 128, 6, 14, 16, 5, backward=True),
-    ConvLayer("AlexNet 1 11x11/4 3->64 @224", 16, 3, 224, 64, 11, 4, 2, backward=True),
-    ConvLayer("AlexNet 2 5x5 64->192 @27", 16, 64, 27, 192, 5, padding=2, backward=True),
-    ConvLayer("AlexNet 3 3x3 192->384 @13", 16, 192, 13, 384, 3, padding=1, backward=True),
-    ConvLayer("VGG 1 3x3 3->64 @224", 4, 3, 224, 64, 3, padding=1, backward=True),
-    ConvLayer("VGG 2 3x3 64->64 @224", 4, 64, 224, 64, 3, padding=1, backward=True),
-    ConvLayer("VGG 4 3x3 128->128 @112", 4, 128, 112, 128, 3, padding=1, mid_size=True),
-    ConvLayer("VGG 6 3x3 256->256 @56", 4, 256, 56, 256, 3, padding=1, backward=True, mid_size=True),
-    ConvLayer("VGG 9 3x3 512->512 @28", 4, 512, 28, 512, 3, padding=1, mid_size=True),
-    ConvLayer("VGG 11 3x3 512->512 @14", 4, 512, 14, 512, 3, padding=1, backward=True, mid_size=True),
-    ConvLayer("GoogLeNet 1x1 192->64 @28", 16, 192, 28, 64, 1, backward=True),
-    ConvLayer("GoogLeNet 5x5 32->96 @28", 16, 32, 28, 96, 5, padding=2, backward=True),
-    ConvLayer("GoogLeNet 1x1 480->192 @14", 16, 480, 14, 192, 1),
-    ConvLayer("ResNet 7x7/2 3->64 @224", 16, 3, 224, 64, 7, 2, 3, backward=True),
-    ConvLayer("ResNet 1x1 64->256 @56", 16, 64, 56, 256, 1, backward=True),
-    ConvLayer("ResNet 3x3 64->64 @56", 16, 64, 56, 64, 3, padding=1, backward=True, mid_size=True),
-    ConvLayer("ResNet 3x3/2 128->128 @56", 16, 128, 56, 128, 3, 2, 1, backward=True, mid_size=True),
-    ConvLayer("ResNet 3x3 256->256 @14", 16, 256, 14, 256, 3, padding=1, backward=True, mid_size=True),
-    ConvLayer("ResNet 3x3 512->512 @7", 16, 512, 7, 512, 3, padding=1, backward=True, mid_size=True),
-    ConvLayer("ResNet 1x1 512->2048 @7", 16, 512, 7, 2048, 1),
-    ConvLayer("ResNet 1x1 1024->256 @14", 16, 1024, 14, 256, 1, backward=True),
-    ConvLayer("single image 3x3 128->128 @28", 1, 128, 28, 128, 3, padding=1),
-    ConvLayer("single image 3x3 256->256 @14", 1, 256, 14, 256, 3, padding=1),
-    ConvLayer("single image 3x3 512->512 @7", 1, 512, 7, 512, 3, padding=1),
-    ConvLayer("single image 1x1 256->64 @56", 1, 256, 56, 64, 1),
-)
+def conv_layers(networks, batch):
+    """Every distinct convolution of the networks, in the order in which they meet it."""
+    found = {}
+    for network in networks:
+        with init.skipped():
+            model = models.create(network)
+        shape = (min(batch, LARGEST_BATCH.get(network, batch)), *models.input_shape(network))
+        counts = Counter(_layer(layer, input_shape) for _, layer, input_shape in model.eval().trace(shape)
+                         if isinstance(layer, Conv2d))
+        for layer, count in counts.items():
+            found.setdefault(layer, {})[network] = count
+    return [replace(layer, used_by=used_by) for layer, used_by in found.items()]
+
+
+def _layer(layer, input_shape):
+    (kernel, width), (batch, channels, size, _) = layer.kernel_size, input_shape
+    if kernel != width or layer.dilation != 1:
+        raise ValueError(f"only square filters without dilation are timed, got {layer.kernel_size}")
+    padding = (kernel - 1) // 2 if layer.padding == "same" else layer.padding
+    return ConvLayer(batch, channels, size, layer.out_channels, kernel, layer.stride, padding, layer.groups)

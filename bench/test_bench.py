@@ -1,4 +1,4 @@
-"""pytest bench: fastconv's operations under pytest-benchmark; the contenders compute the same."""
+"""pytest bench: fastconv's operations under pytest-benchmark; all contenders compute the same."""
 
 import json
 import subprocess
@@ -9,18 +9,21 @@ import pytest
 
 from fastconv import functional, reference
 
-from . import convolution, memory_bound, naive, peers
-from .layers import LAYERS, ConvLayer
+from . import NETWORKS, libraries, memory_bound, naive, networks, peers
+from .layers import ConvLayer, conv_layers
+from .libraries.fastconv import convolution
 from .naive_lenet import NaiveLeNet
+from .workers import LIBRARIES, Team
 
 UNIT = 2.0**-24  # the relative rounding error of a float32 operation
 SMALL_LAYERS = (
-    ConvLayer("5x5", 2, 1, 12, 6, 5, padding=2),
-    ConvLayer("7x7/2", 2, 3, 15, 8, 7, 2, 3),
-    ConvLayer("1x1", 2, 20, 6, 24, 1),
+    ConvLayer(2, 1, 12, 6, 5, padding=2),
+    ConvLayer(2, 3, 15, 8, 7, 2, 3),
+    ConvLayer(2, 20, 6, 24, 1),
+    ConvLayer(2, 16, 9, 8, 3, padding=1, groups=2),
 )
 SMALL_SHAPE = (3, 8, 14, 14)
-BACKWARD_LAYERS = [layer for layer in LAYERS if layer.backward]
+LAYERS = conv_layers(["resnet18"], 16)
 
 
 def name_of(thing):
@@ -38,26 +41,68 @@ def error_bound(terms, magnitude):
 
 
 def specified(layer, direction, x, weight, grad_output):
-    geometry = layer.stride, layer.padding
+    geometry = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
     if direction == "forward":
-        return reference.conv2d(x, weight, None, *geometry)
+        return reference.conv2d(x, weight, None, **geometry)
     if direction == "backward_input":
-        return reference.conv2d_backward_input(grad_output, weight, layer.input_shape, *geometry)
-    return reference.conv2d_backward_weight(grad_output, x, layer.weight_shape, *geometry)
+        return reference.conv2d_backward_input(grad_output, weight, layer.input_shape, **geometry)
+    return reference.conv2d_backward_weight(grad_output, x, layer.weight_shape, **geometry)
 
 
-@pytest.mark.parametrize("direction", convolution.PASSES)
+@pytest.fixture(scope="module", params=LIBRARIES)
+def team(request):
+    """The worker of one library."""
+    pytest.importorskip("onnx" if request.param == "onnxruntime" else request.param)
+    with Team(2, [request.param]) as team:
+        yield team
+
+
+@pytest.mark.parametrize("direction", libraries.PASSES)
 @pytest.mark.parametrize("layer", SMALL_LAYERS, ids=name_of)
-def test_convolutions_agree(layer, direction):
-    arrays = convolution.arrays(layer)
+def test_convolutions_agree(team, layer, direction, capsys):
+    arrays = libraries.conv_arrays(layer)
     expected = specified(layer, direction, *arrays)
     terms = {"forward": np.prod(layer.weight_shape[1:]),
-             "backward_input": layer.filters * layer.kernel**2,
+             "backward_input": layer.filters // layer.groups * layer.kernel**2,
              "backward_weight": layer.batch * layer.output_size**2}[direction]
     bound = error_bound(terms, specified(layer, direction, *map(np.abs, arrays)))
-    with peers.settings(2):
-        for name, call in convolution.contenders(layer, direction, threads=2).items():
-            assert (abs(to_numpy(call()) - expected) <= bound).all(), name
+    for name, y in team.results(team.build("convolution", layer, direction)).items():
+        assert y.shape == expected.shape, name
+        assert (abs(y - expected) <= bound).all(), name
+    assert capsys.readouterr().err == ""  # none failed
+
+
+def test_networks_agree(capsys):
+    """LeNet-5, from torch's ONNX file for some; through five layers 1e-5 are a few roundings of 2^-24."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnx")
+    with Team(2) as team:
+        with networks.exported(team, "lenet5", 3) as path:
+            found = team.build("inference", "lenet5", 3, path)
+            scores = team.results(found)
+        losses = team.results(team.build("training", "lenet5", 3))
+    expected = scores["fastconv NHWC"]
+    assert set(LIBRARIES["torch"]) <= set(scores)
+    for name, y in scores.items():
+        assert abs(y - expected).max() <= 1e-5 * abs(expected).max(), name
+    for name, loss in losses.items():
+        assert abs(loss - losses["fastconv NHWC"]) <= 1e-5 * loss, name
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_a_library_that_fails_is_left_out(capsys):
+    with Team(1, ["fastconv"]) as team:
+        assert team.build("inference", "no such network", 1, None) == {}
+        assert "fastconv is left out of inference of no such network" in capsys.readouterr().err
+        assert team.build("convolution", SMALL_LAYERS[0], "forward")  # and the process goes on
+
+
+def test_layers_are_those_of_the_networks():
+    layers = conv_layers(NETWORKS, 16)
+    assert len(set(layers)) == len(layers)
+    uses = {name: sum(layer.used_by.get(name, 0) for layer in layers) for name in NETWORKS}
+    assert uses == {"lenet5": 2, "alexnet": 5, "vgg16": 13, "googlenet": 57, "resnet18": 20, "resnet50": 53}
+    assert {layer.batch for layer in layers if "vgg16" in layer.used_by} == {4}
 
 
 @pytest.mark.parametrize("operation", memory_bound.OPERATIONS, ids=name_of)
@@ -101,35 +146,30 @@ def test_naive_lenet_descends():
     assert last < first
 
 
-def test_command_writes_json(tmp_path):
+def test_command_writes_json_and_markdown(tmp_path):
     output = tmp_path / "conv.json"
-    subprocess.run([sys.executable, "-m", "bench", "conv", "--layers", "LeNet-5 c3", "--pass", "forward",
-                    "--seconds", "0.01", "--output", str(output)], check=True)
+    subprocess.run([sys.executable, "-m", "bench", "conv", "--network", "lenet5", "--pass", "forward",
+                    "--batch", "2", "--peers", "fastconv,numpy", "--seconds", "0.01",
+                    "--output", str(output)], check=True)
     document = json.loads(output.read_text())
     (table,) = document["tables"]
-    (row,) = table["rows"]
+    row = table["rows"][1]
     assert document["machine"]["peak"]
-    assert row["name"] == "LeNet-5 c3 5x5 6->16 @14"
-    assert min(row["seconds"].values()) > 0
+    assert row["name"] == "5x5 6->16 @14 p0 N2"
+    assert row["used_by"] == {"lenet5": 1}
+    assert set(row["measured"]) == {*LIBRARIES["fastconv"], *LIBRARIES["numpy"]}
+    assert min(row["measured"].values()) > 0
     assert row["limit"] > 0
+    assert f"| {row['name']} |" in output.with_suffix(".md").read_text()
+    pytest.importorskip("matplotlib")
+    assert (tmp_path / "conv-conv2d-forward-roofline.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["fastconv NHWC", "fastconv NCHW"])
+@pytest.mark.parametrize("name", LIBRARIES["fastconv"])
+@pytest.mark.parametrize("direction", libraries.PASSES)
 @pytest.mark.parametrize("layer", LAYERS, ids=name_of)
-def test_conv2d(benchmark, layer, name):
-    benchmark(convolution.ours(layer, "forward")[name])
-
-
-@pytest.mark.parametrize("name", ["fastconv NHWC", "fastconv NCHW"])
-@pytest.mark.parametrize("layer", BACKWARD_LAYERS, ids=name_of)
-def test_conv2d_backward_input(benchmark, layer, name):
-    benchmark(convolution.ours(layer, "backward_input")[name])
-
-
-@pytest.mark.parametrize("name", ["fastconv NHWC", "fastconv NCHW"])
-@pytest.mark.parametrize("layer", BACKWARD_LAYERS, ids=name_of)
-def test_conv2d_backward_weight(benchmark, layer, name):
-    benchmark(convolution.ours(layer, "backward_weight")[name])
+def test_conv2d(benchmark, layer, direction, name):
+    benchmark(convolution(name, layer, direction))
 
 
 @pytest.mark.parametrize("layout", memory_bound.LAYOUTS)

@@ -4,6 +4,7 @@ A shared machine's clock and bandwidth drift within seconds, so only figures tak
 the contenders take turns, and each keeps the fastest of all its calls.
 """
 
+from functools import partial
 from time import perf_counter
 
 # A turn is at least so many consecutive calls: the first finds the caches as another contender left them.
@@ -12,24 +13,37 @@ CALLS = 4
 TURN_SECONDS = 0.04
 
 
-def best_seconds(contenders, budget, calls=CALLS):
-    """{name: seconds of the fastest call} of the callables in the dict `contenders`.
+def turn(call, left, calls=CALLS):
+    """(seconds of the fastest call, seconds of all) of a turn; it ends early after `left` seconds.
 
-    Every contender gets `budget` seconds of calls, in turns of at least `calls` calls, and at least one
-    call. A call is one evaluation, its result freed before the next one.
+    A call is one evaluation, its result freed before the next one.
     """
-    best = dict.fromkeys(contenders, float("inf"))
-    left = dict.fromkeys(contenders, budget)
+    best, total, done = float("inf"), 0.0, 0
+    while done == 0 or (total < left and (done < calls or total < TURN_SECONDS)):
+        start = perf_counter()
+        call()
+        seconds = perf_counter() - start
+        best, total, done = min(best, seconds), total + seconds, done + 1
+    return best, total
+
+
+def best_of_turns(turns, budget):
+    """{name: seconds of the fastest call}; turns: {name: function of the seconds left, as `turn`}.
+
+    Every contender gets `budget` seconds of calls, and at least one call.
+    """
+    best = dict.fromkeys(turns, float("inf"))
+    left = dict.fromkeys(turns, budget)
     while any(seconds > 0 for seconds in left.values()):
-        for name, call in contenders.items():
-            turn = 0.0
-            done = 0
-            while left[name] > 0 and (done < calls or turn < TURN_SECONDS):
-                start = perf_counter()
-                call()
-                seconds = perf_counter() - start
+        for name, take in turns.items():
+            if left[name] > 0:
+                seconds, total = take(left[name])
                 best[name] = min(best[name], seconds)
-                left[name] -= seconds
-                turn += seconds
-                done += 1
+                left[name] -= total
     return best
+
+
+def best_seconds(contenders, budget, calls=CALLS):
+    """{name: seconds of the fastest call} of callables in this process."""
+    turns = {name: partial(turn, call, calls=calls) for name, call in contenders.items()}
+    return best_of_turns(turns, budget)

@@ -1,4 +1,4 @@
-"""The ``fastconv`` command: info, models, chart, train, evaluate, mnist-challenge.
+"""The ``fastconv`` command: info, models, chart, bench, train, evaluate, mnist-challenge.
 
 Exit codes: 0; 1 where a training diverged; 2 for wrong options, files and missing packages, with one line on
 standard error; 130 after Ctrl-C.
@@ -16,6 +16,7 @@ import numpy as np
 
 from . import (
     augment,
+    benchmark,
     challenge,
     chart,
     checkpoint,
@@ -132,6 +133,28 @@ def _chart(arguments):
     plots.complexity(rows, arguments.output / "chart.png",
                      f"{facts['cpu']}, {facts['isa']}, {threads}" if arguments.time else None)
     print(f"chart.png and chart.csv are in {arguments.output}")
+    return 0
+
+
+def _bench(arguments):
+    passes = benchmark.PASSES if arguments.gradients else benchmark.PASSES[:1]
+    facts = info()
+    print(f"{arguments.model}, batches of {arguments.batch_size}, {facts['cpu']}, {facts['isa']}, "
+          f"{facts['num_threads']} thread{'s' if facts['num_threads'] > 1 else ''}: ms and GFLOP/s\n")
+    print(f"{'convolution':<32}{'times':>6}" + "".join(f"{name:>20}" for name in passes))
+    flops, seconds = 0, dict.fromkeys(passes, 0.0)
+
+    def show(name, count, flops, seconds):
+        cells = (f"{1e3 * taken:12.3f}{flops / taken / 1e9:8.0f}" for taken in seconds.values())
+        print(f"{name:<32}{count:>6}" + "".join(cells), flush=True)
+
+    rows = benchmark.measure(arguments.model, arguments.batch_size, passes, arguments.seconds)
+    for row in rows:
+        show(*row)
+        flops += row.count * row.flops
+        for name in passes:
+            seconds[name] += row.count * row.seconds[name]
+    show("all convolutions", "", flops, seconds)
     return 0
 
 
@@ -314,6 +337,17 @@ def _parser():
     option("--threads", type=_at_least(1), metavar="N", help="threads to use")
     option("--output", type=Path, default=Path("runs", "chart"), metavar="DIR",
            help="folder of the results (default: runs/chart)")
+
+    parser_bench = add("bench", _bench, "time each distinct convolution of a network on this machine")
+    parser_bench.epilog = "The comparison with other libraries is python -m bench, in the repository."
+    option = parser_bench.add_argument
+    option("--model", choices=models.available(), metavar="NAME", default="resnet50",
+           help="network (default: resnet50)")
+    option("--batch-size", type=_at_least(1), default=1, metavar="N", help="default: 1")
+    option("--gradients", action="store_true", help="both gradients too")
+    option("--seconds", type=_number(above_zero=True), default=0.1, metavar="S",
+           help="of calls of which the shortest is shown, for each figure (default: 0.1)")
+    option("--threads", type=_at_least(1), metavar="N", help="threads to use")
 
     parser_train = add("train", _train, "train a network and save its weights")
     parser_train.epilog = (

@@ -1,0 +1,41 @@
+"""The libraries that are compared, a module for each, imported in the process of that library alone.
+
+start(threads)                            -> None
+convolution(contender, layer, direction)  -> a callable, or None where the library has no such thing
+inference(contender, network, batch, path) -> the same; path: the network as an ONNX file
+training(contender, network, batch)       -> the same
+to_numpy(y)                               -> what a callable returns as an array, channels second
+
+All compute in float32. Inputs lie in memory as the contender wants them; the weights of all networks are
+those of `models.create(network, rng=numpy.random.default_rng(0))`.
+"""
+
+import numpy as np
+
+from fastconv import models  # not fastconv, which is a module of this package too
+
+PASSES = ("forward", "backward_input", "backward_weight")
+LEARNING_RATE, MOMENTUM = 1e-3, 0.9
+
+
+def conv_arrays(layer):
+    """x, weight and grad_output of a layer, contiguous."""
+    rng = np.random.default_rng(0)
+    shapes = layer.input_shape, layer.weight_shape, layer.output_shape
+    return [rng.standard_normal(shape, np.float32) for shape in shapes]
+
+
+def images(network, batch):
+    """(images, labels) for a network of `fastconv.models`."""
+    rng = np.random.default_rng(1)
+    return (rng.standard_normal((batch, *models.input_shape(network)), np.float32),
+            rng.integers(10, size=batch))
+
+
+def model(network):
+    return models.create(network, rng=np.random.default_rng(0))
+
+
+def channels_last(array):
+    """A copy of an (N, C, H, W) array that lies in memory as N, H, W, C."""
+    return array.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)

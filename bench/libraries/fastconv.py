@@ -1,0 +1,65 @@
+"""fastconv on channels-last and on contiguous arrays."""
+
+from functools import partial
+
+import fastconv
+from fastconv import functional
+
+from . import LEARNING_RATE, MOMENTUM, channels_last, conv_arrays, images, model
+
+
+def start(threads):
+    fastconv.set_num_threads(threads)
+
+
+def to_numpy(y):
+    return y
+
+
+def _filters_last(weight):
+    """A copy of (K, C, R, S) weights that lies in memory as R, S, C, K, as `layers.Conv2d` keeps them."""
+    return weight.transpose(2, 3, 1, 0).copy().transpose(3, 2, 0, 1)
+
+
+def convolution(contender, layer, direction):
+    x, weight, grad_output = conv_arrays(layer)
+    if contender == "fastconv NHWC":
+        x, weight, grad_output = channels_last(x), _filters_last(weight), channels_last(grad_output)
+    geometry = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
+    if direction == "forward":
+        return partial(functional.conv2d, x, weight, **geometry)
+    if direction == "backward_input":
+        return partial(functional.conv2d_backward_input, grad_output, weight, layer.input_shape, **geometry)
+    return partial(functional.conv2d_backward_weight, grad_output, x, layer.weight_shape, **geometry)
+
+
+def _in_layout(contender, x):
+    return channels_last(x) if contender == "fastconv NHWC" else x
+
+
+def inference(contender, network, batch, path):
+    x = _in_layout(contender, images(network, batch)[0])
+    net = model(network).eval()
+    if hasattr(net, "fuse"):
+        net = net.fuse()
+    return partial(net.compile(x.shape) if hasattr(net, "compile") else net, x)
+
+
+def training(contender, network, batch):
+    x, labels = images(network, batch)
+    x = _in_layout(contender, x)
+    net = model(network).train()
+    net.needs_input_grad = False  # the images: torch computes no gradient for them either
+    loss = fastconv.losses.CrossEntropyLoss()
+    if hasattr(net, "aux_weight"):
+        loss = fastconv.losses.AuxiliaryLoss(loss, net.aux_weight)
+    optimizer = fastconv.optim.SGD(net.parameters(), LEARNING_RATE, momentum=MOMENTUM)
+
+    def step():
+        value = loss(net(x), labels)
+        optimizer.zero_grad()
+        net.backward(loss.backward())
+        optimizer.step()
+        return value
+
+    return step

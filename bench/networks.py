@@ -1,0 +1,91 @@
+"""inference, training, memory: whole networks."""
+
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from .layers import LARGEST_BATCH
+from .report import Measurement, Table, ratios
+from .timing import best_of_turns
+from .workers import LIBRARIES, PEERS, Team
+
+INFERENCE_BATCHES = (1, 16)
+TRAINING_BATCHES = {"lenet5": 128}  # of the others: 16
+COMPARISONS = {
+    "over best eager torch": ("fastconv NHWC", ("torch NHWC", "torch NCHW")),
+    "over torch compiled": ("fastconv NHWC", ("torch compiled",)),
+    "over best peer": ("fastconv NHWC", PEERS),
+}
+MEMORY_CONTENDERS = ("fastconv NHWC", "torch NHWC", "torch NCHW")
+MEMORY_NETWORK = "resnet50"
+
+
+@contextmanager
+def exported(team, network, batch):
+    """The path of the network as an ONNX file, which torch writes, or None where torch cannot."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, f"{network}.onnx"))
+        try:
+            if "torch" in team.libraries:
+                team.ask("torch", "export", network, batch, path)
+            yield path if Path(path).exists() else None
+        except RuntimeError as error:
+            print(f"bench: no ONNX file of {network}: {error}", file=sys.stderr)
+            yield None
+
+
+def _row(network, batch, found, budget, team):
+    seconds = best_of_turns(team.turns(found), budget)
+    return Measurement(f"{network} N{batch}", seconds, ratios(seconds, COMPARISONS), work=batch)
+
+
+def _inference_rows(networks, batch, budget, team):
+    for network in networks:
+        with exported(team, network, batch) as path:
+            found = team.build("inference", network, batch, path)
+            yield _row(network, batch, found, budget, team)
+
+
+def _training_rows(networks, budget, team):
+    for network in networks:
+        batch = TRAINING_BATCHES.get(network, min(16, LARGEST_BATCH.get(network, 16)))
+        yield _row(network, batch, team.build("training", network, batch), budget, team)
+
+
+def inference_tables(networks, budget, team):
+    for batch in INFERENCE_BATCHES:
+        yield Table(f"inference, N = {batch}", "images/s", _inference_rows(networks, batch, budget, team))
+
+
+def training_tables(networks, budget, team):
+    yield Table("training step: forward, loss, backward, SGD with momentum", "images/s",
+                _training_rows(networks, budget, team))
+
+
+def _peak_memory(threads, contender, task, *arguments):
+    """Bytes that a fresh process held at most for two calls of the task."""
+    library = next(name for name, contenders in LIBRARIES.items() if contender in contenders)
+    with Team(threads, [library]) as team:
+        if task and not team.build(task, *arguments, contenders=[contender]):
+            return None
+        if task:
+            team.ask(library, "turn", contender, 0.0)
+        return team.ask(library, "peak_memory")
+
+
+def _memory_rows(threads, contenders):
+    for name, *task in (("imported, nothing computed", None),
+                        (f"{MEMORY_NETWORK} inference N1", "inference", MEMORY_NETWORK, 1, None),
+                        (f"{MEMORY_NETWORK} inference N16", "inference", MEMORY_NETWORK, 16, None),
+                        (f"{MEMORY_NETWORK} training step N16", "training", MEMORY_NETWORK, 16)):
+        found = {contender: _peak_memory(threads, contender, *task) for contender in contenders}
+        found = {contender: peak for contender, peak in found.items() if peak}
+        yield Measurement(name, found, ratios(found, {"torch over fastconv": (
+            "fastconv NHWC", ("torch NHWC", "torch NCHW"))}))
+
+
+def memory_tables(threads, libraries):
+    contenders = [name for name in MEMORY_CONTENDERS
+                  if any(name in LIBRARIES[library] for library in libraries)]
+    yield Table("peak resident memory of a fresh process", "MB", _memory_rows(threads, contenders))
