@@ -35,6 +35,18 @@ typedef struct fc_tile {
 
 typedef void (*fc_tile_fn)(const fc_tile *);
 
+/* One step of an optimiser (see optim.h). kept = 1 - dampening; first: v takes g as it is. */
+typedef struct fc_sgd {
+    float lr, momentum, kept, weight_decay;
+    int nesterov, first;
+} fc_sgd;
+
+typedef struct fc_adam {
+    float step_size, root_correction;          /* lr / (1 - beta1^t), sqrt(1 - beta2^t)      */
+    float toward, beta2, square_share;         /* 1 - beta1, beta2, 1 - beta2                */
+    float eps, weight_decay;
+} fc_adam;
+
 /* Pixels that each gather `terms` source pixels, channels-last (see pool.h). Strides and offsets are in
  * elements: floats of x, positions of argmax. */
 typedef struct fc_gather {
@@ -77,12 +89,18 @@ typedef struct fc_kernels {
     void (*moments)(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, float *mean, float *delta,
                     float *m2);
     void (*normalize)(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, const float *mean,
-                      const float *scale, const float *bias, float *y, ptrdiff_t y_pixel);
+                      const float *scale, const float *bias, const float *residual, int relu, float *y,
+                      ptrdiff_t y_pixel);
     void (*gradient_sums)(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
-                          ptrdiff_t x_pixel, const float *mean, float *sum_dy, float *sum_dy_x);
-    void (*norm_backward)(size_t channels, size_t pixels, const float *dy, const float *x, ptrdiff_t pixel,
-                          const float *mean, const float *mean_dy, const float *slope, const float *scale,
-                          float *dx, ptrdiff_t dx_pixel);
+                          ptrdiff_t x_pixel, const float *mean, const float *y, float *masked, float *sum_dy,
+                          float *sum_dy_x);
+    void (*norm_backward)(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
+                          ptrdiff_t x_pixel, const float *y, const float *mean, const float *mean_dy,
+                          const float *slope, const float *scale, float *dx);
+    void (*sum_spans)(size_t n, size_t terms, const float *const *x, size_t at, int relu, float *y);
+    double (*square_sum)(size_t n, const float *x);
+    void (*sgd_span)(size_t n, const fc_sgd *sgd, const float *g, float *v, float *p);
+    void (*adam_span)(size_t n, const fc_adam *adam, const float *g, float *m, float *v, float *p);
     void (*square_span)(size_t n, const float *x, float *s);
     void (*lrn_span)(size_t n, const fc_lrn *lrn, const float *s, const float *x, float *y);
     void (*lrn_ratio_span)(size_t n, const fc_lrn *lrn, const float *s, const float *dy, const float *x, float *power,
