@@ -54,6 +54,8 @@ cdef extern from "ops/ops.h":
                                  const fc_tensor *dx) nogil
     int fc_conv2d_backward_weight(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *x,
                                   const fc_tensor *dweight) nogil
+    int fc_linear_backward_weight(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *x,
+                                  const fc_tensor *dweight) nogil
     int fc_sum_channels(const fc_tensor *x, float *sum) nogil
     ctypedef struct fc_pool2d:
         ptrdiff_t kernel[2]
@@ -687,7 +689,7 @@ def linear_backward_weight(grad_output, x, out):
     as_row(&tdy)
     as_row(&tx)
     with nogil:
-        status = fc_conv2d_backward_weight(&POINTWISE, &tdy, &tx, &tdw)
+        status = fc_linear_backward_weight(&POINTWISE, &tdy, &tx, &tdw)
     raise_for_status(status, "linear_backward_weight")
     return hdw.array
 
