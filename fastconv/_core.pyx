@@ -54,6 +54,7 @@ cdef extern from "ops/ops.h":
                                  const fc_tensor *dx) nogil
     int fc_conv2d_backward_weight(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *x,
                                   const fc_tensor *dweight) nogil
+    int fc_linear_forward(const fc_tensor *x, const fc_tensor *weight, const float *bias, const fc_tensor *y) nogil
     int fc_linear_backward_weight(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *x,
                                   const fc_tensor *dweight) nogil
     int fc_sum_channels(const fc_tensor *x, float *sum) nogil
@@ -637,7 +638,7 @@ def linear(x, weight, bias, out):
     cdef fc_tensor tx, tw, ty
     cdef float *bias_data
     cdef int status
-    cdef View hx = view("x", x, 2, &tx)
+    cdef View hx = in_rows("x", x, 2, &tx)
     cdef View hw = view("weight", weight, 2, &tw)
     if tw.size[1] != tx.size[1]:
         raise ValueError(f"weight must have {tx.size[1]} columns, as x of shape ({tx.size[0]}, {tx.size[1]}), "
@@ -647,12 +648,14 @@ def linear(x, weight, bias, out):
     no_overlap(hy, "x", hx)
     no_overlap(hy, "weight", hw)
     no_overlap(hy, "bias", hb)
+    if tw.size[0] > 1 and ty.stride[1] != 1:
+        hy = output(None, (tx.size[0], tw.size[0]), False, &ty)
     as_row(&tx)
     as_row(&ty)
     with nogil:
-        status = fc_conv2d_forward(&POINTWISE, &tx, &tw, bias_data, &ty)
+        status = fc_linear_forward(&tx, &tw, bias_data, &ty)
     raise_for_status(status, "linear")
-    return hy.array
+    return delivered(hy, out)
 
 
 def linear_backward_input(grad_output, weight, out):

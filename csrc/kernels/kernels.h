@@ -35,15 +35,17 @@ typedef struct fc_tile {
 
 typedef void (*fc_tile_fn)(const fc_tile *);
 
-/* Rows of a sum of outer products (see outer.h). Steps: from one term to the next, in floats. */
+/* Rows of a product of matrices (see outer.h). Steps: from one term to the next, in floats. */
 enum { FC_OUTER_ROWS = 6 };
 
 typedef struct fc_outer {
     size_t terms, n;                           /* n: results of a row                        */
     const float *a, *b;
-    ptrdiff_t a_step, b_step;
+    ptrdiff_t a_step, a_row, b_step;           /* a_row is 1 in outer_rows, a_step in product_rows */
     float *y;
     ptrdiff_t y_row;
+    int go_on;                                 /* product_rows: from the sums in y           */
+    const float *bias;                         /* product_rows: [n], or NULL                 */
 } fc_outer;
 
 /* One step of an optimiser (see optim.h). kept = 1 - dampening; first: v takes g as it is. */
@@ -110,6 +112,7 @@ typedef struct fc_kernels {
                           const float *slope, const float *scale, float *dx);
     void (*sum_spans)(size_t n, size_t terms, const float *const *x, size_t at, int relu, float *y);
     void (*outer_rows)(size_t rows, const fc_outer *o);
+    void (*product_rows)(size_t rows, const fc_outer *o);
     double (*square_sum)(size_t n, const float *x);
     void (*sgd_span)(size_t n, const fc_sgd *sgd, const float *g, float *v, float *p);
     void (*adam_span)(size_t n, const fc_adam *adam, const float *g, float *m, float *v, float *p);

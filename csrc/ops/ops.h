@@ -32,7 +32,8 @@ int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const f
 int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x,
                               const fc_tensor *dweight);
 
-/* The same for one row of pixels, the images of a linear layer's batch, and a 1x1 filter. */
+/* Linear layers: the images of the batch are one row of pixels, the filter is 1x1. x and y have contiguous channels. */
+int fc_linear_forward(const fc_tensor *x, const fc_tensor *weight, const float *bias, const fc_tensor *y);
 int fc_linear_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw);
 
 /* Sum over images and pixels of each channel of a dense array, NCHW or channels-last. */
