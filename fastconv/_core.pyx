@@ -48,13 +48,26 @@ cdef extern from "ops/ops.h":
         ptrdiff_t dilation[2]
         ptrdiff_t pad[2][2]
         ptrdiff_t groups
-    int fc_conv2d_forward(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const float *bias,
+        int algorithm
+    ctypedef struct fc_conv2d_extras:
+        const float *bias
+        const float *residual
+        bint relu
+        const float *filters
+    int FC_WINOGRAD
+    bint fc_conv2d_supports(const fc_conv2d *, const fc_tensor *weight) nogil
+    int fc_conv2d_forward_algorithm(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight,
+                                    const fc_tensor *y) nogil
+    size_t fc_conv2d_filter_floats(const fc_conv2d *, const fc_tensor *weight) nogil
+    int fc_conv2d_prepare(const fc_conv2d *, const fc_tensor *weight, float *filters) nogil
+    int fc_conv2d_forward(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_conv2d_extras *,
                           const fc_tensor *y) nogil
     int fc_conv2d_backward_input(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *weight,
                                  const fc_tensor *dx) nogil
     int fc_conv2d_backward_weight(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *x,
                                   const fc_tensor *dweight) nogil
-    int fc_linear_forward(const fc_tensor *x, const fc_tensor *weight, const float *bias, const fc_tensor *y) nogil
+    int fc_linear_forward(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_conv2d_extras *,
+                          const fc_tensor *y) nogil
     int fc_linear_backward_weight(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *x,
                                   const fc_tensor *dweight) nogil
     int fc_sum_channels(const fc_tensor *x, float *sum) nogil
@@ -490,10 +503,14 @@ cdef int raise_for_status(int status, str op) except -1:
 
 # ---- conv2d -----------------------------------------------------------------------------------------
 
+ALGORITHMS = ("auto", "direct", "winograd")      # by the numbers that ops.h gives them
+
+
 cdef int geometry(fc_conv2d *conv, tuple x_shape, tuple w_shape, tuple stride, tuple padding, tuple dilation,
-                  object groups, ptrdiff_t *size) except -1:
+                  object groups, str algorithm, ptrdiff_t *size) except -1:
     """Fills `conv` and the output's height and width `size`; every number is checked."""
     cdef int axis
+    cdef fc_tensor weight
     cdef object reach, padded
     if not 0 < groups < 1 << 31:
         raise ValueError(f"groups must be positive, got {groups}")
@@ -522,26 +539,87 @@ cdef int geometry(fc_conv2d *conv, tuple x_shape, tuple w_shape, tuple stride, t
         conv.pad[axis][0] = padding[axis][0]
         conv.pad[axis][1] = padding[axis][1]
         size[axis] = (padded - reach) // stride[axis] + 1
+    conv.algorithm = ALGORITHMS.index(algorithm)
+    for axis in range(4):
+        weight.size[axis] = w_shape[axis]
+    if not fc_conv2d_supports(conv, &weight):
+        raise ValueError(f'algorithm="{algorithm}" needs filters of 3 x 3 or 5 x 5, stride 1 and dilation 1, got weight '
+                         f"of shape {w_shape}, stride {stride}, dilation {dilation}")
     return 0
 
 
-def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, object groups, out):
+cdef class Filters:
+    """A weight as an algorithm multiplies by it, for many calls; see functional.prepare_conv2d."""
+    cdef float *data
+    cdef const fc_kernels *kernels
+    cdef fc_tensor weight
+    cdef ptrdiff_t groups
+
+    def __dealloc__(self):
+        fc_free(self.data)
+
+    cdef bint fits(self, const fc_conv2d *conv, const fc_tensor *weight) noexcept:
+        """Whether they were made of a weight of this shape for the kernels in use."""
+        cdef int axis
+        for axis in range(4):
+            if self.weight.size[axis] != weight.size[axis]:
+                return False
+        return self.groups == conv.groups and self.kernels == fc_kernels_active()
+
+
+def prepare_conv2d(weight, tuple input_shape, tuple stride, tuple padding, tuple dilation, object groups,
+                   str algorithm):
     cdef fc_tensor tx, tw, ty
+    cdef fc_conv2d conv
+    cdef ptrdiff_t size[2]
+    cdef int chosen, axis
+    cdef View hw = view("weight", weight, 4, &tw)
+    geometry(&conv, input_shape, shape_of(&tw), stride, padding, dilation, groups, algorithm, size)
+    for axis in range(4):
+        tx.size[axis] = input_shape[axis]
+        ty.size[axis] = (input_shape[0], tw.size[0], size[0], size[1])[axis]
+    chosen = fc_conv2d_forward_algorithm(&conv, &tx, &tw, &ty)
+    raise_for_status(chosen < 0, "prepare_conv2d")
+    if chosen != FC_WINOGRAD:
+        return None
+    cdef Filters filters = Filters.__new__(Filters)
+    filters.kernels, filters.weight, filters.groups = fc_kernels_active(), tw, conv.groups
+    filters.data = <float *>fc_alloc(fc_conv2d_filter_floats(&conv, &tw) * 4)
+    cdef int status = -1
+    if filters.data != NULL:
+        with nogil:
+            status = fc_conv2d_prepare(&conv, &tw, filters.data)
+    raise_for_status(status, "prepare_conv2d")
+    return filters
+
+
+def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, object groups, str algorithm, residual,
+           bint relu, Filters filters, out):
+    cdef fc_tensor tx, tw, ty, tr
+    cdef fc_conv2d_extras extras
     cdef float *bias_data
+    cdef View hr = None
     cdef fc_conv2d conv
     cdef ptrdiff_t size[2]
     cdef int status
     cdef View hx = view("x", x, 4, &tx)
     cdef View hw = view("weight", weight, 4, &tw)
-    geometry(&conv, shape_of(&tx), shape_of(&tw), stride, padding, dilation, groups, size)
+    geometry(&conv, shape_of(&tx), shape_of(&tw), stride, padding, dilation, groups, algorithm, size)
     cdef View hb = vector("bias", bias, tw.size[0], &bias_data)
     cdef bint last = is_channels_last(&tx) or (says_nothing(&tx) and tw.stride[0] == 1 and tw.size[0] > 8)
     cdef View hy = output(out, (tx.size[0], tw.size[0], size[0], size[1]), last, &ty)
     no_overlap(hy, "x", hx)
     no_overlap(hy, "weight", hw)
     no_overlap(hy, "bias", hb)
+    extras.bias, extras.residual, extras.relu, extras.filters = bias_data, NULL, relu, NULL
+    if residual is not None:
+        hr = like("residual", residual, &ty, &tr)
+        no_overlap(hy, "residual", hr)
+        extras.residual = tr.data
+    if filters is not None and filters.fits(&conv, &tw):
+        extras.filters = filters.data
     with nogil:
-        status = fc_conv2d_forward(&conv, &tx, &tw, bias_data, &ty)
+        status = fc_conv2d_forward(&conv, &tx, &tw, &extras, &ty)
     raise_for_status(status, "conv2d")
     return hy.array
 
@@ -553,14 +631,14 @@ cdef int same_gradient_shape(const fc_tensor *dy, Py_ssize_t n, Py_ssize_t k, co
 
 
 def conv2d_backward_input(grad_output, weight, tuple input_shape, tuple stride, tuple padding, tuple dilation,
-                          object groups, out):
+                          object groups, str algorithm, out):
     cdef fc_tensor tdy, tw, tdx
     cdef fc_conv2d conv
     cdef ptrdiff_t size[2]
     cdef int status
     cdef View hdy = view("grad_output", grad_output, 4, &tdy)
     cdef View hw = view("weight", weight, 4, &tw)
-    geometry(&conv, input_shape, shape_of(&tw), stride, padding, dilation, groups, size)
+    geometry(&conv, input_shape, shape_of(&tw), stride, padding, dilation, groups, algorithm, size)
     same_gradient_shape(&tdy, input_shape[0], tw.size[0], size)
     cdef View hdx = output(out, input_shape, is_channels_last(&tdy), &tdx)
     no_overlap(hdx, "grad_output", hdy)
@@ -572,14 +650,14 @@ def conv2d_backward_input(grad_output, weight, tuple input_shape, tuple stride, 
 
 
 def conv2d_backward_weight(grad_output, x, tuple weight_shape, tuple stride, tuple padding, tuple dilation,
-                           object groups, out):
+                           object groups, str algorithm, out):
     cdef fc_tensor tdy, tx, tdw
     cdef fc_conv2d conv
     cdef ptrdiff_t size[2]
     cdef int status
     cdef View hdy = view("grad_output", grad_output, 4, &tdy)
     cdef View hx = view("x", x, 4, &tx)
-    geometry(&conv, shape_of(&tx), weight_shape, stride, padding, dilation, groups, size)
+    geometry(&conv, shape_of(&tx), weight_shape, stride, padding, dilation, groups, algorithm, size)
     same_gradient_shape(&tdy, tx.size[0], weight_shape[0], size)
     if out is None:
         if is_channels_last(&tdy):
@@ -636,6 +714,7 @@ cdef void as_row(fc_tensor *t) noexcept:
 
 def linear(x, weight, bias, out):
     cdef fc_tensor tx, tw, ty
+    cdef fc_conv2d_extras extras
     cdef float *bias_data
     cdef int status
     cdef View hx = in_rows("x", x, 2, &tx)
@@ -652,8 +731,9 @@ def linear(x, weight, bias, out):
         hy = output(None, (tx.size[0], tw.size[0]), False, &ty)
     as_row(&tx)
     as_row(&ty)
+    extras.bias, extras.residual, extras.relu, extras.filters = bias_data, NULL, False, NULL
     with nogil:
-        status = fc_linear_forward(&tx, &tw, bias_data, &ty)
+        status = fc_linear_forward(&POINTWISE, &tx, &tw, &extras, &ty)
     raise_for_status(status, "linear")
     return delivered(hy, out)
 

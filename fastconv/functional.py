@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _core, checks
 
-ALGORITHMS = ("direct",)
+ALGORITHMS = _core.ALGORITHMS[1:]
 
 
 def _padding(padding, weight, stride, dilation):
@@ -42,9 +42,8 @@ def _padding(padding, weight, stride, dilation):
 
 def _geometry(weight, stride, padding, dilation, groups, algorithm):
     """The options as _core takes them; their ranges are checked there. weight: an array or a shape."""
-    if algorithm != "auto" and algorithm not in ALGORITHMS:
-        names = ", ".join(("auto", *ALGORITHMS))
-        raise ValueError(f"algorithm must be one of {names}, got {algorithm!r}")
+    if algorithm not in _core.ALGORITHMS:
+        raise ValueError(f"algorithm must be one of {', '.join(_core.ALGORITHMS)}, got {algorithm!r}")
     stride = checks.pair("stride", stride)
     dilation = checks.pair("dilation", dilation)
     try:
@@ -73,8 +72,8 @@ def _shape_of(name, array):
         raise TypeError(f"{name} must be a float32 array, got {type(array).__name__}") from None
 
 
-def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *,
-           algorithm="auto", out=None):
+def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, algorithm="auto", filters=None,
+           out=None):
     """2-D convolution (cross-correlation, as in every deep-learning library).
 
     x (N, C, H, W), weight (K, C/groups, R, S), bias (K,) or None -> (N, K, P, Q), where
@@ -85,7 +84,18 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *,
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
     stride, padding, dilation, groups = _geometry(weight, stride, padding, dilation, groups, algorithm)
-    return _core.conv2d(x, weight, bias, stride, padding, dilation, groups, out)
+    return _core.conv2d(x, weight, bias, stride, padding, dilation, groups, algorithm, None, False, filters, out)
+
+
+def prepare_conv2d(weight, input_shape, stride=1, padding=0, dilation=1, groups=1, *, algorithm="auto"):
+    """What conv2d makes of a weight before it multiplies, to be passed as filters= in many calls with this weight.
+
+    input_shape (N, C, H, W): of images of this size, N does not matter. The result does not see later changes of
+    the weight. None where the algorithm takes weights as they are.
+    """
+    input_shape = _shape("input_shape", input_shape)
+    return _core.prepare_conv2d(weight, input_shape,
+                                *_geometry(weight, stride, padding, dilation, groups, algorithm), algorithm)
 
 
 def conv2d_backward_input(grad_output, weight, input_shape, stride=1, padding=0, dilation=1,
@@ -94,7 +104,7 @@ def conv2d_backward_input(grad_output, weight, input_shape, stride=1, padding=0,
     input_shape = _shape("input_shape", input_shape)
     stride, padding, dilation, groups = _geometry(weight, stride, padding, dilation, groups, algorithm)
     return _core.conv2d_backward_input(grad_output, weight, input_shape, stride, padding, dilation,
-                                       groups, out)
+                                       groups, algorithm, out)
 
 
 def conv2d_backward_weight(grad_output, x, weight_shape, stride=1, padding=0, dilation=1, groups=1,
@@ -107,7 +117,7 @@ def conv2d_backward_weight(grad_output, x, weight_shape, stride=1, padding=0, di
     weight_shape = _shape("weight_shape", weight_shape)
     stride, padding, dilation, groups = _geometry(weight_shape, stride, padding, dilation, groups, algorithm)
     return _core.conv2d_backward_weight(grad_output, x, weight_shape, stride, padding, dilation,
-                                        groups, out)
+                                        groups, algorithm, out)
 
 
 def conv2d_backward_bias(grad_output, *, out=None):

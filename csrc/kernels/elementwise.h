@@ -16,7 +16,7 @@ FC_INLINE vf activate(int kind, vf x)
 {
     switch (kind) {
     case FC_RELU:
-        return (vf)((vi)x & ~(x <= 0.0f));
+        return vrelu(x);
     case FC_SIGMOID:
         return 1.0f / (1.0f + vexp(-x));
     default:

@@ -28,9 +28,11 @@ typedef struct fc_tile {
     float *y;                   /* result                                                    */
     ptrdiff_t y_row;            /* from one tile row to the next                             */
     size_t last_lanes;          /* lanes of the last vector that are stored: 1 .. lanes      */
-    int accumulate;             /* continue the chain of sums found in y, else start from 0  */
-    const float *lane_bias;     /* added to every row when not NULL, one value a lane        */
+    int accumulate;             /* add what is found in y                                    */
     const float *row_bias;      /* added to every lane when not NULL, one value a row        */
+    const float *lane_bias;     /* added to every row when not NULL, one value a lane        */
+    const float *residual;      /* added when not NULL, as y lies in memory                  */
+    int relu;                   /* at last, negative values become 0                         */
 } fc_tile;
 
 typedef void (*fc_tile_fn)(const fc_tile *);
@@ -45,7 +47,6 @@ typedef struct fc_outer {
     float *y;
     ptrdiff_t y_row;
     int go_on;                                 /* product_rows: from the sums in y           */
-    const float *bias;                         /* product_rows: [n], or NULL                 */
 } fc_outer;
 
 /* One step of an optimiser (see optim.h). kept = 1 - dampening; first: v takes g as it is. */
@@ -59,6 +60,42 @@ typedef struct fc_adam {
     float toward, beta2, square_share;         /* 1 - beta1, beta2, 1 - beta2                */
     float eps, weight_decay;
 } fc_adam;
+
+enum { FC_WINOGRAD_PLANES = 36 };
+
+/* A row of tiles to be transformed (see winograd.h). Strides are in floats. */
+typedef struct fc_winograd_input {
+    size_t tiles, channels;
+    const float *row[6];        /* pixel 0 of each image row of the tiles                    */
+    ptrdiff_t pixel[6];         /* from one pixel to the next; 0 for a row of equal pixels   */
+    ptrdiff_t left, inside;     /* columns of zeros before pixel 0; pixels, then zeros again */
+    float *strip;               /* scratch: 6 vectors a column, aligned to them              */
+    float *points;              /* [plane][tile][channel], whole vectors of channels         */
+    ptrdiff_t tile, plane;
+} fc_winograd_input;
+
+/* A row of tiles of products to be transformed to outputs. */
+typedef struct fc_winograd_output {
+    size_t tiles, channels;
+    const float *points;        /* [plane][tile][channel], whole vectors of channels         */
+    ptrdiff_t tile, plane;
+    float *y;
+    ptrdiff_t y_row, y_pixel, y_tile;
+    ptrdiff_t rows, columns;    /* what is stored of the row of tiles                        */
+    const float *bias;          /* added when not NULL, one value a channel                  */
+    const float *residual;      /* added when not NULL, as y lies in memory                  */
+    int relu;                   /* at last, negative values become 0                         */
+} fc_winograd_output;
+
+/* The kernels for one size of filter. */
+typedef struct fc_winograd {
+    void (*data)(const fc_winograd_input *in);         /* of x, for outputs                                */
+    void (*gradient)(const fc_winograd_input *in);     /* of dy, for dw                                    */
+    void (*filter)(size_t channels, size_t lanes, const float *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t channel,
+                   float *u, ptrdiff_t u_channel, ptrdiff_t plane);
+    void (*output)(const fc_winograd_output *out);     /* y                                                */
+    void (*weight)(const fc_winograd_output *out);     /* dw, tiles standing for channels                  */
+} fc_winograd;
 
 /* Pixels that each gather `terms` source pixels, channels-last (see pool.h). Strides and offsets are in
  * elements: floats of x, positions of argmax. */
@@ -88,6 +125,7 @@ typedef struct fc_kernels {
     size_t max_rows[FC_MAX_VECTORS + 1];               /* [vectors] rows of the largest tile               */
     fc_tile_fn tile_rows[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_step == 1      */
     fc_tile_fn tile_cols[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_row == 1       */
+    fc_winograd winograd[2];                           /* filters of 3 x 3 and 5 x 5                       */
     void (*transpose)(size_t rows, size_t cols, const float *x, ptrdiff_t x_row, float *y, ptrdiff_t y_row);
     void (*deal)(size_t n, size_t parts, const float *x, float *y, ptrdiff_t part);
     void (*collect)(size_t n, size_t parts, const float *x, ptrdiff_t part, float *y);

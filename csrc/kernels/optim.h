@@ -17,7 +17,8 @@ FC_INLINE void sgd_lanes(size_t lanes, const fc_sgd *sgd, const float *g, float 
     const vf before = vload_lanes(p, lanes);
     vf step = vload_lanes(g, lanes) + before * sgd->weight_decay;
     if (v) {
-        const vf velocity = sgd->first ? step : vproduct(vload_lanes(v, lanes), vset1(sgd->momentum)) + step * sgd->kept;
+        const vf kept = vproduct(vload_lanes(v, lanes), vset1(sgd->momentum));
+        const vf velocity = sgd->first ? step : kept + step * sgd->kept;
         vstore_lanes(v, velocity, lanes);
         step = sgd->nesterov ? step + velocity * sgd->momentum : velocity;
     }

@@ -2,7 +2,7 @@
 /* Products of matrices that are bound by memory, as linear layers of small batches are:
  *
  *   outer_rows     y[m][v] = sum over t of  a[t][m] * b[t][v]                      weight gradient: t = images
- *   product_rows   y[m][v] = (y[m][v] +) sum over t of  a[m][t] * b[t][v] (+ bias[v])     forward: t = inputs
+ *   product_rows   y[m][v] = (y[m][v] +) sum over t of  a[m][t] * b[t][v]          forward: t = inputs
  *
  * b, or y, is read or written once, front to back in whole rows. Each result is one chain of multiply-adds in the
  * order of t, which product_rows continues from call to call. */
@@ -16,7 +16,7 @@
 enum { OUTER_VECTORS = FC_LANES == 16 ? 4 : 2 };
 
 FC_INLINE void outer_block(int rows, int vectors, size_t lanes, ptrdiff_t a_row, ptrdiff_t a_step, int go_on,
-                           const float *bias, const fc_outer *o, size_t m0, size_t v0)
+                           const fc_outer *o, size_t m0, size_t v0)
 {
     vf sum[FC_OUTER_ROWS][OUTER_VECTORS];
     const float *a = o->a + (ptrdiff_t)m0 * a_row, *b = o->b + v0;
@@ -42,11 +42,8 @@ FC_INLINE void outer_block(int rows, int vectors, size_t lanes, ptrdiff_t a_row,
 #pragma GCC unroll 6
     for (int m = 0; m < rows; m++)
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) {
-            if (bias)
-                sum[m][v] += vload_lanes(bias + v0 + v * FC_LANES, lanes);
+        for (int v = 0; v < vectors; v++)
             vstore_lanes(y + m * o->y_row + v * FC_LANES, sum[m][v], lanes);
-        }
 }
 
 /* outer_rows' rows go through all lanes together, */
@@ -54,11 +51,11 @@ FC_INLINE void outer_of(int rows, const fc_outer *o)
 {
     size_t v = 0;
     for (; v + OUTER_VECTORS * FC_LANES <= o->n; v += OUTER_VECTORS * FC_LANES)
-        outer_block(rows, OUTER_VECTORS, FC_LANES, 1, o->a_step, 0, NULL, o, 0, v);
+        outer_block(rows, OUTER_VECTORS, FC_LANES, 1, o->a_step, 0, o, 0, v);
     for (; v + FC_LANES <= o->n; v += FC_LANES)
-        outer_block(rows, 1, FC_LANES, 1, o->a_step, 0, NULL, o, 0, v);
+        outer_block(rows, 1, FC_LANES, 1, o->a_step, 0, o, 0, v);
     if (v < o->n)
-        outer_block(rows, 1, o->n - v, 1, o->a_step, 0, NULL, o, 0, v);
+        outer_block(rows, 1, o->n - v, 1, o->a_step, 0, o, 0, v);
 }
 
 /* rows: 1 .. FC_OUTER_ROWS */
@@ -79,11 +76,11 @@ FC_INLINE void product_of(int vectors, size_t lanes, size_t rows, const fc_outer
 {
     size_t m = 0;
     for (; m + FC_OUTER_ROWS <= rows; m += FC_OUTER_ROWS)
-        outer_block(FC_OUTER_ROWS, vectors, lanes, o->a_row, 1, o->go_on, o->bias, o, m, v);
+        outer_block(FC_OUTER_ROWS, vectors, lanes, o->a_row, 1, o->go_on, o, m, v);
     for (; m + 2 <= rows; m += 2)
-        outer_block(2, vectors, lanes, o->a_row, 1, o->go_on, o->bias, o, m, v);
+        outer_block(2, vectors, lanes, o->a_row, 1, o->go_on, o, m, v);
     if (m < rows)
-        outer_block(1, vectors, lanes, o->a_row, 1, o->go_on, o->bias, o, m, v);
+        outer_block(1, vectors, lanes, o->a_row, 1, o->go_on, o, m, v);
 }
 
 static void product_rows(size_t rows, const fc_outer *o)

@@ -27,6 +27,12 @@ FC_INLINE vf   vset1(float s)                  { return s - (vf){0}; }
 FC_INLINE vf   vpick(vi take_a, vf a, vf b)    { return (vf)(((vi)a & take_a) | ((vi)b & ~take_a)); }
 FC_INLINE vi   vpick_int(vi take_a, vi a, vi b) { return (a & take_a) | (b & ~take_a); }
 
+/* x where it is above zero or NaN, else 0. */
+FC_INLINE vf   vrelu(vf x)                     { return (vf)((vi)x & ~(x <= 0.0f)); }
+
+/* Hides from the compiler how an integer came about: it is kept in a register, not computed again. */
+#define FC_OPAQUE(INTEGER) __asm__("" : "+r"(INTEGER))
+
 /* a * b rounded, to be added to another product: of two, compilers would fuse now one, now the other with the sum. */
 FC_INLINE vf vproduct(vf a, vf b)              { return a * b + 0.0f; }
 

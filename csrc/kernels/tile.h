@@ -7,7 +7,7 @@
  *   forward, backward_input  a = pixels (m) of a padded image, b = packed weights, v = output channels
  *   few output channels      a = weights (m = output channel), b = image planes,   v = pixels
  *   backward_weight          a = input channels (m) by pixels, b = grad_output,    v = output channels
- * Each output is one chain of fused multiply-adds in the order of run, then d: the same bits whatever
+ * Each sum is one chain of fused multiply-adds in the order of run, then d: the same bits whatever
  * the tile, the vector width or the block size.
  *
  * ROWS and VECTORS are constants after inlining, so the accumulators become registers; the table of
@@ -21,12 +21,26 @@
 
 enum { PREFETCH_STEPS = 24, LINE_VECTORS = 16 / FC_LANES };
 
+/* Element m of a column of a. Rows are addressed from two bases through three strides that the compiler must take
+ * as given: left to itself it keeps a register for each multiple, and reloads half of them in every step. */
+FC_INLINE vf broadcast_row(const float *low, const float *high, int m, ptrdiff_t one, ptrdiff_t three, ptrdiff_t five)
+{
+    const int i = m % 7;
+    const ptrdiff_t offset = i == 3 ? three : i == 5 ? five : i == 6 ? 2 * three : i * one;
+    return vset1(*(const float *)((const char *)(m < 7 ? low : high) + offset));
+}
+
 FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, const fc_tile *t)
 {
     vf acc[FC_MAX_ROWS][FC_MAX_VECTORS];
     const size_t depth = t->depth;
     const ptrdiff_t b_step = t->b_step;
-    const int tail = t->last_lanes != FC_LANES;
+    ptrdiff_t one = a_row * (ptrdiff_t)sizeof(float), three = 3 * one, five = 5 * one;
+    if (!__builtin_constant_p(a_row)) {
+        FC_OPAQUE(one);
+        FC_OPAQUE(three);
+        FC_OPAQUE(five);
+    }
 
 #pragma GCC unroll 16
     for (int m = 0; m < rows; m++)
@@ -34,20 +48,11 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
         for (int v = 0; v < vectors; v++)
             acc[m][v] = (vf){0};
 
-    if (t->accumulate)
-#pragma GCC unroll 16
-        for (int m = 0; m < rows; m++)
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++) {
-                const float *y = t->y + m * t->y_row + v * FC_LANES;
-                acc[m][v] = tail && v == vectors - 1 ? vload_part(y, t->last_lanes) : vload(y);
-            }
-
     const float *next = t->next;
     for (size_t run = 0; run < t->runs; run++) {
-        const float *a = t->a + t->a_run[run];
+        const float *a = t->a + t->a_run[run], *high = a + 7 * a_row;
         const float *b = t->b + t->b_run[run];
-        for (size_t d = depth; d; d--, a += a_step, b += b_step) {
+        for (size_t d = depth; d; d--, a += a_step, high += a_step, b += b_step) {
             vf bv[FC_MAX_VECTORS];
             /* b streams from the L2 cache, faster than the hardware fetches ahead. */
             for (int v = 0; v < vectors; v += LINE_VECTORS)
@@ -61,7 +66,7 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
                 bv[v] = vload(b + v * FC_LANES);
 #pragma GCC unroll 16
             for (int m = 0; m < rows; m++) {
-                vf am = vset1(a[m * a_row]);
+                vf am = broadcast_row(a, high, m, one, three, five);
 #pragma GCC unroll 4
                 for (int v = 0; v < vectors; v++)
                     acc[m][v] += am * bv[v];
@@ -69,23 +74,31 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
         }
     }
 
-#pragma GCC unroll 16
-    for (int m = 0; m < rows; m++) {
-        vf row_bias = vset1(t->row_bias ? t->row_bias[m] : 0.0f);
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) {
-            float *y = t->y + m * t->y_row + v * FC_LANES;
-            vf sum = acc[m][v];
-            if (t->row_bias)
-                sum += row_bias;
-            if (t->lane_bias)
-                sum += vload(t->lane_bias + v * FC_LANES);
-            if (tail && v == vectors - 1)
-                vstore_part(y, sum, t->last_lanes);
-            else
-                vstore(y, sum);
+    /* What is done to a sum, one branch each: with a test for every vector, the tests outlast short sums. */
+    const int tail = t->last_lanes != FC_LANES;
+#define FC_EACH(STATEMENT)                                                                             \
+    _Pragma("GCC unroll 16") for (int m = 0; m < rows; m++)                                            \
+        _Pragma("GCC unroll 4") for (int v = 0; v < vectors; v++) {                                    \
+            const ptrdiff_t at = m * t->y_row + v * FC_LANES;                                          \
+            const int part = tail && v == vectors - 1;                                                 \
+            (void)at, (void)part;                                                                      \
+            STATEMENT;                                                                                 \
         }
-    }
+    if (t->accumulate)
+        FC_EACH(acc[m][v] += part ? vload_part(t->y + at, t->last_lanes) : vload(t->y + at))
+    if (t->row_bias)
+        FC_EACH(acc[m][v] += vset1(t->row_bias[m]))
+    if (t->lane_bias)
+        FC_EACH(acc[m][v] += vload(t->lane_bias + v * FC_LANES))
+    if (t->residual)
+        FC_EACH(acc[m][v] += part ? vload_part(t->residual + at, t->last_lanes) : vload(t->residual + at))
+    if (t->relu)
+        FC_EACH(acc[m][v] = vrelu(acc[m][v]))
+    if (tail)
+        FC_EACH(part ? vstore_part(t->y + at, acc[m][v], t->last_lanes) : vstore(t->y + at, acc[m][v]))
+    else
+        FC_EACH(vstore(t->y + at, acc[m][v]))
+#undef FC_EACH
 }
 
 #define FC_TILE(ROWS, VECTORS)                                                                          \

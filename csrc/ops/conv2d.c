@@ -1,20 +1,72 @@
 /* SPDX-License-Identifier: MIT */
-/* conv2d forward and backward_input, as correlations. */
+/* conv2d forward and backward_input, as correlations, and the choice of their algorithm. */
 #include "../runtime/memory.h"
 #include "correlate.h"
 #include "integers.h"
+#include "winograd.h"
+
+/* ---- the choice --------------------------------------------------------------------------------------- */
+
+/* What an algorithm costs for an image, in multiply-adds of a lane. Winograd's transforms of a tile, of one channel,
+ * take as long as this many, and 8 images, about, share the points of the weights. */
+static const double DATA_COST = 150, OUTPUT_COST = 150, FILTER_COST = 36 / 2.0;
+
+/* Winograd must be this much faster on paper: it rounds more and needs more memory. */
+static const double LEAST_GAIN = 1.2;
+
+static double products(const fc_correlation *p, double outputs)
+{
+    return (double)(p->groups * p->w.size[1]) * outputs;
+}
+
+static double direct_cost(const fc_correlation *p)
+{
+    return products(p, (double)p->w.size[0]) * (double)(p->w.size[2] * p->w.size[3]) * (double)(p->y.size[2] * p->y.size[3]);
+}
+
+static double winograd_cost(const fc_correlation *p)
+{
+    const ptrdiff_t m = fc_winograd_outputs(p->w.size[2]), lanes = 16;
+    const double tiles = (double)(ceil_div(p->y.size[2], m) * ceil_div(p->y.size[3], m));
+    const double outputs = (double)(ceil_div(p->w.size[0], lanes) * lanes);
+    const double channels = (double)(ceil_div(p->w.size[1], lanes) * lanes);
+    return products(p, outputs) * (FC_WINOGRAD_PLANES * tiles + FILTER_COST) +
+           (double)p->groups * tiles * (DATA_COST * channels + OUTPUT_COST * outputs);
+}
+
+static int algorithm_of(int wanted, const fc_correlation *p)
+{
+    if (wanted != FC_AUTO)
+        return wanted;
+    return fc_winograd_supports(p) && LEAST_GAIN * winograd_cost(p) < direct_cost(p) ? FC_WINOGRAD : FC_DIRECT;
+}
+
+static int correlate(int wanted, const fc_correlation *p, const float *filters)
+{
+    return algorithm_of(wanted, p) == FC_WINOGRAD ? fc_correlate_winograd(p, filters) : fc_correlate(p);
+}
+
+int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight)
+{
+    return conv->algorithm != FC_WINOGRAD ||
+           (fc_winograd_has(weight->size[2], weight->size[3]) && conv->stride[0] == 1 && conv->stride[1] == 1 &&
+            conv->dilation[0] == 1 && conv->dilation[1] == 1 && weight->size[0] && weight->size[1]);
+}
+
+/* ---- forward ------------------------------------------------------------------------------------------ */
 
 static size_t tap_bytes(ptrdiff_t lists, const fc_tensor *weight)
 {
     return (size_t)lists * sizeof(fc_taps) + 2 * (size_t)(weight->size[2] + weight->size[3]) * sizeof(ptrdiff_t);
 }
 
-int fc_conv2d_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight, const float *bias,
-                      const fc_tensor *y)
+/* The correlation that forward is. Returns its taps, to be freed, or NULL without memory. */
+static fc_taps *forward_correlation(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight,
+                                    const fc_tensor *y, fc_correlation *forward)
 {
     fc_taps *taps = fc_alloc(tap_bytes(2, weight));
     if (!taps)
-        return -1;
+        return NULL;
     ptrdiff_t *place = (ptrdiff_t *)(taps + 2);
     for (int axis = 0; axis < 2; axis++) {
         const ptrdiff_t count = weight->size[2 + axis];
@@ -25,23 +77,65 @@ int fc_conv2d_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
         }
         place += 2 * count;
     }
-    fc_correlation forward = {
+    *forward = (fc_correlation){
         .x = *x,
         .y = *y,
         .w = *weight,
         .groups = conv->groups,
-        .bias = bias,
         .x_step = {conv->stride[0], conv->stride[1]},
         .y_step = {1, 1},
         .phases = {1, 1},
         .taps = {&taps[0], &taps[1]},
     };
-    forward.w.size[0] /= conv->groups;
-    forward.w_group = forward.w.size[0] * weight->stride[0];
-    int status = fc_correlate(&forward);
+    forward->w.size[0] /= conv->groups;
+    forward->w_group = forward->w.size[0] * weight->stride[0];
+    return taps;
+}
+
+int fc_conv2d_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight,
+                      const fc_conv2d_extras *extras, const fc_tensor *y)
+{
+    fc_correlation forward;
+    fc_taps *taps = forward_correlation(conv, x, weight, y, &forward);
+    if (!taps)
+        return -1;
+    forward.bias = extras->bias;
+    forward.residual = extras->residual;
+    forward.relu = extras->relu;
+    const int status = correlate(conv->algorithm, &forward, extras->filters);
     fc_free(taps);
     return status;
 }
+
+int fc_conv2d_forward_algorithm(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight, const fc_tensor *y)
+{
+    fc_correlation forward;
+    fc_taps *taps = forward_correlation(conv, x, weight, y, &forward);
+    if (!taps)
+        return -1;
+    const int algorithm = algorithm_of(conv->algorithm, &forward);
+    fc_free(taps);
+    return algorithm;
+}
+
+size_t fc_conv2d_filter_floats(const fc_conv2d *conv, const fc_tensor *weight)
+{
+    return fc_winograd_filter_floats(weight->size[0] / conv->groups, weight->size[1]) * (size_t)conv->groups;
+}
+
+int fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *weight, float *filters)
+{
+    const fc_tensor none = {0};
+    fc_correlation forward;
+    fc_taps *taps = forward_correlation(conv, &none, weight, &none, &forward);
+    if (!taps)
+        return -1;
+    const int status = fc_winograd_prepare(&forward, filters);
+    fc_free(taps);
+    return status;
+}
+
+/* ---- backward_input ----------------------------------------------------------------------------------- */
 
 /* forward: y[p] += x[p*stride + r*dilation - pad] * w[r], so x[h] receives dy[p] * w[r] wherever
  * h = p*stride + r*dilation - pad. For h = phase + u*stride those are the r for which stride divides
@@ -87,7 +181,7 @@ int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const f
     backward.w.size[1] = weight->size[0] / conv->groups;
     backward.w.stride[0] = weight->stride[1];
     backward.w.stride[1] = weight->stride[0];
-    int status = fc_correlate(&backward);
+    const int status = correlate(conv->algorithm, &backward, NULL);
     fc_free(taps);
     return status;
 }

@@ -4,6 +4,8 @@
  *   y[n][k][i + u*y_step][j + v*y_step] = bias[k] + sum over taps (r, s) of phase (i, j) and c of
  *       x[n][c][u*x_step + row offset of r][v*x_step + column offset of s] * w[k][c][r][s]
  *
+ * and then, where asked for, the addition of a residual and ReLU.
+ *
  * Forward has the one phase (0, 0), x_step = stride and offsets r*dilation - pad. Backward_input has
  * stride_h x stride_w phases, x_step = 1 and for each phase only the taps that reach it, so that the
  * zeros a strided gradient is often filled with are never made nor multiplied. */
@@ -35,6 +37,8 @@ typedef struct fc_correlation {
     ptrdiff_t groups;
     ptrdiff_t w_group;           /* stride of w from group to group */
     const float *bias;           /* [K] or NULL */
+    const float *residual;       /* as y lies in memory, whose channels are then its fastest axis, or NULL */
+    int relu;
     ptrdiff_t x_step[2], y_step[2];
     ptrdiff_t phases[2];         /* of each axis: y_step, or the output's size if that is less */
     const fc_taps *taps[2];      /* [axis][phase] */

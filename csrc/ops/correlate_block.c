@@ -16,6 +16,23 @@ static ptrdiff_t part_channels(const plan *plan, ptrdiff_t part)
     return min(plan->part, plan->channels - part * plan->part);
 }
 
+void fc_pack_tap(const fc_kernels *kernels, const fc_tensor *w, const float *tap, ptrdiff_t channels, ptrdiff_t outputs,
+                 float *out, ptrdiff_t width)
+{
+    if (w->stride[0] == 1)
+        for (ptrdiff_t c = 0; c < channels; c++) {
+            /* Each row lies in another page, where the hardware does not fetch ahead. */
+            __builtin_prefetch(tap + (c + 16) * w->stride[1]);
+            memcpy(out + c * width, tap + c * w->stride[1], (size_t)outputs * sizeof(float));
+        }
+    else if (w->stride[1] == 1)
+        kernels->transpose((size_t)outputs, (size_t)channels, tap, w->stride[0], out, width);
+    else
+        for (ptrdiff_t c = 0; c < channels; c++)
+            for (ptrdiff_t k = 0; k < outputs; k++)
+                out[c * width + k] = tap[k * w->stride[0] + c * w->stride[1]];
+}
+
 /* One part of the channels of a panel to out[r][s][c][NB], lanes without an output zero; a last part of fewer
  * channels leaves the rest of each tap unused. */
 static void pack_piece(const plan *plan, ptrdiff_t group, const phase *ph, ptrdiff_t panel, ptrdiff_t part, float *out)
@@ -28,21 +45,9 @@ static void pack_piece(const plan *plan, ptrdiff_t group, const phase *ph, ptrdi
     if (used < width)
         memset(out, 0, ph->piece_floats * sizeof(float));
     for (ptrdiff_t r = 0; r < ph->rows->count; r++)
-        for (ptrdiff_t s = 0; s < ph->columns->count; s++, out += plan->part * width) {
-            const float *from = base + ph->rows->index[r] * w->stride[2] + ph->columns->index[s] * w->stride[3];
-            if (w->stride[0] == 1)
-                for (ptrdiff_t c = 0; c < channels; c++) {
-                    /* Each row lies in another page, where the hardware does not fetch ahead. */
-                    __builtin_prefetch(from + (c + 16) * w->stride[1]);
-                    memcpy(out + c * width, from + c * w->stride[1], (size_t)used * sizeof(float));
-                }
-            else if (w->stride[1] == 1)
-                plan->kernels->transpose((size_t)used, (size_t)channels, from, w->stride[0], out, width);
-            else
-                for (ptrdiff_t c = 0; c < channels; c++)
-                    for (ptrdiff_t k = 0; k < used; k++)
-                        out[c * width + k] = from[k * w->stride[0] + c * w->stride[1]];
-        }
+        for (ptrdiff_t s = 0; s < ph->columns->count; s++, out += plan->part * width)
+            fc_pack_tap(plan->kernels, w, base + ph->rows->index[r] * w->stride[2] + ph->columns->index[s] * w->stride[3],
+                        channels, used, out, width);
 }
 
 /* ---- preparation -------------------------------------------------------------------------------------- */
@@ -139,6 +144,8 @@ static void multiply_piece(const plan *plan, const phase *ph, const block *b, pt
                 .y_row = plan->staged ? plan->panel_width : y_pixel,
                 .accumulate = b->part > 0,
                 .lane_bias = last_part && p->bias ? p->bias + k_all : NULL,
+                .residual = last_part && p->residual ? p->residual + (out - y->data) : NULL,
+                .relu = last_part && p->relu,
             };
             multiply_row(plan, &t, columns, used);
             if (plan->staged && last_part && !whole)

@@ -55,6 +55,10 @@ typedef struct fc_correlation_plan {
     fc_counter next_preparation, next_task;
 } fc_correlation_plan;
 
+/* One tap of weights w[k][c], to out[c][k] of `width` floats a channel. */
+void fc_pack_tap(const fc_kernels *kernels, const fc_tensor *w, const float *tap, ptrdiff_t channels, ptrdiff_t outputs,
+                 float *out, ptrdiff_t width);
+
 /* For few output channels (correlate_planar.c): reads what is known of the shape before blocks are planned. */
 int fc_planar_is_better(const fc_correlation_plan *plan);
 int fc_correlate_planar(const fc_correlation_plan *plan);

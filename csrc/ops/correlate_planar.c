@@ -106,6 +106,7 @@ static void multiply_row(const planar *plan, const block *b, size_t phase, ptrdi
                 .y_row = plan->staged ? plan->unit_columns : y->stride[1],
                 .last_lanes = (size_t)(used - (vectors - 1) * lanes),
                 .row_bias = p->bias ? p->bias + k : NULL,
+                .relu = p->relu,
             };
             plan->plan->kernels->tile_cols[vectors][outputs](&t);
         }
@@ -156,7 +157,7 @@ int fc_planar_is_better(const fc_correlation_plan *plan)
     /* Each way transposes arrays of the other's layout. */
     const int planes = p->x.stride[3] == 1 && p->y.stride[3] == 1 && p->y_step[1] == 1;
     const double allowed = planes ? 1 : 0.8;
-    return p->x_step[1] == 1 && plan->channels && plan->parts == 1 && p->w.size[2] * p->w.size[3] > 1 &&
+    return !p->residual && p->x_step[1] == 1 && plan->channels && plan->parts == 1 && p->w.size[2] * p->w.size[3] > 1 &&
            (double)planar_steps <= allowed * (double)block_steps;
 }
 

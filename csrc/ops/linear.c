@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Linear layers.
+/* Linear layers of small batches; others go the way of a 1x1 convolution, to the same bits.
  *
  *   forward           y[n][k] = bias[k] + sum over d of  x[n][d] * w[k][d]
  *   backward_weight   dw[k][d] = sum over n of  dy[n][k] * x[n][d]
  *
- * Their batches are mostly small, and the bound is the memory that w and dw lie in: w is read, dw written, once for
- * a block of images, in whole rows where k is its fastest axis. Forward, threads take blocks of images and outputs,
- * and w in other orders is transposed piece by piece. Backward, they take rows of dw; large batches go the way of a
- * 1x1 convolution. Each result is one chain of multiply-adds in the order of d, or of the images. */
+ * The bound is the memory that w and dw lie in. Forward, where k is w's fastest axis, each thread takes some outputs
+ * and reads its part of w once, in rows. Backward, it writes rows of dw. Sums are chains of multiply-adds in the order of n; in that of d, in the parts of correlate.c. */
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
@@ -15,11 +13,12 @@
 #include "ops.h"
 
 enum {
-    MOST_TERMS = 128,
+    MOST_IMAGES = 32,                    /* forward: beyond it packed weights pay                       */
+    MOST_TERMS = 128,                    /* backward_weight                                             */
     TASK_ROWS = 4 * FC_OUTER_ROWS,
-    BLOCK_IMAGES = 16 * FC_OUTER_ROWS,   /* that w is read for once: their sums stay in the L2 cache */
     BLOCK_OUTPUTS = 1024,
-    BLOCK_TERMS = 16,                    /* rows of w read side by side: as many as the hardware fetches ahead */
+    BLOCK_TERMS = 16,                    /* rows of w read side by side: as many as hardware fetches ahead */
+    MOST_PART = 256,                     /* inputs of a part, as in correlate.c                         */
 };
 
 /* Nanoseconds of one thread: a float of w or dw, and a product added to a result. */
@@ -31,74 +30,71 @@ typedef struct forward {
     const fc_kernels *kernels;
     const fc_tensor *x, *w, *y;
     const float *bias;
-    ptrdiff_t block, blocks;             /* of outputs */
-    float *pieces;                       /* [threads][BLOCK_TERMS][block]; NULL: w is read where it lies */
+    ptrdiff_t block;                     /* outputs of a task                                           */
+    ptrdiff_t part;                      /* inputs                                                      */
+    float *sums;                         /* [threads][images][block], of a part                         */
 } forward;
 
-/* w[k0 .. k0+outputs-1][d0 .. d0+terms-1], outputs the fastest axis. */
-static void transpose_piece(const forward *f, ptrdiff_t k0, ptrdiff_t outputs, ptrdiff_t d0, ptrdiff_t terms, float *piece)
+/* Inputs d0 .. d1-1 as one chain. */
+static void add_part(const forward *f, ptrdiff_t k0, ptrdiff_t outputs, ptrdiff_t d0, ptrdiff_t d1, float *sums,
+                     ptrdiff_t sums_row)
 {
-    const fc_tensor *w = f->w;
-    const float *from = w->data + k0 * w->stride[0] + d0 * w->stride[1];
-    if (w->stride[1] == 1) {
-        f->kernels->transpose((size_t)outputs, (size_t)terms, from, w->stride[0], piece, outputs);
-        return;
-    }
-    for (ptrdiff_t d = 0; d < terms; d++)
-        for (ptrdiff_t k = 0; k < outputs; k++)
-            piece[d * outputs + k] = from[k * w->stride[0] + d * w->stride[1]];
+    ptrdiff_t d = d0;
+    do {
+        const ptrdiff_t terms = min(BLOCK_TERMS, d1 - d);
+        const fc_outer product = {
+            .terms = (size_t)terms,
+            .n = (size_t)outputs,
+            .a = f->x->data + d,
+            .a_step = 1,
+            .a_row = f->x->stride[3],
+            .b = f->w->data + k0 + d * f->w->stride[1],
+            .b_step = f->w->stride[1],
+            .y = sums,
+            .y_row = sums_row,
+            .go_on = d > d0,
+        };
+        f->kernels->product_rows((size_t)f->x->size[3], &product);
+        d += terms;
+    } while (d < d1);
 }
 
 static void run_forward(void *context, size_t i, int thread)
 {
     const forward *f = context;
-    const ptrdiff_t k0 = (ptrdiff_t)i % f->blocks * f->block, outputs = min(f->block, f->w->size[0] - k0);
-    const ptrdiff_t n0 = (ptrdiff_t)i / f->blocks * BLOCK_IMAGES, images = min(BLOCK_IMAGES, f->x->size[3] - n0);
-    const ptrdiff_t all = f->w->size[1];
-    fc_outer part = {
-        .n = (size_t)outputs,
-        .a_step = 1,
-        .a_row = f->x->stride[3],
-        .y = f->y->data + n0 * f->y->stride[3] + k0,
-        .y_row = f->y->stride[3],
-    };
-    ptrdiff_t d = 0;
-    do {
-        const ptrdiff_t terms = min(BLOCK_TERMS, all - d);
-        part.terms = (size_t)terms;
-        part.a = f->x->data + n0 * f->x->stride[3] + d;
-        part.b = f->w->data + k0 + d * f->w->stride[1];
-        part.b_step = f->w->stride[1];
-        if (f->pieces) {
-            float *piece = f->pieces + thread * BLOCK_TERMS * f->block;
-            transpose_piece(f, k0, outputs, d, terms, piece);
-            part.b = piece;
-            part.b_step = outputs;
-        }
-        part.go_on = d > 0;
-        part.bias = f->bias && d + terms == all ? f->bias + k0 : NULL;
-        f->kernels->product_rows((size_t)images, &part);
-        d += terms;
-    } while (d < all);
+    const ptrdiff_t k0 = (ptrdiff_t)i * f->block, outputs = min(f->block, f->w->size[0] - k0);
+    const ptrdiff_t images = f->x->size[3], inputs = f->w->size[1], y_row = f->y->stride[3];
+    float *sums = f->sums + thread * images * f->block, *y = f->y->data + k0;
+    add_part(f, k0, outputs, 0, min(f->part, inputs), y, y_row);
+    for (ptrdiff_t d = f->part; d < inputs; d += f->part) {
+        add_part(f, k0, outputs, d, min(d + f->part, inputs), sums, outputs);
+        for (ptrdiff_t n = 0; n < images; n++)
+            f->kernels->add_span((size_t)outputs, sums + n * outputs, y + n * y_row);
+    }
+    if (f->bias)
+        for (ptrdiff_t n = 0; n < images; n++)
+            f->kernels->add_span((size_t)outputs, f->bias + k0, y + n * y_row);
 }
 
-int fc_linear_forward(const fc_tensor *x, const fc_tensor *w, const float *bias, const fc_tensor *y)
+int fc_linear_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *w, const fc_conv2d_extras *extras,
+                      const fc_tensor *y)
 {
-    forward f = {.kernels = fc_kernels_active(), .x = x, .w = w, .y = y, .bias = bias};
-    const ptrdiff_t images = x->size[3], outputs = w->size[0];
+    const ptrdiff_t images = x->size[3], outputs = w->size[0], inputs = w->size[1];
+    if (images > MOST_IMAGES || w->stride[0] != 1)
+        return fc_conv2d_forward(conv, x, w, extras, y);
     if (!images || !outputs)
         return 0;
-    const double weights = (double)outputs * (double)w->size[1];
-    const int threads = fc_team_size(weights * (FLOAT_NS + TERM_NS * (double)images));
+    forward f = {
+        .kernels = fc_kernels_active(), .x = x, .w = w, .y = y, .bias = extras->bias,
+        .part = max(1, ceil_div(inputs, max(1, ceil_div(inputs, MOST_PART)))),
+    };
+    const int threads = fc_team_size((double)outputs * (double)inputs * (FLOAT_NS + TERM_NS * (double)images));
     f.block = min(BLOCK_OUTPUTS, (ptrdiff_t)round_up(ceil_div(outputs, 2 * threads)));
-    f.blocks = ceil_div(outputs, f.block);
-    if (w->stride[0] != 1 && outputs > 1) {
-        f.pieces = fc_alloc((size_t)(threads * BLOCK_TERMS * f.block) * sizeof(float));
-        if (!f.pieces)
-            return -1;
-    }
-    fc_parallel_for((size_t)(f.blocks * ceil_div(images, BLOCK_IMAGES)), threads, 1, run_forward, &f);
-    fc_free(f.pieces);
+    f.sums = fc_alloc((size_t)(threads * images * f.block) * sizeof(float));
+    if (!f.sums)
+        return -1;
+    fc_parallel_for((size_t)ceil_div(outputs, f.block), threads, 1, run_forward, &f);
+    fc_free(f.sums);
     return 0;
 }
 

@@ -23,17 +23,37 @@ typedef struct fc_conv2d {
     ptrdiff_t stride[2], dilation[2];
     ptrdiff_t pad[2][2];                 /* (top, bottom), (left, right) */
     ptrdiff_t groups;
+    int algorithm;                       /* FC_AUTO, or one that fc_conv2d_supports */
 } fc_conv2d;
 
-int fc_conv2d_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight, const float *bias,
-                      const fc_tensor *y);
+/* FC_AUTO is the faster one, by the shapes of the weights and of one image alone: all batches get the same bits. */
+enum { FC_AUTO, FC_DIRECT, FC_WINOGRAD, FC_ALGORITHMS };
+int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight);
+
+/* y = conv(x) + bias + residual, cut off below 0 with relu. */
+typedef struct fc_conv2d_extras {
+    const float *bias;                   /* [K] or NULL */
+    const float *residual;               /* as y lies in memory, whose fastest axis is then K, or NULL */
+    int relu;
+    const float *filters;                /* what fc_conv2d_prepare made of the weight, or NULL */
+} fc_conv2d_extras;
+int fc_conv2d_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight,
+                      const fc_conv2d_extras *extras, const fc_tensor *y);
+
+/* The algorithm that forward takes, or -1 without memory. Where it is FC_WINOGRAD, a weight of many calls may be
+ * prepared once, for images of any number and the present instruction set. */
+int fc_conv2d_forward_algorithm(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight, const fc_tensor *y);
+size_t fc_conv2d_filter_floats(const fc_conv2d *conv, const fc_tensor *weight);
+int fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *weight, float *filters);
+
 int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *weight,
                              const fc_tensor *dx);
 int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x,
                               const fc_tensor *dweight);
 
 /* Linear layers: the images of the batch are one row of pixels, the filter is 1x1. x and y have contiguous channels. */
-int fc_linear_forward(const fc_tensor *x, const fc_tensor *weight, const float *bias, const fc_tensor *y);
+int fc_linear_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight,
+                      const fc_conv2d_extras *extras, const fc_tensor *y);
 int fc_linear_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw);
 
 /* Sum over images and pixels of each channel of a dense array, NCHW or channels-last. */

@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: MIT */
+/* Correlation by Winograd's algorithm, in one of two ways:
+ *
+ *   by block    weights' points [k/NB][part][36][c][NB]                                         (all threads)
+ *               a task is a block of tiles: its points V[part][36][tile][c]                     (L2 or L3)
+ *               for each of the 36, for each panel of NB output channels, for each part of the
+ *               channels: M[36][tile][k] += V U by kernels->tile_rows                           (L1, registers)
+ *               M to outputs
+ *   by panel    V of all tiles                                                                  (all threads)
+ *               a task is one panel over all tiles: for each part, the points of its weights    (L2),
+ *               then as above for this panel
+ *
+ * By panel makes and reads the weights' points in the L2 cache, where four times the weights would go through
+ * memory: that pays when they outweigh the tiles (late layers, single images).
+ * An output is its tile's alone and adds up the same parts either way, so no choice made here changes a bit. */
+#include "winograd.h"
+
+#include "../runtime/dispatch.h"
+#include "../runtime/memory.h"
+#include "correlate_plan.h"
+#include "integers.h"
+#include "rows.h"
+
+enum { PLANES = FC_WINOGRAD_PLANES, POINTS = 6, MOST_BLOCK = 128, TRANSFORM_TILES = 28 };
+
+typedef struct plan {
+    fc_correlation p;
+    const fc_kernels *kernels;
+    const fc_winograd *winograd;
+    ptrdiff_t m, taps;
+    fc_tiling tiling;
+    ptrdiff_t tiles;                   /* of all images */
+    ptrdiff_t channels, outputs;       /* of one group */
+    ptrdiff_t part, parts, pitch;      /* pitch: floats of a tile and part in V */
+    ptrdiff_t vectors, panel_width, panels;
+    ptrdiff_t piece, panel_floats;     /* of U: one plane of a part, all of a panel */
+    int by_panel;
+    ptrdiff_t block, blocks;           /* tiles of a block */
+    ptrdiff_t batch;                   /* panels that are multiplied before their outputs are made */
+    ptrdiff_t v_plane, v_part, v_group, m_plane;
+    size_t strip_floats, v_floats, m_floats, u_floats, pack_floats, stage_floats, scratch_floats;   /* of a thread */
+    const float *filters;              /* U, or NULL: made by the tasks */
+    float *made;                       /* where U is made for all tasks */
+    float *v;                          /* by panel: of all tiles */
+    float *scratch;
+    fc_counter next_preparation, next_task;
+} plan;
+
+static ptrdiff_t part_channels(const plan *plan, ptrdiff_t part)
+{
+    return min(plan->part, plan->channels - part * plan->part);
+}
+
+static ptrdiff_t panel_outputs(const plan *plan, ptrdiff_t panel)
+{
+    return min(plan->panel_width, plan->outputs - panel * plan->panel_width);
+}
+
+/* ---- points ----------------------------------------------------------------------------------------------- */
+
+/* U[36][c][NB] of one part of a panel. */
+static void make_filters(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, float *pack, float *u)
+{
+    const fc_correlation *p = &plan->p;
+    const ptrdiff_t channels = part_channels(plan, part), used = panel_outputs(plan, panel);
+    const ptrdiff_t width = plan->panel_width, lanes = (ptrdiff_t)plan->kernels->lanes;
+    const ptrdiff_t *rows = p->taps[0]->index, *columns = p->taps[1]->index;
+    const float *w = p->w.data + group * p->w_group + panel * width * p->w.stride[0] + part * plan->part * p->w.stride[1];
+    ptrdiff_t row = (rows[1] - rows[0]) * p->w.stride[2], column = (columns[1] - columns[0]) * p->w.stride[3];
+    ptrdiff_t channel = p->w.stride[1];
+    w += rows[0] * p->w.stride[2] + columns[0] * p->w.stride[3];
+    if (p->w.stride[0] != 1 && plan->outputs > 1) {
+        for (ptrdiff_t r = 0; r < plan->taps; r++)
+            for (ptrdiff_t s = 0; s < plan->taps; s++)
+                fc_pack_tap(plan->kernels, &p->w, w + r * row + s * column, channels, used,
+                            pack + (r * plan->taps + s) * plan->piece, width);
+        w = pack;
+        row = plan->taps * plan->piece;
+        column = plan->piece;
+        channel = width;
+    }
+    for (ptrdiff_t v = 0; v < used; v += lanes)
+        plan->winograd->filter((size_t)channels, (size_t)min(lanes, used - v), w + v, row, column, channel, u + v, width,
+                               plan->piece);
+}
+
+/* V of tiles first .. end - 1 of one group; `v` is where the first of them goes. */
+static void make_points(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdiff_t end, float *v, float *scratch)
+{
+    const ptrdiff_t origin[2] = {plan->p.taps[0]->offset[0], plan->p.taps[1]->offset[0]};
+    for (ptrdiff_t t = first; t < end;) {
+        const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
+        for (ptrdiff_t part = 0; part < plan->parts; part++)
+            fc_transform_run(plan->kernels, plan->winograd->data, POINTS, &plan->p.x, &run, plan->m, origin,
+                             group * plan->channels + part * plan->part, part_channels(plan, part),
+                             v + part * plan->v_part + (t - first) * plan->pitch, plan->pitch, plan->v_plane, scratch);
+        t += run.tiles;
+    }
+}
+
+/* Outputs of tiles first .. end - 1 and of the batch of panels from `panel` on. */
+static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t end,
+                         const float *m, float *stage)
+{
+    const fc_correlation *p = &plan->p;
+    const fc_tensor *y = &p->y;
+    const ptrdiff_t k0 = panel * plan->panel_width, tile = plan->batch * plan->panel_width;
+    const ptrdiff_t used = min(tile, plan->outputs - k0), k = group * plan->outputs + k0;
+    const int staged = y->stride[1] != 1 && plan->outputs > 1;
+    for (ptrdiff_t t = first; t < end;) {
+        const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
+        const ptrdiff_t columns = min(run.tiles * plan->m, y->size[3] - run.column * plan->m);
+        float *to = y->data + run.n * y->stride[0] + k * y->stride[1] + run.row * plan->m * y->stride[2] +
+                    run.column * plan->m * y->stride[3];
+        const fc_winograd_output out = {
+            .tiles = (size_t)run.tiles,
+            .channels = (size_t)used,
+            .points = m + (t - first) * tile,
+            .tile = tile,
+            .plane = plan->m_plane,
+            .y = staged ? stage : to,
+            .y_row = staged ? columns * tile : y->stride[2],
+            .y_pixel = staged ? tile : y->stride[3],
+            .y_tile = plan->m * (staged ? tile : y->stride[3]),
+            .rows = min(plan->m, y->size[2] - run.row * plan->m),
+            .columns = columns,
+            .bias = p->bias ? p->bias + k : NULL,
+            .residual = p->residual ? p->residual + (to - y->data) : NULL,
+            .relu = p->relu,
+        };
+        plan->winograd->output(&out);
+        if (staged)
+            for (ptrdiff_t i = 0; i < out.rows; i++)
+                fc_store_row(plan->kernels, stage + i * columns * tile, tile, columns, used, to + i * y->stride[2],
+                             y->stride[1], y->stride[3]);
+        t += run.tiles;
+    }
+}
+
+/* ---- products --------------------------------------------------------------------------------------------- */
+
+/* One plane, one part, one panel: m[tile][k] (+)= v[tile][c] u[c][k]. */
+static void multiply(const plan *plan, ptrdiff_t tiles, ptrdiff_t part, ptrdiff_t used, const float *v, const float *u,
+                     float *m)
+{
+    static const ptrdiff_t start[1] = {0};
+    const ptrdiff_t vectors = ceil_div(used, (ptrdiff_t)plan->kernels->lanes);
+    const ptrdiff_t rows = ceil_div(tiles, ceil_div(tiles, (ptrdiff_t)plan->kernels->max_rows[vectors]));
+    fc_tile t = {
+        .a = v,
+        .a_row = plan->pitch,
+        .a_step = 1,
+        .b = u,
+        .b_step = plan->panel_width,
+        .a_run = start,
+        .b_run = start,
+        .runs = 1,
+        .depth = (size_t)part_channels(plan, part),
+        .y = m,
+        .y_row = plan->batch * plan->panel_width,
+        .last_lanes = plan->kernels->lanes,
+        .accumulate = part > 0,
+    };
+    for (ptrdiff_t done = 0; done < tiles; done += rows, t.a += rows * t.a_row, t.y += rows * t.y_row) {
+        t.next = t.a + rows * t.a_row;
+        plan->kernels->tile_rows[vectors][min(rows, tiles - done)](&t);
+    }
+}
+
+static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t block, float *scratch)
+{
+    const ptrdiff_t first = block * plan->block, end = min(plan->tiles, first + plan->block);
+    float *v = scratch + plan->strip_floats, *m = v + plan->v_floats, *stage = m + plan->m_floats;
+    make_points(plan, group, first, end, v, scratch);
+    for (ptrdiff_t panel = 0; panel < plan->panels; panel += plan->batch) {
+        const ptrdiff_t panel_end = min(plan->panels, panel + plan->batch);
+        for (ptrdiff_t plane = 0; plane < PLANES; plane++)
+            for (ptrdiff_t q = panel; q < panel_end; q++)
+                for (ptrdiff_t part = 0; part < plan->parts; part++)
+                    multiply(plan, end - first, part, panel_outputs(plan, q),
+                             v + part * plan->v_part + plane * plan->v_plane,
+                             plan->filters + (group * plan->panels + q) * plan->panel_floats +
+                                 (part * PLANES + plane) * plan->piece,
+                             m + plane * plan->m_plane + (q - panel) * plan->panel_width);
+        make_outputs(plan, group, panel, first, end, m, stage);
+    }
+}
+
+static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, float *scratch)
+{
+    float *u = scratch + plan->strip_floats, *pack = u + plan->u_floats, *m = pack + plan->pack_floats;
+    for (ptrdiff_t part = 0; part < plan->parts; part++) {
+        const float *filters = u;
+        if (plan->filters)
+            filters = plan->filters + (group * plan->panels + panel) * plan->panel_floats + part * PLANES * plan->piece;
+        else
+            make_filters(plan, group, panel, part, pack, u);
+        for (ptrdiff_t plane = 0; plane < PLANES; plane++)
+            multiply(plan, plan->tiles, part, panel_outputs(plan, panel),
+                     plan->v + group * plan->v_group + part * plan->v_part + plane * plan->v_plane,
+                     filters + plane * plan->piece, m + plane * plan->m_plane);
+    }
+    make_outputs(plan, group, panel, 0, plan->tiles, m, m + plan->m_floats);
+}
+
+/* ---- a call ----------------------------------------------------------------------------------------------- */
+
+static void prepare_filters(const plan *plan, ptrdiff_t index, float *pack, float *filters)
+{
+    for (ptrdiff_t part = 0; part < plan->parts; part++)
+        make_filters(plan, index / plan->panels, index % plan->panels, part, pack,
+                     filters + index * plan->panel_floats + part * PLANES * plan->piece);
+}
+
+static void body(void *context, int thread, int threads)
+{
+    plan *plan = context;
+    float *scratch = plan->scratch + (size_t)thread * plan->scratch_floats;
+    const ptrdiff_t groups = plan->p.groups, pieces = ceil_div(plan->tiles, TRANSFORM_TILES);
+    const ptrdiff_t preparations = groups * (plan->by_panel ? pieces : plan->made ? plan->panels : 0);
+    for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next_preparation)) < preparations;) {
+        if (plan->by_panel) {
+            const ptrdiff_t group = i / pieces, first = i % pieces * TRANSFORM_TILES;
+            make_points(plan, group, first, min(plan->tiles, first + TRANSFORM_TILES),
+                        plan->v + group * plan->v_group + first * plan->pitch, scratch);
+        } else
+            prepare_filters(plan, i, scratch + plan->strip_floats, plan->made);
+    }
+    if (threads > 1)
+        fc_team_barrier();
+    const ptrdiff_t of_group = plan->by_panel ? plan->panels : plan->blocks;
+    for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next_task)) < groups * of_group;)
+        (plan->by_panel ? run_panel : run_block)(plan, i / of_group, i % of_group, scratch);
+}
+
+/* ---- a plan ----------------------------------------------------------------------------------------------- */
+
+/* What depends on the weights and the instruction set alone. */
+static void plan_panels(plan *plan, ptrdiff_t outputs, ptrdiff_t channels)
+{
+    plan->kernels = fc_kernels_active();
+    const ptrdiff_t lanes = (ptrdiff_t)plan->kernels->lanes;
+    plan->channels = channels;
+    plan->outputs = outputs;
+    plan->part = fc_winograd_part(channels);
+    plan->parts = ceil_div(channels, plan->part);
+    plan->pitch = (ptrdiff_t)round_up(plan->part);
+    plan->vectors = min(2, ceil_div(outputs, lanes));
+    plan->panel_width = plan->vectors * lanes;
+    plan->panels = ceil_div(outputs, plan->panel_width);
+    plan->piece = plan->part * plan->panel_width;
+    plan->panel_floats = plan->parts * PLANES * plan->piece;
+}
+
+static plan describe(const fc_correlation *problem)
+{
+    plan plan = {.p = *problem};
+    plan_panels(&plan, problem->w.size[0], problem->w.size[1]);
+    plan.taps = problem->w.size[2];
+    plan.m = fc_winograd_outputs(plan.taps);
+    plan.winograd = &plan.kernels->winograd[plan.taps == 5];
+    plan.pack_floats = round_up(plan.taps * plan.taps * plan.piece);
+    return plan;
+}
+
+/* Chooses a way and blocks: which moves the fewest floats through the L3 cache, a thread. A block's V and M
+ * either stay in the L2 cache, or the block is large, so that U is read few times. */
+static void choose_blocks(plan *plan, int threads)
+{
+    const ptrdiff_t l2 = fc_l2_floats() * 7 / 10, width = plan->panel_width, v_tile = PLANES * plan->parts * plan->pitch;
+    const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[plan->vectors];
+    const ptrdiff_t share = ceil_div(plan->tiles, threads);
+    const double u = (double)PLANES * (double)plan->channels * (double)plan->outputs;
+    const double v = (double)v_tile * (double)plan->tiles;
+
+    const ptrdiff_t resident = min(share, max(most, (l2 - plan->piece) / (v_tile + PLANES * width)));
+    const ptrdiff_t large = min(share, MOST_BLOCK);
+    const double moved = 2.0 * PLANES * (double)(plan->channels + plan->outputs);
+    const int fits = (double)share * (u / (double)resident) <= (double)share * (u / (double)large + moved);
+    plan->block = fits ? resident : large;
+    /* As many blocks for each thread. */
+    const ptrdiff_t turns = ceil_div(ceil_div(plan->tiles, plan->block), threads);
+    plan->block = ceil_div(plan->tiles, turns * threads);
+    plan->blocks = ceil_div(plan->tiles, plan->block);
+    plan->batch = fits ? max(1, min(plan->panels, (l2 / plan->block - v_tile) / (PLANES * width))) : plan->panels;
+
+    const double making = plan->filters ? 0 : 2.25 * u / threads;
+    const double by_block = making + (double)turns * u + (fits ? 0 : moved * (double)share);
+    const double reading = v > (double)l2 ? v * (double)ceil_div(plan->panels, threads) : v;
+    const double by_panel = v / threads + reading + (plan->filters ? 1 : 0.25) * u / threads;
+    plan->by_panel = plan->p.groups * plan->panels >= threads && PLANES * plan->tiles * width <= l2 / 2 &&
+                     by_panel < by_block;
+    if (plan->by_panel) {
+        plan->block = plan->tiles;
+        plan->batch = 1;
+    }
+}
+
+int fc_winograd_supports(const fc_correlation *p)
+{
+    const ptrdiff_t taps = p->w.size[2];
+    if (!fc_winograd_has(taps, p->w.size[3]) || p->phases[0] != 1 || p->phases[1] != 1)
+        return 0;
+    for (int axis = 0; axis < 2; axis++)
+        if (p->x_step[axis] != 1 || p->y_step[axis] != 1 || p->taps[axis]->count != taps ||
+            p->taps[axis]->offset[taps - 1] - p->taps[axis]->offset[0] != taps - 1)
+            return 0;
+    return p->w.size[0] > 0 && p->w.size[1] > 0;
+}
+
+size_t fc_winograd_filter_floats(ptrdiff_t outputs, ptrdiff_t channels)
+{
+    plan plan;
+    plan_panels(&plan, outputs, channels);
+    return (size_t)(plan.panels * plan.panel_floats);
+}
+
+int fc_winograd_prepare(const fc_correlation *problem, float *filters)
+{
+    const plan plan = describe(problem);
+    float *pack = fc_alloc(plan.pack_floats * sizeof(float));
+    if (!pack)
+        return -1;
+    for (ptrdiff_t i = 0; i < problem->groups * plan.panels; i++)
+        prepare_filters(&plan, i, pack, filters);
+    fc_free(pack);
+    return 0;
+}
+
+int fc_correlate_winograd(const fc_correlation *problem, const float *filters)
+{
+    plan plan = describe(problem);
+    const fc_correlation *p = &plan.p;
+    plan.filters = filters;
+    plan.tiling = (fc_tiling){plan.m, ceil_div(p->y.size[2], plan.m), ceil_div(p->y.size[3], plan.m)};
+    plan.tiles = p->y.size[0] * plan.tiling.rows * plan.tiling.columns;
+    if (!plan.tiles)
+        return 0;
+    const double steps = (double)(PLANES * plan.tiles * p->groups) * (double)plan.channels *
+                         (double)(plan.panels * plan.vectors);
+    const int threads = fc_team_size(steps * FC_STEP_NS);
+    choose_blocks(&plan, threads);
+
+    const ptrdiff_t batch_width = plan.batch * plan.panel_width;
+    plan.v_plane = fc_winograd_plane((plan.by_panel ? plan.tiles : plan.block) * plan.pitch);
+    plan.v_part = PLANES * plan.v_plane;
+    plan.v_group = plan.parts * plan.v_part;
+    plan.m_plane = fc_winograd_plane(plan.block * batch_width);
+    plan.m_floats = (size_t)(PLANES * plan.m_plane);
+    plan.strip_floats = fc_transform_floats(plan.kernels, plan.m, plan.part);
+    if (p->y.stride[1] != 1 && plan.outputs > 1)
+        plan.stage_floats = round_up(plan.m * FC_MOST_RUN * plan.m * batch_width);
+    size_t shared = 0;
+    if (plan.by_panel) {
+        shared = (size_t)(p->groups * plan.v_group);
+        plan.u_floats = filters ? 0 : round_up(PLANES * plan.piece);
+    } else {
+        shared = filters ? 0 : round_up(p->groups * plan.panels * plan.panel_floats);
+        plan.v_floats = (size_t)plan.v_group;
+    }
+    if (filters)
+        plan.pack_floats = 0;
+    /* By block, weights are packed before V and M are in use. */
+    const size_t shared_scratch = plan.u_floats + plan.v_floats + plan.m_floats + plan.stage_floats;
+    plan.scratch_floats = plan.strip_floats + (plan.by_panel || plan.pack_floats > shared_scratch ? plan.pack_floats : 0) +
+                          shared_scratch;
+    float *workspace = fc_alloc((shared + plan.scratch_floats * (size_t)threads) * sizeof(float));
+    if (!workspace)
+        return -1;
+    plan.scratch = workspace + shared;
+    if (plan.by_panel)
+        plan.v = workspace;
+    else if (!filters)
+        plan.filters = plan.made = workspace;
+    fc_team_run(threads, 1, body, &plan);
+    fc_free(workspace);
+    return 0;
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+/* Correlations and gradients of weights by Winograd's algorithm (see kernels/winograd.h). */
+#ifndef FC_WINOGRAD_OPS_H
+#define FC_WINOGRAD_OPS_H
+
+#include "../kernels/kernels.h"
+#include "correlate.h"
+
+/* Channels that one chain of multiply-adds sums up, at most: what a chain rounds grows with its length. */
+enum { FC_WINOGRAD_PART = 128 };
+
+/* A run of tiles side by side, in one row of tiles of one image. */
+typedef struct fc_tile_run {
+    ptrdiff_t n, row, column, tiles;
+} fc_tile_run;
+
+/* Tiles m x m of N images, numbered image by image, row by row. */
+typedef struct fc_tiling {
+    ptrdiff_t m, rows, columns;          /* of an image */
+} fc_tiling;
+
+/* Rows of more tiles are cut, so that the transform's strip of columns stays in the L1 cache. */
+enum { FC_MOST_RUN = 14 };
+
+/* The run from tile t on, up to tile `end` at most. */
+fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end);
+
+/* Where transforms of arrays that are not channels-last keep a copy, and columns. */
+size_t fc_transform_floats(const fc_kernels *kernels, ptrdiff_t m, ptrdiff_t channels);
+
+/* Points of one run of tiles of x[n][c0 ...]: pixel (0, 0) of tile (0, 0) is at `origin`, tiles are m apart, and
+ * pixels outside the image are 0. size: pixels of a tile along each axis; scratch: fc_transform_floats. */
+void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t size,
+                      const fc_tensor *x, const fc_tile_run *run, ptrdiff_t m, const ptrdiff_t origin[2], ptrdiff_t c0,
+                      ptrdiff_t channels, float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch);
+
+/* Channels of a part: as equal as can be, whole vectors of the widest instruction set. */
+ptrdiff_t fc_winograd_part(ptrdiff_t channels);
+
+/* Floats from plane to plane: an odd number of cache lines, so that the 36 do not meet in one set of the L1 cache. */
+static inline ptrdiff_t fc_winograd_plane(ptrdiff_t floats) { return ((floats + 15) & ~(ptrdiff_t)15) | 16; }
+
+/* The filters it has, and m for one of r x r. */
+static inline int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns) { return rows == columns && (rows == 3 || rows == 5); }
+static inline ptrdiff_t fc_winograd_outputs(ptrdiff_t r) { return 7 - r; }
+
+/* Whether the correlation is one that fc_correlate_winograd computes. */
+int fc_winograd_supports(const fc_correlation *problem);
+
+/* filters: the weights' points from fc_winograd_prepare, or NULL. */
+int fc_correlate_winograd(const fc_correlation *problem, const float *filters);
+
+/* Floats of the points of one group's weights; the points of all of them: valid for any images, on this
+ * instruction set. */
+size_t fc_winograd_filter_floats(ptrdiff_t outputs, ptrdiff_t channels);
+int fc_winograd_prepare(const fc_correlation *problem, float *filters);
+
+#endif
