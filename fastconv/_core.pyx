@@ -1083,11 +1083,20 @@ def concat(tuple arrays, out):
 
 # ---- steps of optimisers: float32 arrays of one shape, which fill their memory in the same order --------
 
+cdef View state_of(str name, object array, View model):
+    """A writable array of the shape and memory order of the parameter `model`."""
+    cdef View held = acquire(name, array, True)
+    if not same_shape(held, model) or not same_order(held, model):
+        raise ValueError(f"{name} must have the shape {extents(model)} and memory order of its parameter, "
+                         f"got {extents(held)}")
+    return held
+
+
 def sgd_step(data, grad, velocity, bint first, float lr, float momentum, float kept, float weight_decay,
              bint nesterov):
     cdef View hp = acquire("data", data, True)
     cdef View hg = matching("grad", grad, "data", hp)
-    cdef View hv = None if velocity is None else acquire("velocity", velocity, True)
+    cdef View hv = None if velocity is None else state_of("momentum_buffer", velocity, hp)
     cdef fc_sgd sgd = fc_sgd(lr, momentum, kept, weight_decay, nesterov, first)
     cdef float *v = NULL if hv is None else <float *>hv.buffer.buf
     cdef size_t n = count_of(hp)
@@ -1099,8 +1108,8 @@ def adam_step(data, grad, mean, square, float step_size, float root_correction, 
               float weight_decay):
     cdef View hp = acquire("data", data, True)
     cdef View hg = matching("grad", grad, "data", hp)
-    cdef View hm = acquire("mean", mean, True)
-    cdef View hv = acquire("square", square, True)
+    cdef View hm = state_of("exp_avg", mean, hp)
+    cdef View hv = state_of("exp_avg_sq", square, hp)
     cdef fc_adam adam = fc_adam(step_size, root_correction, 1 - beta1, beta2, 1 - beta2, eps, weight_decay)
     cdef size_t n = count_of(hp)
     with nogil:

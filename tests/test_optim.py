@@ -145,6 +145,18 @@ def test_replaced_arrays_are_used(kind, options):
     assert_same_bits(parameters, expected)
 
 
+def test_state_of_another_shape_is_refused():
+    parameter = Parameter(np.zeros((4, 3), np.float32))
+    optimizers = SGD([parameter], 0.1, momentum=0.9), Adam([parameter], 0.1)
+    for optimizer in optimizers:
+        parameter.data = parameter.grad = np.zeros((4, 3), np.float32)
+        optimizer.step()
+        for data in (np.zeros((8, 3), np.float32), np.zeros((3, 4), np.float32).T):
+            parameter.data = parameter.grad = data
+            with pytest.raises(ValueError, match=r"must have the shape .* and memory order of its parameter"):
+                optimizer.step()
+
+
 @every_optimizer
 def test_step_works_in_place_and_allocates_nothing(kind, options):
     parameters = start()

@@ -5,7 +5,8 @@
  *   backward_weight   dw[k][d] = sum over n of  dy[n][k] * x[n][d]
  *
  * The bound is the memory that w and dw lie in. Forward, where k is w's fastest axis, each thread takes some outputs
- * and reads its part of w once, in rows. Backward, it writes rows of dw. Sums are chains of multiply-adds in the order of n; in that of d, in the parts of correlate.c. */
+ * and reads its part of w once, in rows. Backward, it writes rows of dw. Sums are chains of multiply-adds in the order
+ * of n; in that of d, in the parts of correlate.c. */
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
