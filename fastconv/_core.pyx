@@ -66,6 +66,10 @@ cdef extern from "ops/ops.h":
                                  const fc_tensor *dx) nogil
     int fc_conv2d_backward_weight(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *x,
                                   const fc_tensor *dweight) nogil
+    int fc_linear_forward(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_conv2d_extras *,
+                          const fc_tensor *y) nogil
+    int fc_linear_backward_weight(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *x,
+                                  const fc_tensor *dweight) nogil
     int fc_sum_channels(const fc_tensor *x, float *sum) nogil
     ctypedef struct fc_pool2d:
         ptrdiff_t kernel[2]
@@ -93,9 +97,30 @@ cdef extern from "ops/ops.h":
         double momentum
         double eps
         bint training
-    int fc_batch_norm_forward(const fc_batch_norm *, const fc_tensor *x, const fc_tensor *y) nogil
-    int fc_batch_norm_backward(const fc_batch_norm *, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dx,
-                               float *dweight, float *dbias) nogil
+    int fc_batch_norm_forward(const fc_batch_norm *, const fc_tensor *x, const float *residual, bint relu,
+                              const fc_tensor *y) nogil
+    int fc_batch_norm_backward(const fc_batch_norm *, const fc_tensor *dy, const fc_tensor *x, const float *y,
+                               const fc_tensor *dx, float *dresidual, float *dweight, float *dbias) nogil
+    void fc_sum(size_t n, size_t terms, const float *const *x, bint relu, float *y) nogil
+    void fc_concat(size_t arrays, const fc_tensor *x, const fc_tensor *y) nogil
+    ctypedef struct fc_sgd:
+        float lr
+        float momentum
+        float kept
+        float weight_decay
+        bint nesterov
+        bint first
+    ctypedef struct fc_adam:
+        float step_size
+        float root_correction
+        float toward
+        float beta2
+        float square_share
+        float eps
+        float weight_decay
+    void fc_sgd_step(const fc_sgd *, size_t n, const float *g, float *v, float *p) nogil
+    void fc_adam_step(const fc_adam *, size_t n, const float *g, float *m, float *v, float *p) nogil
+    int fc_square_sum(size_t n, const float *x, double *sum) nogil
     ctypedef struct fc_local_response:
         ptrdiff_t size
         double alpha
@@ -398,16 +423,58 @@ cdef View native(str name, object array, fc_tensor *t):
     return view(name, np.ascontiguousarray(array), 4, t)
 
 
-cdef View like(str name, object array, const fc_tensor *model, fc_tensor *t):
-    """A 4-D array of the model's shape, copied to the model's layout unless it has it."""
+cdef bint is_part(fc_tensor *t, const fc_tensor *model) noexcept:
+    """Whether `t` lies as a dense model does, or as some of its channels: pixels further apart where the model is
+    channels-last, else images. If so, strides of axes of size 1 are set to what they would be."""
+    cdef ptrdiff_t n = t.size[0], c = t.size[1], h = t.size[2], w = t.size[3]
+    cdef ptrdiff_t stride[4]
+    cdef int i
+    if model.stride[1] == 1 or h * w == 1:
+        stride[1] = 1
+        stride[3] = t.stride[3] if w > 1 else t.stride[2] if h > 1 else t.stride[0] if n > 1 else c
+        stride[2] = w * stride[3]
+        stride[0] = h * stride[2]
+    else:
+        stride[3] = 1
+        stride[2] = w
+        stride[1] = h * w
+        stride[0] = t.stride[0] if n > 1 else c * h * w
+    for i in range(4):
+        if t.size[i] > 1 and t.stride[i] != stride[i]:
+            return False
+    for i in range(4):
+        t.stride[i] = stride[i]
+    return True
+
+
+cdef int copy_like(object copy, View held) except -1:
+    """The values of `held` into a new array of its shape."""
+    cdef fc_tensor source, target
+    cdef View room = acquire("out", copy, True)
+    if held.buffer.ndim == 4:
+        describe(held, &source)
+        describe(room, &target)
+        if is_native(&target) and is_part(&source, &target):
+            with nogil:
+                fc_concat(1, &source, &target)
+            return 0
+    np.copyto(copy, held.array)
+    return 0
+
+
+cdef View like(str name, object array, const fc_tensor *model, fc_tensor *t, bint part=False):
+    """A 4-D array of the model's shape, copied to the model's layout unless it has it; part: see is_part."""
     cdef View held = view(name, array, 4, t)
     if shape_of(t) != shape_of(model):
         raise ValueError(f"{name} must have shape {shape_of(model)}, got {shape_of(t)}")
-    if same_layout(t, model):
+    if same_layout(t, model) and not part or part and is_part(t, model):
         return held
     copy = new_array(shape_of(model), is_channels_last(model))
-    np.copyto(copy, array)
-    return view(name, copy, 4, t)
+    copy_like(copy, held)
+    held = view(name, copy, 4, t)
+    if part:
+        is_part(t, model)
+    return held
 
 
 cdef View vector(str name, object array, Py_ssize_t size, float **data, bint writable=False):
@@ -650,7 +717,7 @@ def linear(x, weight, bias, out):
     cdef fc_conv2d_extras extras
     cdef float *bias_data
     cdef int status
-    cdef View hx = view("x", x, 2, &tx)
+    cdef View hx = in_rows("x", x, 2, &tx)
     cdef View hw = view("weight", weight, 2, &tw)
     if tw.size[1] != tx.size[1]:
         raise ValueError(f"weight must have {tx.size[1]} columns, as x of shape ({tx.size[0]}, {tx.size[1]}), "
@@ -660,13 +727,15 @@ def linear(x, weight, bias, out):
     no_overlap(hy, "x", hx)
     no_overlap(hy, "weight", hw)
     no_overlap(hy, "bias", hb)
+    if tw.size[0] > 1 and ty.stride[1] != 1:
+        hy = output(None, (tx.size[0], tw.size[0]), False, &ty)
     as_row(&tx)
     as_row(&ty)
     extras.bias, extras.residual, extras.relu, extras.filters = bias_data, NULL, False, NULL
     with nogil:
-        status = fc_conv2d_forward(&POINTWISE, &tx, &tw, &extras, &ty)
+        status = fc_linear_forward(&POINTWISE, &tx, &tw, &extras, &ty)
     raise_for_status(status, "linear")
-    return hy.array
+    return delivered(hy, out)
 
 
 def linear_backward_input(grad_output, weight, out):
@@ -703,7 +772,7 @@ def linear_backward_weight(grad_output, x, out):
     as_row(&tdy)
     as_row(&tx)
     with nogil:
-        status = fc_conv2d_backward_weight(&POINTWISE, &tdy, &tx, &tdw)
+        status = fc_linear_backward_weight(&POINTWISE, &tdy, &tx, &tdw)
     raise_for_status(status, "linear_backward_weight")
     return hdw.array
 
@@ -911,7 +980,7 @@ cdef View matching(str name, object array, str model_name, View model):
     if same_order(held, model):
         return held
     copy = new_like(model)
-    np.copyto(copy, array)
+    copy_like(copy, held)
     return acquire(name, copy, False)
 
 
@@ -953,6 +1022,118 @@ def activation_backward(int kind, grad_output, y, out):
     return delivered(hdx, out)
 
 
+# ---- sums and joins -----------------------------------------------------------------------------------
+
+cdef enum:
+    MOST_ARRAYS = 64
+
+
+def add(tuple arrays, bint relu, out):
+    """Sum of at most MOST_ARRAYS arrays of one shape, from left to right."""
+    cdef const float *place[MOST_ARRAYS]
+    cdef size_t terms = len(arrays), n, i
+    if not 0 < terms <= MOST_ARRAYS:
+        raise ValueError(f"arrays must be from 1 to {MOST_ARRAYS}, got {terms}")
+    cdef View first = dense("arrays[0]", arrays[0])
+    cdef View hy = result_like(first, out)
+    cdef View held
+    cdef list all_held = [first]
+    for i in range(1, terms):
+        held = matching(f"arrays[{i}]", arrays[i], "arrays[0]", first)
+        if not in_place_or_apart(hy, held):
+            hy = acquire("out", new_like(first), True)
+        all_held.append(held)
+    for i in range(terms):
+        place[i] = <const float *>(<View>all_held[i]).buffer.buf
+    n = count_of(first)
+    with nogil:
+        fc_sum(n, terms, place, relu, <float *>hy.buffer.buf)
+    return delivered(hy, out)
+
+
+def concat(tuple arrays, out):
+    """At most MOST_ARRAYS 4-D arrays side by side along the channels; channels-last if any of them is."""
+    cdef fc_tensor t[MOST_ARRAYS]
+    cdef fc_tensor ty, model
+    cdef size_t count = len(arrays), i
+    cdef Py_ssize_t channels = 0
+    cdef View hy
+    cdef bint last = False
+    if not 0 < count <= MOST_ARRAYS:
+        raise ValueError(f"arrays must be from 1 to {MOST_ARRAYS}, got {count}")
+    cdef list held = [view(f"arrays[{i}]", arrays[i], 4, &t[i]) for i in range(count)]
+    for i in range(count):
+        if (t[i].size[0], t[i].size[2], t[i].size[3]) != (t[0].size[0], t[0].size[2], t[0].size[3]):
+            raise ValueError(f"arrays must agree in all but the channels, "
+                             f"got shapes {', '.join([str(extents(one)) for one in held])}")
+        channels += t[i].size[1]
+        last = last or is_channels_last(&t[i])
+    cdef tuple shape = (t[0].size[0], channels, t[0].size[2], t[0].size[3])
+    hy = output(out, shape, last, &ty)
+    if not is_native(&ty) or any([overlap(hy, one) for one in held]):
+        hy = output(None, shape, last, &ty)
+    for i in range(count):
+        model = ty
+        model.size[1] = t[i].size[1]
+        held[i] = like(f"arrays[{i}]", arrays[i], &model, &t[i], True)
+    with nogil:
+        fc_concat(count, t, &ty)
+    return delivered(hy, out)
+
+
+# ---- steps of optimisers: float32 arrays of one shape, which fill their memory in the same order --------
+
+cdef View state_of(str name, object array, View model):
+    """A writable array of the shape and memory order of the parameter `model`."""
+    cdef View held = acquire(name, array, True)
+    if not same_shape(held, model) or not same_order(held, model):
+        raise ValueError(f"{name} must have the shape {extents(model)} and memory order of its parameter, "
+                         f"got {extents(held)}")
+    return held
+
+
+def sgd_step(data, grad, velocity, bint first, float lr, float momentum, float kept, float weight_decay,
+             bint nesterov):
+    cdef View hp = acquire("data", data, True)
+    cdef View hg = matching("grad", grad, "data", hp)
+    cdef View hv = None if velocity is None else state_of("momentum_buffer", velocity, hp)
+    cdef fc_sgd sgd = fc_sgd(lr, momentum, kept, weight_decay, nesterov, first)
+    cdef float *v = NULL if hv is None else <float *>hv.buffer.buf
+    cdef size_t n = count_of(hp)
+    with nogil:
+        fc_sgd_step(&sgd, n, <float *>hg.buffer.buf, v, <float *>hp.buffer.buf)
+
+
+def adam_step(data, grad, mean, square, float step_size, float root_correction, double beta1, double beta2, float eps,
+              float weight_decay):
+    cdef View hp = acquire("data", data, True)
+    cdef View hg = matching("grad", grad, "data", hp)
+    cdef View hm = state_of("exp_avg", mean, hp)
+    cdef View hv = state_of("exp_avg_sq", square, hp)
+    cdef fc_adam adam = fc_adam(step_size, root_correction, 1 - beta1, beta2, 1 - beta2, eps, weight_decay)
+    cdef size_t n = count_of(hp)
+    with nogil:
+        fc_adam_step(&adam, n, <float *>hg.buffer.buf, <float *>hm.buffer.buf, <float *>hv.buffer.buf,
+                     <float *>hp.buffer.buf)
+
+
+def fills_its_memory(array):
+    """Whether the elements of a float32 array lie without gaps, in any order of the axes."""
+    return is_dense(acquire("array", array, False))
+
+
+def square_sum(x):
+    """Sum of the squares of a float32 array, a float."""
+    cdef View held = dense("x", x)
+    cdef double sum = 0
+    cdef int status
+    cdef size_t n = count_of(held)
+    with nogil:
+        status = fc_square_sum(n, <float *>held.buffer.buf, &sum)
+    raise_for_status(status, "square_sum")
+    return sum
+
+
 def softmax(x, bint log, out):
     """Over the last axis of a C-contiguous array."""
     cdef View hx = acquire("x", x, False)
@@ -966,9 +1147,11 @@ def softmax(x, bint log, out):
 
 # ---- batch normalisation ----------------------------------------------------------------------------
 
-def batch_norm(x, weight, bias, running_mean, running_var, bint training, double momentum, double eps, out):
+def batch_norm(x, weight, bias, running_mean, running_var, bint training, double momentum, double eps, residual,
+               bint relu, out):
     """(y, mean, invstd)."""
-    cdef fc_tensor tx, ty
+    cdef fc_tensor tx, ty, tr
+    cdef const float *residual_data = NULL
     cdef fc_batch_norm norm
     cdef int status
     cdef View hx = native("x", x, &tx)
@@ -993,9 +1176,13 @@ def batch_norm(x, weight, bias, running_mean, running_var, bint training, double
         invstd = (1 / np.sqrt(np.asarray(running_var, np.float64) + eps)).astype(np.float32)
     cdef View hmean = vector("mean", mean, channels, &norm.mean)
     cdef View hinvstd = vector("invstd", invstd, channels, &norm.invstd)
-    cdef View hy = result_beside(hx, hx, &tx, out, &ty)
+    cdef View hr = hx
+    if residual is not None:
+        hr = like("residual", residual, &tx, &tr)
+        residual_data = tr.data
+    cdef View hy = result_beside(hx, hr, &tx, out, &ty)
     with nogil:
-        status = fc_batch_norm_forward(&norm, &tx, &ty)
+        status = fc_batch_norm_forward(&norm, &tx, residual_data, relu, &ty)
     raise_for_status(status, "batch_norm")
     return delivered(hy, out), mean, invstd
 
@@ -1011,16 +1198,25 @@ cdef View result_beside(View a, View b, const fc_tensor *model, object out, fc_t
     return output(None, shape_of(model), is_channels_last(model), t)
 
 
-def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, out):
-    """(grad_input, grad_weight, grad_bias)."""
-    cdef fc_tensor tdy, tx, tdx
+def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, y, bint with_residual, out):
+    """(grad_input, grad_weight, grad_bias) and, with_residual, grad_output where y let it through."""
+    cdef fc_tensor tdy, tx, tdx, ty, tdr
+    cdef const float *y_data = NULL
+    cdef float *dresidual = NULL
+    cdef View hy = None, hdr = None
     cdef fc_batch_norm norm
     cdef float *dweight_data
     cdef float *dbias_data
     cdef int status
     cdef View hx = native("x", x, &tx)
-    cdef View hdy = like("grad_output", grad_output, &tx, &tdy)
+    cdef View hdy = like("grad_output", grad_output, &tx, &tdy, True)
     cdef Py_ssize_t channels = tx.size[1]
+    if y is not None:
+        hy = like("y", y, &tx, &ty)
+        y_data = ty.data
+        if with_residual:
+            hdr = output(None, shape_of(&tx), is_channels_last(&tx), &tdr)
+            dresidual = tdr.data
     cdef View hw = vector("weight", weight, channels, <float **>&norm.weight)
     cdef View hm = vector("mean", mean, channels, &norm.mean)
     cdef View hi = vector("invstd", invstd, channels, &norm.invstd)
@@ -1033,10 +1229,15 @@ def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, out
     cdef View hdw = vector("dweight", dweight, channels, &dweight_data, True)
     cdef View hdb = vector("dbias", dbias, channels, &dbias_data, True)
     cdef View hdx = result_beside(hx, hdy, &tx, out, &tdx)
+    if (y is not None and not in_place_or_apart(hdx, hy)) or not (same_layout(&tdy, &tx) or not overlap(hdx, hdy)):
+        hdx = output(None, shape_of(&tx), is_channels_last(&tx), &tdx)
     with nogil:
-        status = fc_batch_norm_backward(&norm, &tdy, &tx, &tdx, dweight_data, dbias_data)
+        status = fc_batch_norm_backward(&norm, &tdy, &tx, y_data, &tdx, dresidual, dweight_data, dbias_data)
     raise_for_status(status, "batch_norm_backward")
-    return delivered(hdx, out), dweight, dbias
+    results = delivered(hdx, out), dweight, dbias
+    if not with_residual:
+        return results
+    return *results, grad_output if y is None else hdr.array
 
 
 # ---- local response normalisation ---------------------------------------------------------------------

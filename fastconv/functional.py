@@ -335,6 +335,32 @@ def log_softmax(x, axis=-1, *, out=None):
     return _softmax(x, axis, True, out)
 
 
+# ---- sums and joins ---------------------------------------------------------------------------------
+
+
+def _relu_asked(activation):
+    if activation not in (None, "relu"):
+        raise ValueError(f'activation must be None or "relu", got {activation!r}')
+    return activation is not None
+
+
+def add(*arrays, activation=None, out=None):
+    """Sum of arrays of one shape, from left to right, then relu where activation is "relu".
+
+    The result has the memory order of the first. out may be one of the arrays.
+    Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
+    """
+    return _core.add(arrays, _relu_asked(activation), out)
+
+
+def concat(arrays, *, out=None):
+    """Arrays joined along the channels: (N, C1, H, W), (N, C2, H, W), ... -> (N, C1 + C2 + ..., H, W).
+
+    Raises ValueError or TypeError for shapes and dtypes that do not fit, MemoryError.
+    """
+    return _core.concat(tuple(arrays), out)
+
+
 # ---- normalisation and dropout ----------------------------------------------------------------------
 
 
@@ -346,34 +372,41 @@ def _check_norm(momentum, eps):
 
 
 def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5,
-               *, out=None):
+               *, residual=None, activation=None, out=None):
     """(x - mean) / sqrt(var + eps) * weight + bias per channel: x (N, C, H, W), the others (C,) or None.
 
     Ioffe & Szegedy, arXiv 1502.03167. Training takes mean and the biased variance (divided by n = N H W) of
     the batch and moves the running averages in place: running += momentum * (batch - running), with the
     unbiased variance (divided by n - 1), as torch does. Otherwise the running averages are used.
+    residual: an array of x's shape that is added to the result. activation: "relu" for relu of that, or None.
+    Both take no further pass over memory, and give the bits of add and relu one after the other.
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
     _check_norm(momentum, eps)
-    return _core.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, out)[0]
+    return _core.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, residual,
+                            _relu_asked(activation), out)[0]
 
 
 def batch_norm_train(x, weight=None, bias=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-5,
-                     *, out=None):
+                     *, residual=None, activation=None, out=None):
     """(y, mean, invstd): batch_norm in training and, for its backward pass, the batch's statistics.
 
     mean and invstd = 1 / sqrt(var + eps) have shape (C,).
     """
     _check_norm(momentum, eps)
-    return _core.batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps, out)
+    return _core.batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps, residual,
+                            _relu_asked(activation), out)
 
 
-def batch_norm_backward(grad_output, x, mean, invstd, weight=None, training=True, *, out=None):
+def batch_norm_backward(grad_output, x, mean, invstd, weight=None, training=True, *, y=None,
+                        return_residual=False, out=None):
     """(grad_input, grad_weight, grad_bias) of batch_norm; shapes of x, (C,) and (C,).
 
     training=False: mean and invstd are constants, as in evaluation with the running averages.
+    y: the result of batch_norm where it ended in a relu: its relu_backward comes first, in the same passes.
+    return_residual: also the gradient of the residual, which without y is grad_output itself.
     """
-    return _core.batch_norm_backward(grad_output, x, mean, invstd, weight, training, out)
+    return _core.batch_norm_backward(grad_output, x, mean, invstd, weight, training, y, return_residual, out)
 
 
 def _local_response(size, alpha, beta, k):

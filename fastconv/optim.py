@@ -1,9 +1,9 @@
 """Optimisers, learning-rate schedules and clipping of gradients, with torch's formulas, names and state.
 
-An optimiser takes any objects with `data` (float32 or float64 array that fills its memory without gaps, in
-any order of axes), `grad` (array of the same shape, or None: the parameter is skipped) and `zero_grad()`.
-It updates `data` in place and, while these arrays stay the same objects, allocates nothing after the first
-step.  A gradient in another memory order than its parameter's is copied first.
+An optimiser takes any objects with `data` (float32 array that fills its memory without gaps, in any order of
+axes), `grad` (array of the same shape, or None: the parameter is skipped) and `zero_grad()`.  It updates
+`data` in place, in one pass over parameter, gradient and state, and allocates nothing after the first step.
+A gradient in another memory order than its parameter's is copied first.  No bit depends on the threads.
 
 State is a flat dict of numbers and arrays: the options under their names, and the state of the i-th parameter
 under "i.name".  Its arrays are live and have the parameter's shape.  Loading it continues to the same bits.
@@ -11,19 +11,15 @@ under "i.name".  Its arrays are live and have the parameter's shape.  Loading it
 
 import bisect
 import math
-import operator
 
 import numpy as np
 
+from . import _core
 from .checks import count
-
-# Elements updated at a time. The passes over parameter, gradient, state and scratch then stay within the
-# level-2 cache (five float32 arrays of 64 KiB), and the scratch stays small whatever the network.
-_BLOCK = 16384
 
 
 class Optimizer:
-    """What the optimisers share: checks, blocks of flat views, state."""
+    """What the optimisers share: checks and state."""
 
     _options = ("lr",)
     _counts = ()  # names of a parameter's state: integers
@@ -37,13 +33,9 @@ class Optimizer:
             raise ValueError("parameters must not be empty")
         if len({id(parameter) for parameter in self.parameters}) != len(self.parameters):
             raise ValueError("parameters must not hold the same parameter twice")
-        dtypes = {parameter.data.dtype for parameter in self.parameters}
-        if len(dtypes) > 1 or not dtypes <= {np.dtype(np.float32), np.dtype(np.float64)}:
-            raise TypeError("parameters must be all float32 or all float64, got "
-                            + ", ".join(sorted(map(str, dtypes))))
-        size = min(_BLOCK, max(parameter.data.size for parameter in self.parameters))
-        self._scratch = np.empty((2, size), dtypes.pop())
-        self._views = [((), ()) for _ in self.parameters]
+        for index, parameter in enumerate(self.parameters):
+            if parameter.data.dtype != np.float32:
+                raise TypeError(f"parameters[{index}] must be float32, got {parameter.data.dtype}")
 
     def zero_grad(self):
         """Clears the gradient of every parameter."""
@@ -61,25 +53,10 @@ class Optimizer:
                 continue
             if grad.shape != data.shape:
                 raise ValueError(f"parameters[{index}].grad must have shape {data.shape}, got {grad.shape}")
-            if grad.strides != data.strides:
-                grad = _like(data, grad)
-            self._update(index, data, grad, state)
-
-    def _blocks(self, index, *arrays):
-        """Tuples of two blocks of scratch and a block of each of the index-th parameter's arrays.
-
-        The arrays have one memory order. Making the views costs as much as updating a small parameter, so
-        they are kept until one of the arrays is replaced.
-        """
-        known, blocks = self._views[index]
-        if len(known) != len(arrays) or not all(map(operator.is_, known, arrays)):
-            flats = [_flat(array) for array in arrays]
-            blocks = []
-            for start in range(0, len(flats[0]), _BLOCK):
-                block = [flat[start : start + _BLOCK] for flat in flats]
-                blocks.append((*self._scratch[:, : len(block[0])], *block))
-            self._views[index] = arrays, blocks
-        return blocks
+            if not _core.fills_its_memory(data):
+                raise ValueError("parameters must fill their memory without gaps, "
+                                 f"got shape {data.shape} with strides {data.strides} bytes")
+            self._update(data, grad, state)
 
     def state_dict(self):
         """Options and state of all parameters: {"lr": number, ..., "0.name": number or live array, ...}."""
@@ -143,31 +120,13 @@ class SGD(Optimizer):
             raise ValueError("nesterov needs momentum > 0 and dampening 0, "
                              f"got momentum {momentum!r} and dampening {dampening!r}")
 
-    def _update(self, index, data, grad, state):
-        lr, momentum, weight_decay = float(self.lr), self.momentum, self.weight_decay
-        arrays = [data, grad]
-        first = momentum and "momentum_buffer" not in state
+    def _update(self, data, grad, state):
+        first = self.momentum and "momentum_buffer" not in state
         if first:
             state["momentum_buffer"] = np.empty_like(data)
-        if momentum:
-            arrays.append(state["momentum_buffer"])
-        for decayed, change, p, g, *buffer in self._blocks(index, *arrays):
-            if weight_decay:
-                np.multiply(p, weight_decay, out=decayed)
-                g = np.add(g, decayed, out=decayed)
-            if momentum:
-                (v,) = buffer
-                if first:
-                    np.copyto(v, g)
-                else:
-                    v *= momentum
-                    v += np.multiply(g, 1 - self.dampening, out=change) if self.dampening else g
-                if self.nesterov:
-                    np.multiply(v, momentum, out=change)
-                    g = np.add(g, change, out=change)
-                else:
-                    g = v
-            p -= np.multiply(g, lr, out=change)
+        velocity = state["momentum_buffer"] if self.momentum else None
+        _core.sgd_step(data, grad, velocity, first, self.lr, self.momentum, 1 - self.dampening,
+                       self.weight_decay, self.nesterov)
 
 
 class Adam(Optimizer):
@@ -193,30 +152,14 @@ class Adam(Optimizer):
         self.eps = _at_least_zero("eps", eps)
         self.weight_decay = _at_least_zero("weight_decay", weight_decay)
 
-    def _update(self, index, data, grad, state):
+    def _update(self, data, grad, state):
         if not state:
             state.update(step=0, exp_avg=np.zeros_like(data), exp_avg_sq=np.zeros_like(data))
         state["step"] += 1
-        step_size = float(self.lr) / (1 - self.beta1 ** state["step"])
+        step_size = self.lr / (1 - self.beta1 ** state["step"])
         root_correction = math.sqrt(1 - self.beta2 ** state["step"])
-        arrays = data, grad, state["exp_avg"], state["exp_avg_sq"]
-        for decayed, change, p, g, m, v in self._blocks(index, *arrays):
-            if self.weight_decay:
-                np.multiply(p, self.weight_decay, out=decayed)
-                g = np.add(g, decayed, out=decayed)
-            np.subtract(g, m, out=change)
-            change *= 1 - self.beta1
-            m += change
-            np.multiply(g, g, out=change)
-            change *= 1 - self.beta2
-            v *= self.beta2
-            v += change
-            np.sqrt(v, out=change)
-            change /= root_correction
-            change += self.eps
-            np.divide(m, change, out=change)
-            change *= step_size
-            p -= change
+        _core.adam_step(data, grad, state["exp_avg"], state["exp_avg_sq"], step_size, root_correction,
+                        self.beta1, self.beta2, self.eps, self.weight_decay)
 
 
 def clip_grad_norm(parameters, max_norm):
@@ -228,9 +171,7 @@ def clip_grad_norm(parameters, max_norm):
     """
     max_norm = _at_least_zero("max_norm", max_norm)
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flats = (grad.ravel("K") for grad in grads)
-    norm = math.sqrt(sum(float(np.square(flat[start:start + _BLOCK], dtype=np.float64).sum())
-                         for flat in flats for start in range(0, flat.size, _BLOCK)))
+    norm = math.sqrt(sum(map(_core.square_sum, grads)))
     if max_norm < norm < math.inf:
         for grad in grads:
             grad *= max_norm / norm
@@ -330,15 +271,6 @@ class CosineLR(Schedule):
             return self.base_lr * (steps + 1) / (self.warmup_steps + 1)
         done = min(1.0, (steps - self.warmup_steps) / (self.total_steps - self.warmup_steps))
         return self.min_lr + (self.base_lr - self.min_lr) * (1 + math.cos(math.pi * done)) / 2
-
-
-def _flat(array):
-    """1-D view of an array in the order of its memory."""
-    flat = array.ravel("K")
-    if flat.flags.owndata:
-        raise ValueError("parameters must fill their memory without gaps, "
-                         f"got shape {array.shape} with strides {array.strides} bytes")
-    return flat
 
 
 def _like(data, values):

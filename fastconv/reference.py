@@ -375,13 +375,28 @@ def _per_channel(values):
 
 
 def batch_norm(
-    x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+    x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *,
+    residual=None, activation=None
 ):
     """(x - mean) / sqrt(var + eps) * weight + bias; in training the running averages move in place."""
     if training:
-        return batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps)[0]
+        return batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps, residual=residual,
+                                activation=activation)[0]
     invstd = 1 / np.sqrt(np.asarray(running_var, np.float64) + eps)
-    return _normalized(x, running_mean, invstd, weight, bias)
+    return _activated(_normalized(x, running_mean, invstd, weight, bias), residual, activation)
+
+
+def _activated(y, residual, activation):
+    y = y if residual is None else y + residual
+    return relu(y) if activation == "relu" else y
+
+
+def add(*arrays, activation=None):
+    return _activated(sum(np.asarray(array, np.float64) for array in arrays), None, activation)
+
+
+def concat(arrays):
+    return np.concatenate([np.asarray(array, np.float64) for array in arrays], axis=1)
 
 
 def _normalized(x, mean, invstd, weight, bias):
@@ -392,7 +407,8 @@ def _normalized(x, mean, invstd, weight, bias):
 
 
 def batch_norm_train(
-    x, weight=None, bias=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-5
+    x, weight=None, bias=None, running_mean=None, running_var=None, momentum=0.1, eps=1e-5, *,
+    residual=None, activation=None
 ):
     """(y, mean, invstd), with the batch's biased variance; running_var takes the unbiased one."""
     image = np.asarray(x, np.float64)
@@ -403,12 +419,16 @@ def batch_norm_train(
     if running_var is not None:
         running_var += momentum * (var * count / (count - 1) - running_var)
     invstd = 1 / np.sqrt(var + eps)
-    return _normalized(x, mean, invstd, weight, bias), mean, invstd
+    return _activated(_normalized(x, mean, invstd, weight, bias), residual, activation), mean, invstd
 
 
-def batch_norm_backward(grad_output, x, mean, invstd, weight=None, training=True):
+def batch_norm_backward(
+    grad_output, x, mean, invstd, weight=None, training=True, *, y=None, return_residual=False
+):
     """(grad_input, grad_weight, grad_bias); mean and invstd depend on x in training only."""
     grad_output = np.asarray(grad_output, np.float64)
+    if y is not None:
+        grad_output = relu_backward(grad_output, y)
     normalized = _normalized(x, mean, invstd, None, None)
     grad_weight = (grad_output * normalized).sum(axis=(0, 2, 3))
     grad_bias = grad_output.sum(axis=(0, 2, 3))
@@ -421,7 +441,8 @@ def batch_norm_backward(grad_output, x, mean, invstd, weight=None, training=True
             - normalized * _per_channel(grad_weight) / count
         )
     scale = _per_channel(invstd) if weight is None else _per_channel(invstd) * _per_channel(weight)
-    return grad_input * scale, grad_weight, grad_bias
+    results = grad_input * scale, grad_weight, grad_bias
+    return (*results, grad_output) if return_residual else results
 
 
 # ---------------------------------------------------------------------------------- local response norm

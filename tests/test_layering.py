@@ -81,7 +81,7 @@ MAY_IMPORT = {
     # leaves
     "checks": set(),
     "losses": {"functional"},
-    "optim": {"checks"},
+    "optim": {"_core", "checks"},
     "init": set(),
     "metrics": set(),
     "augment": set(),

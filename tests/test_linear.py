@@ -1,5 +1,7 @@
 """linear and its gradients against the reference."""
 
+import itertools
+
 import numpy as np
 import pytest
 from check import assert_same_bits, check_op, in_layout
@@ -95,6 +97,18 @@ def test_weights_in_both_memory_orders_give_the_same_bits(rng):
 def test_the_gradient_of_the_weight_has_its_fastest_memory_order(rng):
     dy, x = problem("linear_backward_weight", CASES["LeNet fc3"], FILLS["floats"], rng)[0]
     assert functional.linear_backward_weight(dy, x).T.flags.c_contiguous
+
+
+@pytest.mark.parametrize("features", [(3000, 70), (300, 7), (70, 2000)])
+def test_a_batch_of_any_size_gives_the_bits_of_its_rows(features, rng):
+    """Small and large batches are computed in different ways."""
+    inputs, outputs = features
+    x, weight, bias = (rng.standard_normal(shape).astype(np.float32)
+                       for shape in ((70, inputs), (outputs, inputs), outputs))
+    expected = functional.linear(x, weight, bias)
+    for rows, order in itertools.product((1, 5, 32, 33), "CF"):
+        y = functional.linear(x[:rows], np.asarray(weight, order=order), bias)
+        assert_same_bits(y, expected[:rows], f"{rows} rows, weight in {order} order")
 
 
 def test_no_features_leave_the_bias(rng):

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Activations over a span of floats, and softmax of one row.
+/* Activations over a span of floats, sums of spans, and softmax of one row.
  *
  *   relu      y = x <= 0 ? 0 : x          dx = y <= 0 ? 0 : dy     (NaN stays NaN, -0 becomes 0)
  *   sigmoid   y = 1 / (1 + exp(-x))       dx = dy * y * (1 - y)
@@ -72,6 +72,24 @@ static void sigmoid_backward_span(size_t n, const float *dy, const float *y, flo
 static void tanh_backward_span(size_t n, const float *dy, const float *y, float *dx)
 {
     activation_backward_span(FC_TANH, n, dy, y, dx);
+}
+
+FC_INLINE void sum_lanes(size_t lanes, size_t terms, const float *const *x, size_t at, float zeroed, float *y)
+{
+    vf sum = vload_lanes(x[0] + at, lanes);
+    for (size_t t = 1; t < terms; t++)
+        sum += vload_lanes(x[t] + at, lanes);
+    vstore_lanes(y + at, (vf)((vi)sum & ~(sum <= zeroed)), lanes);
+}
+
+/* y[at + i] = x[0][at + i] + x[1][at + i] + ..., from left to right, then relu if asked for. */
+static void sum_spans(size_t n, size_t terms, const float *const *x, size_t at, int relu, float *y)
+{
+    const float zeroed = relu ? 0.0f : NAN;      /* nothing compares to NaN */
+    if (terms == 2)
+        FC_OVER_LANES(n, sum_lanes(lanes, 2, x, at + i, zeroed, y));
+    else
+        FC_OVER_LANES(n, sum_lanes(lanes, terms, x, at + i, zeroed, y));
 }
 
 /* Sums of a row are kept in 16 parts whatever the vector width, so that every instruction set adds in the

@@ -37,6 +37,30 @@ typedef struct fc_tile {
 
 typedef void (*fc_tile_fn)(const fc_tile *);
 
+/* Rows of a product of matrices (see outer.h). Steps: from one term to the next, in floats. */
+enum { FC_OUTER_ROWS = 6 };
+
+typedef struct fc_outer {
+    size_t terms, n;                           /* n: results of a row                        */
+    const float *a, *b;
+    ptrdiff_t a_step, a_row, b_step;           /* a_row is 1 in outer_rows, a_step in product_rows */
+    float *y;
+    ptrdiff_t y_row;
+    int go_on;                                 /* product_rows: from the sums in y           */
+} fc_outer;
+
+/* One step of an optimiser (see optim.h). kept = 1 - dampening; first: v takes g as it is. */
+typedef struct fc_sgd {
+    float lr, momentum, kept, weight_decay;
+    int nesterov, first;
+} fc_sgd;
+
+typedef struct fc_adam {
+    float step_size, root_correction;          /* lr / (1 - beta1^t), sqrt(1 - beta2^t)      */
+    float toward, beta2, square_share;         /* 1 - beta1, beta2, 1 - beta2                */
+    float eps, weight_decay;
+} fc_adam;
+
 enum { FC_WINOGRAD_PLANES = 36 };
 
 /* A row of tiles to be transformed (see winograd.h). Strides are in floats. */
@@ -116,12 +140,20 @@ typedef struct fc_kernels {
     void (*moments)(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, float *mean, float *delta,
                     float *m2);
     void (*normalize)(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, const float *mean,
-                      const float *scale, const float *bias, float *y, ptrdiff_t y_pixel);
+                      const float *scale, const float *bias, const float *residual, int relu, float *y,
+                      ptrdiff_t y_pixel);
     void (*gradient_sums)(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
-                          ptrdiff_t x_pixel, const float *mean, float *sum_dy, float *sum_dy_x);
-    void (*norm_backward)(size_t channels, size_t pixels, const float *dy, const float *x, ptrdiff_t pixel,
-                          const float *mean, const float *mean_dy, const float *slope, const float *scale,
-                          float *dx, ptrdiff_t dx_pixel);
+                          ptrdiff_t x_pixel, const float *mean, const float *y, float *masked, float *sum_dy,
+                          float *sum_dy_x);
+    void (*norm_backward)(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
+                          ptrdiff_t x_pixel, const float *y, const float *mean, const float *mean_dy,
+                          const float *slope, const float *scale, float *dx);
+    void (*sum_spans)(size_t n, size_t terms, const float *const *x, size_t at, int relu, float *y);
+    void (*outer_rows)(size_t rows, const fc_outer *o);
+    void (*product_rows)(size_t rows, const fc_outer *o);
+    double (*square_sum)(size_t n, const float *x);
+    void (*sgd_span)(size_t n, const fc_sgd *sgd, const float *g, float *v, float *p);
+    void (*adam_span)(size_t n, const fc_adam *adam, const float *g, float *m, float *v, float *p);
     void (*square_span)(size_t n, const float *x, float *s);
     void (*lrn_span)(size_t n, const fc_lrn *lrn, const float *s, const float *x, float *y);
     void (*lrn_ratio_span)(size_t n, const fc_lrn *lrn, const float *s, const float *dy, const float *x, float *power,

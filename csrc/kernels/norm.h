@@ -3,14 +3,19 @@
  * One channel of contiguous pixels is handled as 16 channels of every 16th pixel.
  *
  *   moments          mean + delta = sum x / pixels,  m2 = sum (x - mean)^2, corrected for the rounding of mean
- *   normalize        y = (x - mean) * scale + bias
+ *   normalize        y = (x - mean) * scale + bias, + residual, then relu (see elementwise.h)
  *   gradient_sums    sum_dy = sum dy,  sum_dy_x = sum dy * (x - mean)
  *   norm_backward    dx = (dy - mean_dy - (x - mean) * slope) * scale
+ *
+ * Backward, dy counts only where y, the result behind a relu, let it through; masked takes it as it counts.
  *
  * Up to four vectors of channels at a time hide the latency of the adders. */
 #ifndef FC_NORM_H
 #define FC_NORM_H
 
+#include <math.h>
+
+#include "elementwise.h"
 #include "simd.h"
 
 enum { GROUP = 4 };
@@ -57,9 +62,10 @@ FC_INLINE void moments_group(int vectors, size_t lanes, size_t pixels, const flo
 }
 
 FC_INLINE void normalize_group(int vectors, size_t lanes, size_t pixels, const float *x, ptrdiff_t x_pixel,
-                               const float *mean, const float *scale, const float *bias, float *y,
-                               ptrdiff_t y_pixel)
+                               const float *mean, const float *scale, const float *bias, const float *residual,
+                               int relu, float *y, ptrdiff_t y_pixel)
 {
+    const float zeroed = relu ? 0.0f : NAN;      /* nothing compares to NaN */
     vf m[GROUP], s[GROUP], b[GROUP];
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) {
@@ -71,14 +77,17 @@ FC_INLINE void normalize_group(int vectors, size_t lanes, size_t pixels, const f
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
             const vf d = group_load(x + (ptrdiff_t)i * x_pixel, v, lanes) - m[v];
-            group_store(y + (ptrdiff_t)i * y_pixel, v, d * s[v] + b[v], lanes);
+            vf value = d * s[v] + b[v];
+            if (residual)
+                value += group_load(residual + (ptrdiff_t)i * y_pixel, v, lanes);
+            group_store(y + (ptrdiff_t)i * y_pixel, v, (vf)((vi)value & ~(value <= zeroed)), lanes);
         }
 }
 
-/* x NULL: sum_dy alone. */
+/* x NULL: sum_dy alone. y NULL: no relu. masked NULL: not wanted; x, y and masked lie x_pixel apart. */
 FC_INLINE void gradient_sums_group(int vectors, size_t lanes, size_t pixels, const float *dy, ptrdiff_t dy_pixel,
-                                   const float *x, ptrdiff_t x_pixel, const float *mean, float *sum_dy,
-                                   float *sum_dy_x)
+                                   const float *x, ptrdiff_t x_pixel, const float *mean, const float *y,
+                                   float *masked, float *sum_dy, float *sum_dy_x)
 {
     vf m[GROUP], plain[GROUP] = {{0}}, product[GROUP] = {{0}};
 #pragma GCC unroll 4
@@ -87,7 +96,11 @@ FC_INLINE void gradient_sums_group(int vectors, size_t lanes, size_t pixels, con
     for (size_t i = 0; i < pixels; i++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
-            const vf g = group_load(dy + (ptrdiff_t)i * dy_pixel, v, lanes);
+            vf g = group_load(dy + (ptrdiff_t)i * dy_pixel, v, lanes);
+            if (y)
+                g = activate_backward(FC_RELU, g, group_load(y + (ptrdiff_t)i * x_pixel, v, lanes));
+            if (masked)
+                group_store(masked + (ptrdiff_t)i * x_pixel, v, g, lanes);
             plain[v] += g;
             if (x) {
                 const vf d = group_load(x + (ptrdiff_t)i * x_pixel, v, lanes) - m[v];
@@ -102,9 +115,9 @@ FC_INLINE void gradient_sums_group(int vectors, size_t lanes, size_t pixels, con
     }
 }
 
-FC_INLINE void norm_backward_group(int vectors, size_t lanes, size_t pixels, const float *dy, const float *x,
-                                   ptrdiff_t pixel, const float *mean, const float *mean_dy, const float *slope,
-                                   const float *scale, float *dx, ptrdiff_t dx_pixel)
+FC_INLINE void norm_backward_group(int vectors, size_t lanes, size_t pixels, const float *dy, ptrdiff_t dy_pixel,
+                                   const float *x, ptrdiff_t x_pixel, const float *y, const float *mean,
+                                   const float *mean_dy, const float *slope, const float *scale, float *dx)
 {
     vf m[GROUP], g[GROUP], k[GROUP], s[GROUP];
 #pragma GCC unroll 4
@@ -117,9 +130,12 @@ FC_INLINE void norm_backward_group(int vectors, size_t lanes, size_t pixels, con
     for (size_t i = 0; i < pixels; i++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
-            const vf d = group_load(x + (ptrdiff_t)i * pixel, v, lanes) - m[v];
-            const vf centred = group_load(dy + (ptrdiff_t)i * pixel, v, lanes) - g[v];
-            group_store(dx + (ptrdiff_t)i * dx_pixel, v, (centred - d * k[v]) * s[v], lanes);
+            const vf d = group_load(x + (ptrdiff_t)i * x_pixel, v, lanes) - m[v];
+            vf gradient = group_load(dy + (ptrdiff_t)i * dy_pixel, v, lanes);
+            if (y)
+                gradient = activate_backward(FC_RELU, gradient, group_load(y + (ptrdiff_t)i * x_pixel, v, lanes));
+            const vf centred = gradient - g[v];
+            group_store(dx + (ptrdiff_t)i * x_pixel, v, (centred - d * k[v]) * s[v], lanes);
         }
 }
 
@@ -149,29 +165,45 @@ static void moments(size_t channels, size_t pixels, const float *x, ptrdiff_t x_
 }
 
 static void normalize(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, const float *mean,
-                      const float *scale, const float *bias, float *y, ptrdiff_t y_pixel)
+                      const float *scale, const float *bias, const float *residual, int relu, float *y,
+                      ptrdiff_t y_pixel)
 {
-    FC_OVER_GROUPS(channels, normalize_group(vectors, lanes, pixels, x + c, x_pixel, mean + c, scale + c, bias + c,
-                                             y + c, y_pixel));
+    if (residual)
+        FC_OVER_GROUPS(channels, normalize_group(vectors, lanes, pixels, x + c, x_pixel, mean + c, scale + c, bias + c,
+                                                 residual + c, relu, y + c, y_pixel));
+    else
+        FC_OVER_GROUPS(channels, normalize_group(vectors, lanes, pixels, x + c, x_pixel, mean + c, scale + c, bias + c,
+                                                 NULL, relu, y + c, y_pixel));
 }
 
 static void gradient_sums(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
-                          ptrdiff_t x_pixel, const float *mean, float *sum_dy, float *sum_dy_x)
+                          ptrdiff_t x_pixel, const float *mean, const float *y, float *masked, float *sum_dy,
+                          float *sum_dy_x)
 {
-    if (x)
+    if (!x)
+        FC_OVER_GROUPS(channels, gradient_sums_group(vectors, lanes, pixels, dy + c, dy_pixel, NULL, 0, NULL, NULL,
+                                                     NULL, sum_dy + c, NULL));
+    else if (!y)
         FC_OVER_GROUPS(channels, gradient_sums_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel,
-                                                     mean + c, sum_dy + c, sum_dy_x + c));
+                                                     mean + c, NULL, NULL, sum_dy + c, sum_dy_x + c));
+    else if (!masked)
+        FC_OVER_GROUPS(channels, gradient_sums_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel,
+                                                     mean + c, y + c, NULL, sum_dy + c, sum_dy_x + c));
     else
-        FC_OVER_GROUPS(channels, gradient_sums_group(vectors, lanes, pixels, dy + c, dy_pixel, NULL, 0, NULL,
-                                                     sum_dy + c, NULL));
+        FC_OVER_GROUPS(channels, gradient_sums_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel,
+                                                     mean + c, y + c, masked + c, sum_dy + c, sum_dy_x + c));
 }
 
-static void norm_backward(size_t channels, size_t pixels, const float *dy, const float *x, ptrdiff_t pixel,
-                          const float *mean, const float *mean_dy, const float *slope, const float *scale, float *dx,
-                          ptrdiff_t dx_pixel)
+static void norm_backward(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
+                          ptrdiff_t x_pixel, const float *y, const float *mean, const float *mean_dy,
+                          const float *slope, const float *scale, float *dx)
 {
-    FC_OVER_GROUPS(channels, norm_backward_group(vectors, lanes, pixels, dy + c, x + c, pixel, mean + c, mean_dy + c,
-                                                 slope + c, scale + c, dx + c, dx_pixel));
+    if (y)
+        FC_OVER_GROUPS(channels, norm_backward_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel, y + c,
+                                                     mean + c, mean_dy + c, slope + c, scale + c, dx + c));
+    else
+        FC_OVER_GROUPS(channels, norm_backward_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel, NULL,
+                                                     mean + c, mean_dy + c, slope + c, scale + c, dx + c));
 }
 #undef FC_OVER_GROUPS
 

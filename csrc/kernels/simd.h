@@ -63,9 +63,29 @@ FC_INLINE vf   vmaximum(vf a, vf b)            { return vpick(b != b, b, (vf)_mm
 FC_INLINE vf   vmaximum(vf a, vf b)            { return vpick((b > a) | (b != b), b, a); }
 #endif
 
-/* FC_LANES bytes, widened to or narrowed from the integers of a vector. */
+/* FC_LANES bytes, widened to or narrowed from the integers of a vector. GCC converts them one by one. */
+#if FC_LANES == 16
+FC_INLINE vi   vload_bytes(const uint8_t *p)
+{
+    return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+
+FC_INLINE void vstore_bytes(uint8_t *p, vi v)  { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)v)); }
+#elif FC_LANES == 8
+FC_INLINE vi   vload_bytes(const uint8_t *p)
+{
+    return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+
+FC_INLINE void vstore_bytes(uint8_t *p, vi v)
+{
+    const __m128i low = _mm256_castsi256_si128((__m256i)v), high = _mm256_extracti128_si256((__m256i)v, 1);
+    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(_mm_packus_epi32(low, high), low));
+}
+#else
 FC_INLINE vi   vload_bytes(const uint8_t *p)   { vb v; memcpy(&v, p, sizeof v); return __builtin_convertvector(v, vi); }
 FC_INLINE void vstore_bytes(uint8_t *p, vi v)  { vb b = __builtin_convertvector(v, vb); memcpy(p, &b, sizeof b); }
+#endif
 
 /* The first `count` lanes only; memory behind them is neither read nor written. */
 #if FC_LANES == 16

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Activations over whole arrays, softmax over rows: spans taken by the threads in turn. */
+/* Activations and sums of whole arrays, softmax over rows: spans taken by the threads in turn. */
 #include "../runtime/dispatch.h"
 #include "../runtime/threads.h"
 #include "ops.h"
@@ -54,6 +54,29 @@ void fc_activation_backward(int kind, size_t n, const float *dy, const float *y,
     spans s = {.kernels = fc_kernels_active(), .kind = kind, .n = n, .x = dy, .y = y, .out = dx};
     fc_parallel_for((n + SPAN_FLOATS - 1) / SPAN_FLOATS, fc_team_size((double)n * FLOAT_NS), kind != FC_RELU,
                     backward_span, &s);
+}
+
+typedef struct sums {
+    const fc_kernels *kernels;
+    size_t n, terms;
+    const float *const *x;
+    int relu;
+    float *y;
+} sums;
+
+static void sum_span(void *context, size_t i, int thread)
+{
+    (void)thread;
+    const sums *s = context;
+    const size_t at = i * SPAN_FLOATS, left = s->n - at;
+    s->kernels->sum_spans(left < SPAN_FLOATS ? left : SPAN_FLOATS, s->terms, s->x, at, s->relu, s->y);
+}
+
+/* Denormals are flushed, as where batch normalisation adds a residual itself: the bits are the same. */
+void fc_sum(size_t n, size_t terms, const float *const *x, int relu, float *y)
+{
+    sums s = {.kernels = fc_kernels_active(), .n = n, .terms = terms, .x = x, .relu = relu, .y = y};
+    fc_parallel_for((n + SPAN_FLOATS - 1) / SPAN_FLOATS, fc_team_size((double)(n * terms) * FLOAT_NS), 1, sum_span, &s);
 }
 
 static void softmax_row(void *context, size_t row, int thread)

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Batch normalisation and sums over channels.
  *
- *   training    mean_c, var_c over images and pixels;  y = (x - mean) / sqrt(var + eps) * weight + bias
+ *   training    mean_c, var_c over images and pixels;  y = (x - mean) / sqrt(var + eps) * weight + bias,
+ *               + residual, relu: while the values are in registers
  *   backward    dx = weight / sqrt(var + eps) * (dy - mean(dy) - (x - mean) / (var + eps) * mean(dy * (x - mean)))
- *               (Ioffe & Szegedy, arXiv 1502.03167, section 3)
+ *               (Ioffe & Szegedy, arXiv 1502.03167, section 3); behind a relu dy is masked in both passes, or,
+ *               where the residual's gradient is wanted, which the masked dy is, in the first
  *
  * Arrays are cut into blocks that stay in the L2 cache, by shape alone. Each block's mean and sum of squared
  * deviations are taken in two passes over the cached block; blocks are merged in order, in double (Chan,
@@ -43,8 +45,10 @@ struct plan {
     ptrdiff_t images, channels, plane;  /* plane: pixels of an image */
     ptrdiff_t block, blocks;            /* pixels of a block; blocks of the array (of all images) */
     ptrdiff_t group, groups;            /* channels of a task */
-    const float *x, *dy;
-    float *out;
+    const float *x, *dy, *residual, *y;
+    float *out, *dresidual;
+    int relu;
+    ptrdiff_t dy_image, dy_channel, dy_pixel;  /* strides: dy may be some channels of a wider array */
     float *partial[3];                  /* [blocks][channels] */
     coefficients per;
     float *dweight, *dbias;
@@ -73,6 +77,18 @@ static ptrdiff_t block_start(const plan *p, ptrdiff_t block, ptrdiff_t c)
     const ptrdiff_t chunks = chunks_of_plane(p);
     return (block / chunks * p->channels + c) * p->plane + block % chunks * p->block;
 }
+
+static const float *gradient_start(const plan *p, ptrdiff_t block, ptrdiff_t c)
+{
+    if (p->channels_last)
+        return p->dy + block * p->block * p->dy_pixel + c;
+    const ptrdiff_t chunks = chunks_of_plane(p);
+    return p->dy + block / chunks * p->dy_image + c * p->dy_channel + block % chunks * p->block;
+}
+
+/* Where an array that may be missing goes on. */
+static const float *ahead(const float *array, ptrdiff_t floats) { return array ? array + floats : NULL; }
+static float *ahead_out(float *array, ptrdiff_t floats) { return array ? array + floats : NULL; }
 
 static void spread(float value, float *lanes)
 {
@@ -125,23 +141,26 @@ static void measure_moments(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdif
                           p->partial[1] + at + c, p->partial[2] + at + c);
 }
 
-static void plane_gradient_sums(const fc_kernels *kernels, const float *dy, const float *x, ptrdiff_t pixels,
-                                float mean, float *sum_dy, float *sum_dy_x)
+static void plane_gradient_sums(const fc_kernels *kernels, const float *dy, const float *x, const float *y,
+                                float *masked, ptrdiff_t pixels, float mean, float *sum_dy, float *sum_dy_x)
 {
     float m[INTERLEAVED], g[INTERLEAVED] = {0}, k[INTERLEAVED] = {0};
     const ptrdiff_t each = pixels / INTERLEAVED;
     double plain = 0, product = 0;
     spread(mean, m);
     if (each)
-        kernels->gradient_sums(INTERLEAVED, (size_t)each, dy, INTERLEAVED, x, INTERLEAVED, m, g, k);
+        kernels->gradient_sums(INTERLEAVED, (size_t)each, dy, INTERLEAVED, x, INTERLEAVED, m, y, masked, g, k);
     for (int l = 0; l < INTERLEAVED; l++) {
         plain += g[l];
         product += k[l];
     }
     for (ptrdiff_t i = each * INTERLEAVED; i < pixels; i++) {
-        plain += dy[i];
+        const float gradient = y && y[i] <= 0 ? 0 : dy[i];
+        if (masked)
+            masked[i] = gradient;
+        plain += gradient;
         if (x)
-            product += (double)dy[i] * ((double)x[i] - mean);
+            product += (double)gradient * ((double)x[i] - mean);
     }
     *sum_dy = (float)plain;
     if (x)
@@ -152,14 +171,16 @@ static void measure_gradient(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdi
 {
     const ptrdiff_t pixels = block_pixels(p, block), at = block * p->channels, start = block_start(p, block, c0);
     if (p->channels_last)
-        p->kernels->gradient_sums((size_t)channels, (size_t)pixels, p->dy + start, p->channels,
-                                  p->x ? p->x + start : NULL, p->channels, p->x ? p->per.mean + c0 : NULL,
-                                  p->partial[0] + at + c0, p->partial[1] + at + c0);
+        p->kernels->gradient_sums((size_t)channels, (size_t)pixels, gradient_start(p, block, c0), p->dy_pixel,
+                                  ahead(p->x, start), p->channels, p->x ? p->per.mean + c0 : NULL, ahead(p->y, start),
+                                  ahead_out(p->dresidual, start), p->partial[0] + at + c0, p->partial[1] + at + c0);
     else
-        for (ptrdiff_t c = 0; c < channels; c++)
-            plane_gradient_sums(p->kernels, p->dy + start + c * p->plane, p->x ? p->x + start + c * p->plane : NULL,
-                                pixels, p->x ? p->per.mean[c0 + c] : 0, p->partial[0] + at + c0 + c,
-                                p->partial[1] + at + c0 + c);
+        for (ptrdiff_t c = 0; c < channels; c++) {
+            const ptrdiff_t from = start + c * p->plane;
+            plane_gradient_sums(p->kernels, gradient_start(p, block, c0 + c), ahead(p->x, from), ahead(p->y, from),
+                                ahead_out(p->dresidual, from), pixels, p->x ? p->per.mean[c0 + c] : 0,
+                                p->partial[0] + at + c0 + c, p->partial[1] + at + c0 + c);
+        }
 }
 
 /* ---- merge: the blocks of some channels --------------------------------------------------------------- */
@@ -216,43 +237,50 @@ static void apply_forward(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff_
     const coefficients *per = &p->per;
     if (p->channels_last) {
         p->kernels->normalize((size_t)channels, (size_t)pixels, p->x + start, p->channels, per->mean + c0,
-                              per->scale + c0, per->bias + c0, p->out + start, p->channels);
+                              per->scale + c0, per->bias + c0, ahead(p->residual, start), p->relu, p->out + start,
+                              p->channels);
         return;
     }
     const ptrdiff_t each = pixels / INTERLEAVED, done = each * INTERLEAVED;
     for (ptrdiff_t c = 0; c < channels; c++) {
-        const float *x = p->x + start + c * p->plane;
+        const float *x = p->x + start + c * p->plane, *residual = ahead(p->residual, start + c * p->plane);
         float *y = p->out + start + c * p->plane, m[INTERLEAVED], s[INTERLEAVED], b[INTERLEAVED];
         spread(per->mean[c0 + c], m);
         spread(per->scale[c0 + c], s);
         spread(per->bias[c0 + c], b);
-        p->kernels->normalize(INTERLEAVED, (size_t)each, x, INTERLEAVED, m, s, b, y, INTERLEAVED);
-        p->kernels->normalize((size_t)(pixels - done), 1, x + done, INTERLEAVED, m, s, b, y + done, INTERLEAVED);
+        p->kernels->normalize(INTERLEAVED, (size_t)each, x, INTERLEAVED, m, s, b, residual, p->relu, y, INTERLEAVED);
+        p->kernels->normalize((size_t)(pixels - done), 1, x + done, INTERLEAVED, m, s, b, ahead(residual, done),
+                              p->relu, y + done, INTERLEAVED);
     }
 }
 
+/* dresidual, where there is one, holds what the measuring pass left of dy. */
 static void apply_backward(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff_t channels)
 {
+    const float *mask = p->dresidual ? NULL : p->y;
     const ptrdiff_t pixels = block_pixels(p, block), start = block_start(p, block, c0);
     const coefficients *per = &p->per;
     if (p->channels_last) {
-        p->kernels->norm_backward((size_t)channels, (size_t)pixels, p->dy + start, p->x + start, p->channels,
-                                  per->mean + c0, per->mean_dy + c0, per->slope + c0, per->scale + c0, p->out + start,
-                                  p->channels);
+        const float *dy = p->dresidual ? p->dresidual + start : gradient_start(p, block, c0);
+        p->kernels->norm_backward((size_t)channels, (size_t)pixels, dy, p->dresidual ? p->channels : p->dy_pixel,
+                                  p->x + start, p->channels, ahead(mask, start), per->mean + c0, per->mean_dy + c0,
+                                  per->slope + c0, per->scale + c0, p->out + start);
         return;
     }
     const ptrdiff_t each = pixels / INTERLEAVED, done = each * INTERLEAVED;
     for (ptrdiff_t c = 0; c < channels; c++) {
-        const float *dy = p->dy + start + c * p->plane, *x = p->x + start + c * p->plane;
-        float *dx = p->out + start + c * p->plane;
+        const ptrdiff_t from = start + c * p->plane;
+        const float *dy = p->dresidual ? p->dresidual + from : gradient_start(p, block, c0 + c), *x = p->x + from;
+        const float *y = ahead(mask, from);
+        float *dx = p->out + from;
         float m[INTERLEAVED], g[INTERLEAVED], k[INTERLEAVED], s[INTERLEAVED];
         spread(per->mean[c0 + c], m);
         spread(per->mean_dy[c0 + c], g);
         spread(per->slope[c0 + c], k);
         spread(per->scale[c0 + c], s);
-        p->kernels->norm_backward(INTERLEAVED, (size_t)each, dy, x, INTERLEAVED, m, g, k, s, dx, INTERLEAVED);
-        p->kernels->norm_backward((size_t)(pixels - done), 1, dy + done, x + done, INTERLEAVED, m, g, k, s, dx + done,
-                                  INTERLEAVED);
+        p->kernels->norm_backward(INTERLEAVED, (size_t)each, dy, INTERLEAVED, x, INTERLEAVED, y, m, g, k, s, dx);
+        p->kernels->norm_backward((size_t)(pixels - done), 1, dy + done, INTERLEAVED, x + done, INTERLEAVED,
+                                  ahead(y, done), m, g, k, s, dx + done);
     }
 }
 
@@ -333,12 +361,16 @@ int fc_sum_channels(const fc_tensor *x, float *sum)
     plan p = {.dy = x->data, .dbias = sum, .measure = measure_gradient, .merge = merge_backward};
     if (!x->size[1])
         return 0;
+    p.dy_channel = x->size[2] * x->size[3];
+    p.dy_image = x->size[1] * p.dy_channel;
+    p.dy_pixel = x->size[1];
     return run(&p, x, 1);
 }
 
-int fc_batch_norm_forward(const fc_batch_norm *norm, const fc_tensor *x, const fc_tensor *y)
+int fc_batch_norm_forward(const fc_batch_norm *norm, const fc_tensor *x, const float *residual, int relu,
+                          const fc_tensor *y)
 {
-    plan p = {.norm = norm, .x = x->data, .out = y->data, .apply = apply_forward};
+    plan p = {.norm = norm, .x = x->data, .residual = residual, .relu = relu, .out = y->data, .apply = apply_forward};
     if (norm->training) {
         p.measure = measure_moments;
         p.merge = merge_forward;
@@ -348,11 +380,12 @@ int fc_batch_norm_forward(const fc_batch_norm *norm, const fc_tensor *x, const f
     return run(&p, x, norm->training ? 2 : 1);
 }
 
-int fc_batch_norm_backward(const fc_batch_norm *norm, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dx,
-                           float *dweight, float *dbias)
+int fc_batch_norm_backward(const fc_batch_norm *norm, const fc_tensor *dy, const fc_tensor *x, const float *y,
+                           const fc_tensor *dx, float *dresidual, float *dweight, float *dbias)
 {
-    plan p = {.norm = norm, .x = x->data, .dy = dy->data, .out = dx->data, .dweight = dweight, .dbias = dbias,
-              .measure = measure_gradient, .merge = merge_backward, .apply = apply_backward};
+    plan p = {.norm = norm, .x = x->data, .dy = dy->data, .y = y, .out = dx->data, .dresidual = dresidual,
+              .dweight = dweight, .dbias = dbias, .dy_image = dy->stride[0], .dy_channel = dy->stride[1],
+              .dy_pixel = dy->stride[3], .measure = measure_gradient, .merge = merge_backward, .apply = apply_backward};
     if (!x->size[1])
         return 0;
     return run(&p, x, 3);

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../kernels/kernels.h"
+
 /* A 4-D array: size and stride of N, C, H, W (or of K, C, R, S for weights). */
 typedef struct fc_tensor {
     float *data;
@@ -50,6 +52,11 @@ int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, con
 int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x,
                               const fc_tensor *dweight);
 
+/* Linear layers: the images of the batch are one row of pixels, the filter is 1x1. x and y have contiguous channels. */
+int fc_linear_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight,
+                      const fc_conv2d_extras *extras, const fc_tensor *y);
+int fc_linear_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw);
+
 /* Sum over images and pixels of each channel of a dense array, NCHW or channels-last. */
 int fc_sum_channels(const fc_tensor *x, float *sum);
 
@@ -88,9 +95,27 @@ typedef struct fc_batch_norm {
     double momentum, eps;
     int training;
 } fc_batch_norm;
-int fc_batch_norm_forward(const fc_batch_norm *norm, const fc_tensor *x, const fc_tensor *y);
-int fc_batch_norm_backward(const fc_batch_norm *norm, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dx,
-                           float *dweight, float *dbias);
+/* residual (or NULL), added to the result before its relu (if any), lies as x does. So do backward's y, the
+ * result, where there was a relu, and dresidual, where both are wanted; dy may have a longer stride of pixels
+ * (channels-last) or of images, as some channels of a wider array have. */
+int fc_batch_norm_forward(const fc_batch_norm *norm, const fc_tensor *x, const float *residual, int relu,
+                          const fc_tensor *y);
+int fc_batch_norm_backward(const fc_batch_norm *norm, const fc_tensor *dy, const fc_tensor *x, const float *y,
+                           const fc_tensor *dx, float *dresidual, float *dweight, float *dbias);
+
+/* y = x[0] + x[1] + ... over n floats, then relu if asked for; y may be any of them. */
+void fc_sum(size_t n, size_t terms, const float *const *x, int relu, float *y);
+
+/* The arrays side by side along the channels of y, which is dense, NCHW or channels-last; each lies as y does but
+ * for a longer stride of pixels (channels-last) or of images. */
+void fc_concat(size_t arrays, const fc_tensor *x, const fc_tensor *y);
+
+/* One step of an optimiser over n floats: see kernels/optim.h. v may be NULL in sgd: no momentum. */
+void fc_sgd_step(const fc_sgd *sgd, size_t n, const float *g, float *v, float *p);
+void fc_adam_step(const fc_adam *adam, size_t n, const float *g, float *m, float *v, float *p);
+
+/* Sum of the squares of n floats, in an order that n alone decides. Returns 0, or -1 when memory ran out. */
+int fc_square_sum(size_t n, const float *x, double *sum);
 
 /* Local response normalisation over channels, all arrays in the same dense layout, NCHW or channels-last;
  * y, dx may be x, dy. */

@@ -62,6 +62,11 @@ class Layer:
     which begins with ``... = self._restore(grad_output)``. Attributes that are a Parameter or a Layer are
     found by themselves; `buffer_names` names the attributes that are arrays of the state but not trained.
 
+    fuses: what forward can do besides, in the same pass over memory and with the same bits, named by its
+    keywords: "activation" (None or "relu") and "residual" (an array to add before it; backward then gives the
+    gradients of x and of the residual). Containers ask for it; see containers.Sequential. A subclass with a
+    forward or backward of its own does nothing besides unless it says so itself.
+
     training: set by train() and eval(). needs_input_grad: False on the first layer of a network spares it the
     gradient of the data; backward then returns None. Layers without parameters ignore it. flat: of
     containers, see there.
@@ -70,8 +75,14 @@ class Layer:
     training = True
     needs_input_grad = True
     flat = False
+    fuses = ()
     buffer_names = ()
     _saved = None
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if vars(cls).keys() & {"forward", "backward"} and "fuses" not in vars(cls):
+            cls.fuses = ()
 
     def forward(self, x):
         """y of x. Keeps what backward needs until backward or the next forward."""

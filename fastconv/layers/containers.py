@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from .. import functional as F
+from .activation import ReLU
 from .base import Layer, join
 
 
@@ -82,6 +84,9 @@ class Sequential(Container):
     flat, here and in the other containers: names below do not have this container's own name in front.
     ``model.needs_input_grad = False`` on a whole network spares its first layer with parameters the gradient
     of the data.
+
+    A ReLU is left to the layer before it where that layer `fuses` it: one pass over memory less, each way,
+    and the same bits. The forward and backward of such a ReLU are not called.
     """
 
     def __init__(self, *layers, flat=False):
@@ -93,17 +98,38 @@ class Sequential(Container):
             if layer.parameters():
                 return
 
-    def forward(self, x):
+    def _steps(self):
+        """(layer, keywords of its forward) of the layers that are called."""
+        steps = []
         for layer in self.children():
-            x = layer.forward(x)
+            if type(layer) is ReLU and steps and not steps[-1][1] and "activation" in steps[-1][0].fuses:
+                steps[-1][1]["activation"] = "relu"
+            else:
+                steps.append((layer, {}))
+        return steps
+
+    @property
+    def fuses(self):
+        *_, (layer, options) = self._steps() or [(self, {"": None})]
+        return () if options else layer.fuses
+
+    def forward(self, x, **fused):
+        steps = self._steps()
+        if fused:
+            steps[-1][1].update(fused)
+        for layer, options in steps:
+            x = layer.forward(x, **options)
+        self._saved = "residual" in fused
         return x
 
     def backward(self, grad_output):
-        for layer in reversed(list(self.children())):
-            grad_output = layer.backward(grad_output)
-            if grad_output is None:
-                return None
-        return grad_output
+        steps = self._steps()
+        grad_residual = None
+        if self._saved:
+            grad_output, grad_residual = steps.pop()[0].backward(grad_output)
+        while steps and grad_output is not None:
+            grad_output = steps.pop()[0].backward(grad_output)
+        return (grad_output, grad_residual) if self._saved else grad_output
 
     def trace(self, input_shape):
         for name, layer in self.named_children():
@@ -114,24 +140,37 @@ class Sequential(Container):
 class Residual(Container):
     """body(x) + shortcut(x), or body(x) + x: He et al., arXiv 1512.03385, equations 1 and 2.
 
+    Where the body `fuses` a residual, as one that ends in BatchNorm2d does, that layer adds the shortcut.
     Raises ValueError where the two have different shapes.
     """
+
+    fuses = ("activation",)
 
     def __init__(self, body, shortcut=None, *, flat=False):
         super().__init__({"body": body} if shortcut is None else {"body": body, "shortcut": shortcut}, flat)
         self.shortcut = shortcut
 
-    def forward(self, x):
-        y = self.body.forward(x)
+    def forward(self, x, *, activation=None):
         skip = x if self.shortcut is None else self.shortcut.forward(x)
+        if "residual" in self.body.fuses:
+            y = self.body.forward(x, residual=skip, activation=activation)
+            return self._save(y, True, None)
+        y = self.body.forward(x)
         if y.shape != skip.shape:
             raise ValueError(f"body gives shape {y.shape}, shortcut {skip.shape}; they must be equal")
-        return y + skip
+        y = F.add(y, skip, activation=activation)
+        return self._save(y, False, None if activation is None else y)
 
     def backward(self, grad_output):
-        grad_body = self.body.backward(grad_output)
-        grad_skip = grad_output if self.shortcut is None else self.shortcut.backward(grad_output)
-        return grad_body + grad_skip if self.needs_input_grad else None
+        fused, y = self._restore(grad_output)
+        if fused:
+            grad_body, grad_skip = self.body.backward(grad_output)
+        else:
+            grad_skip = grad_output if y is None else F.relu_backward(grad_output, y)
+            grad_body = self.body.backward(grad_skip)
+        if self.shortcut is not None:
+            grad_skip = self.shortcut.backward(grad_skip)
+        return F.add(grad_body, grad_skip) if self.needs_input_grad else None
 
 
 class Concat(Container):
@@ -151,11 +190,11 @@ class Concat(Container):
         if len({(len(y), *y.shape[2:]) for y in outputs}) > 1:
             shapes = ", ".join(str(y.shape) for y in outputs)
             raise ValueError(f"branches must agree in all but the channels, got shapes {shapes}")
-        return self._save(np.concatenate(outputs, axis=1), [y.shape[1] for y in outputs])
+        return self._save(F.concat(outputs), [y.shape[1] for y in outputs])
 
     def backward(self, grad_output):
         (channels,) = self._restore(grad_output)
         ends = np.cumsum(channels)
         grads = [branch.backward(grad_output[:, end - count:end])
                  for branch, count, end in zip(self.children(), channels, ends, strict=True)]
-        return sum(grads[1:], grads[0]) if self.needs_input_grad else None
+        return F.add(*grads) if self.needs_input_grad else None

@@ -16,6 +16,7 @@ class BatchNorm2d(Layer):
     forward raises ValueError where the batch has one value per channel, which has no variance.
     """
 
+    fuses = ("residual", "activation")
     buffer_names = ("running_mean", "running_var", "num_batches_tracked")
 
     def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True):
@@ -30,38 +31,44 @@ class BatchNorm2d(Layer):
     def _affine(self):
         return (None, None) if self.weight is None else (self.weight.data, self.bias.data)
 
-    def forward(self, x):
+    def forward(self, x, *, residual=None, activation=None):
         if x.ndim != 4 or x.shape[1] != self.num_features:
             raise ValueError(f"x must have shape (N, {self.num_features}, H, W), got {x.shape}")
+        fused = {"residual": residual, "activation": activation}
         tracked = self.running_mean is not None
         if tracked and not self.training:
-            y = F.batch_norm(x, self.running_mean, self.running_var, *self._affine(), eps=self.eps)
-            return self._save(y, x, None, None)
+            y = F.batch_norm(x, self.running_mean, self.running_var, *self._affine(), eps=self.eps, **fused)
+            return self._keep(y, x, None, None, **fused)
         if not self.training and x.size == 0:
             nothing = np.zeros(self.num_features, np.float32)
-            return self._save(np.empty_like(x), x, nothing, nothing)
+            return self._keep(np.empty_like(x), x, nothing, nothing, **fused)
         if x.size == self.num_features:
             raise ValueError(f"x must have more than one value per channel in training, got shape {x.shape}")
         momentum = self.momentum
         if momentum is None:
             momentum = 1 / (int(self.num_batches_tracked) + 1) if tracked else 0.0
         y, mean, invstd = F.batch_norm_train(
-            x, *self._affine(), self.running_mean, self.running_var, momentum, self.eps)
+            x, *self._affine(), self.running_mean, self.running_var, momentum, self.eps, **fused)
         if tracked:
             self.num_batches_tracked += 1
-        return self._save(y, x, mean, invstd)
+        return self._keep(y, x, mean, invstd, **fused)
+
+    def _keep(self, y, x, mean, invstd, residual, activation):
+        return self._save(y, x, mean, invstd, None if activation is None else y, residual is not None)
 
     def backward(self, grad_output):
-        x, mean, invstd = self._restore(grad_output)
+        x, mean, invstd, y, with_residual = self._restore(grad_output)
         of_batch = mean is not None
         if not of_batch:
             mean, invstd = self.running_mean, 1 / np.sqrt(self.running_var + np.float32(self.eps))
-        grad_input, grad_weight, grad_bias = F.batch_norm_backward(
-            grad_output, x, mean, invstd, self._affine()[0], of_batch)
+        grad_input, grad_weight, grad_bias, *grad_residual = F.batch_norm_backward(
+            grad_output, x, mean, invstd, self._affine()[0], of_batch, y=y, return_residual=with_residual)
         if self.weight is not None:
             self.weight.accumulate(lambda out: np.copyto(out, grad_weight))
             self.bias.accumulate(lambda out: np.copyto(out, grad_bias))
-        return grad_input if self.needs_input_grad else None
+        if not self.needs_input_grad:
+            grad_input = None
+        return (grad_input, *grad_residual) if with_residual else grad_input
 
 
 class LocalResponseNorm(Layer):

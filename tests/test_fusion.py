@@ -1,0 +1,255 @@
+"""What is done in one pass gives the bits of the passes it replaces: batch normalisation with a residual and
+relu, sums, joins, containers that let layers work together, steps of optimisers."""
+
+import itertools
+
+import numpy as np
+import pytest
+from check import LAYOUTS, assert_same_bits, in_layout, using_isa
+
+import fastconv
+from fastconv import functional as F
+from fastconv.layers import BatchNorm2d, Concat, Conv2d, MaxPool2d, ReLU, Residual, Sequential
+from fastconv.optim import SGD, Adam, clip_grad_norm
+
+SHAPES = [(2, 1, 9, 7), (3, 19, 5, 7), (2, 64, 7, 7), (50, 33, 1, 1), (1, 3, 17, 1), (4, 16, 57, 61),
+          (2, 80, 40, 41)]
+RUNS = [*itertools.product(fastconv.available_isas(), (1, 2, 5))]
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+def floats(rng, shape, layout="NCHW"):
+    return in_layout(rng.standard_normal(shape).astype(np.float32), layout)
+
+
+def same_order(array, model):
+    """Whether both lie alike; strides of sizes of 1 say nothing."""
+    pairs = zip(array.shape, array.strides, model.strides, strict=True)
+    return all(one == other for size, one, other in pairs if size > 1)
+
+
+def strange(rng, shape, layout):
+    """With some values that relu and sums must treat as the operations alone do."""
+    array = floats(rng, shape, layout)
+    values = np.array([0, -0.0, np.nan, np.inf, -np.inf, 1e-40, -1e-40], np.float32)
+    return in_layout(np.where(rng.random(shape) < 0.2, rng.choice(values, shape), array), layout)
+
+
+def assert_all_same_bits(results, expected, where):
+    for i, (result, other) in enumerate(zip(results, expected, strict=True)):
+        assert_same_bits(result, other, f"{where}, result {i}")
+
+
+@pytest.mark.parametrize("training", [True, False])
+@every_layout
+@every_shape
+def test_batch_norm_with_residual_and_relu(shape, layout, training, rng):
+    x, weight, bias = floats(rng, shape, layout), floats(rng, shape[1]), floats(rng, shape[1])
+    mean, var = floats(rng, shape[1]), abs(floats(rng, shape[1]))
+    for (isa, threads), (added, relu) in itertools.product(RUNS, [(0, 1), (1, 0), (1, 1)]):
+        residual = strange(rng, shape, layout) if added else None
+        with using_isa(isa), fastconv.num_threads(threads):
+            statistics = mean.copy(), var.copy()
+            expected = F.batch_norm(x, *statistics, weight, bias, training)
+            expected = F.add(expected, residual) if added else expected
+            expected = F.relu(expected) if relu else expected
+            own = mean.copy(), var.copy()
+            y = F.batch_norm(x, *own, weight, bias, training, residual=residual,
+                             activation="relu" if relu else None)
+        assert same_order(y, expected)
+        assert_all_same_bits((y, *own), (expected, *statistics), f"{isa}, {threads} threads")
+
+
+@pytest.mark.parametrize("part", [False, True])
+@every_layout
+@every_shape
+def test_batch_norm_backward_behind_relu(shape, layout, part, rng):
+    """part: the gradient is some channels of a wider one."""
+    x, y = floats(rng, shape, layout), strange(rng, shape, layout)
+    dy = floats(rng, (shape[0], shape[1] + 5 * part, *shape[2:]), layout)[:, 2 * part:shape[1] + 2 * part]
+    statistics, weight = (floats(rng, shape[1]), abs(floats(rng, shape[1]))), floats(rng, shape[1])
+    y[np.abs(y) < 1e-30] = 0  # batch_norm has no such results
+    for isa, threads in RUNS:
+        with using_isa(isa), fastconv.num_threads(threads):
+            masked = F.relu_backward(np.ascontiguousarray(dy), y)
+            expected = F.batch_norm_backward(masked, x, *statistics, weight)
+            results = F.batch_norm_backward(dy, x, *statistics, weight, y=y)
+            assert_all_same_bits(results, expected, f"{isa}, {threads} threads")
+            results = F.batch_norm_backward(dy, x, *statistics, weight, y=y, return_residual=True)
+            assert_all_same_bits(results, (*expected, masked), f"{isa}, {threads} threads")
+            plain = F.batch_norm_backward(dy, x, *statistics, weight)
+            expected = F.batch_norm_backward(np.ascontiguousarray(dy), x, *statistics, weight)
+            assert_all_same_bits(plain, expected, f"{isa}, {threads} threads")
+
+
+def test_gradient_of_a_residual_without_relu_is_that_of_the_result(rng):
+    x, dy = floats(rng, (2, 3, 4, 4)), floats(rng, (2, 3, 4, 4))
+    _, mean, invstd = F.batch_norm_train(x)
+    assert F.batch_norm_backward(dy, x, mean, invstd, return_residual=True)[3] is dy
+
+
+@pytest.mark.parametrize("argument", range(3))
+def test_batch_norm_backward_writes_over_its_arguments(argument, rng):
+    arrays = [floats(rng, (3, 19, 5, 7)) for _ in range(3)]
+    statistics = floats(rng, 19), abs(floats(rng, 19))
+    expected = F.batch_norm_backward(arrays[0], arrays[1], *statistics, y=arrays[2])
+    out = arrays[argument]
+    results = F.batch_norm_backward(arrays[0], arrays[1], *statistics, y=arrays[2], out=out)
+    assert results[0] is out
+    assert_all_same_bits(results, expected, f"out is argument {argument}")
+
+
+# ---- sums and joins ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terms", [1, 2, 3, 5])
+@every_layout
+@every_shape
+def test_add_is_the_sum_from_left_to_right(shape, layout, terms, rng):
+    arrays = [floats(rng, shape, layout) for _ in range(terms)]
+    expected = sum(arrays[1:], arrays[0])
+    for isa, threads in RUNS:
+        with using_isa(isa), fastconv.num_threads(threads):
+            y = F.add(*arrays)
+            assert same_order(y, arrays[0])
+            assert_same_bits(y, expected, f"{isa}, {threads} threads")
+            assert_same_bits(F.add(*arrays, activation="relu"), F.relu(expected), f"{isa}, {threads} threads")
+    mixed = [arrays[0], *map(np.ascontiguousarray, arrays[1:])]
+    assert_same_bits(F.add(*mixed), expected, "mixed layouts")
+    assert F.add(*arrays, out=arrays[-1]) is arrays[-1]
+    assert_same_bits(arrays[-1], expected, "in place")
+
+
+@every_layout
+@every_shape
+def test_concat_joins_channels(shape, layout, rng):
+    n, channels, *plane = shape
+    wide = floats(rng, (n, channels + 7, *plane), layout)
+    arrays = [floats(rng, shape, layout), wide[:, 3:3 + channels], floats(rng, (n, 1, *plane)), wide[:, :5]]
+    expected = np.concatenate(arrays, axis=1)
+    for threads in (1, 2, 5):
+        with fastconv.num_threads(threads):
+            assert_same_bits(F.concat(arrays), expected, f"{threads} threads")
+    out = floats(rng, expected.shape, layout)[:, :, ::-1]
+    assert F.concat(arrays, out=out) is out
+    assert_same_bits(out, expected, "into out")
+    assert 1 in shape or same_order(F.concat(arrays), in_layout(expected, layout))
+
+
+def test_concat_into_an_argument(rng):
+    out = floats(rng, (2, 6, 5, 5))
+    expected = np.concatenate([out[:, 3:], out[:, :3]], axis=1)
+    assert_same_bits(F.concat([out[:, 3:], out[:, :3]], out=out), expected, "exchanged")
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda x: F.add(x, activation="tanh"), ValueError, "activation must be None or \"relu\", got 'tanh'"),
+    (lambda x: F.add(x, x[:, :2]), ValueError, r"arrays\[1\] must have the shape \(2, 3, 4, 4\)"),
+    (lambda x: F.add(), ValueError, "arrays must be from 1 to 64, got 0"),
+    (lambda x: F.add(x, x.astype(float)), TypeError, r"arrays\[1\] must be float32, got float64"),
+    (lambda x: F.concat([]), ValueError, "arrays must be from 1 to 64, got 0"),
+    (lambda x: F.concat([x, x[:, :, 1:]]), ValueError,
+     r"arrays must agree in all but the channels, got shapes \(2, 3, 4, 4\), \(2, 3, 3, 4\)"),
+    (lambda x: F.batch_norm_train(x, residual=x[:1]), ValueError, r"residual must have shape \(2, 3, 4, 4\)"),
+    (lambda x: F.batch_norm_train(x, activation="gelu"), ValueError, "activation must be None or \"relu\""),
+    (lambda x: F.batch_norm_backward(x, x, x[0, :, 0, 0], x[0, :, 0, 0], y=x[:1]), ValueError,
+     r"y must have shape \(2, 3, 4, 4\)"),
+])
+def test_wrong_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call(np.ones((2, 3, 4, 4), np.float32))
+
+
+# ---- layers -----------------------------------------------------------------------------------------
+
+
+class Alone(BatchNorm2d):
+    """Batch normalisation that does nothing besides."""
+
+    fuses = ()
+
+
+NETWORKS = {
+    "norm and relu": lambda norm, rng: Sequential(Conv2d(4, 6, 3, rng=rng), norm(6), ReLU(),
+                                                  Conv2d(6, 2, 1, rng=rng)),
+    "two relus": lambda norm, rng: Sequential(norm(4), ReLU(), ReLU()),
+    "block": lambda norm, rng: Sequential(
+        Residual(Sequential(Conv2d(4, 4, 1, rng=rng), norm(4), ReLU(), Sequential(norm(4)))), ReLU()),
+    "block with projection": lambda norm, rng: Sequential(
+        Residual(Sequential(Conv2d(4, 8, 3, 2, 1, rng=rng), norm(8)),
+                 Sequential(Conv2d(4, 8, 1, 2, rng=rng), norm(8))), ReLU()),
+    "block without relu": lambda norm, rng: Sequential(Residual(norm(4)), Conv2d(4, 2, 1, rng=rng)),
+    "block that ends in relu": lambda norm, rng: Residual(Sequential(norm(4), ReLU())),
+    "of a convolution": lambda norm, rng: Sequential(Residual(Conv2d(4, 4, 1, rng=rng)), ReLU(), norm(4)),
+    "of a block": lambda norm, rng: Sequential(Residual(Sequential(Residual(norm(4)), ReLU())), ReLU()),
+    "branches": lambda norm, rng: Concat(
+        Sequential(Conv2d(4, 3, 1, rng=rng), norm(3), ReLU()), Sequential(MaxPool2d(3, 1, 1), norm(4)),
+        Sequential(norm(4), ReLU())),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@every_layout
+@pytest.mark.parametrize("create", NETWORKS.values(), ids=NETWORKS)
+def test_layers_together_give_the_bits_of_layers_alone(create, layout, training, rng):
+    x = floats(rng, (3, 4, 6, 7), layout)
+    together, alone = (create(norm, np.random.default_rng(1)) for norm in (BatchNorm2d, Alone))
+    together.train(training)
+    alone.train(training)
+    for _ in range(2):
+        y, expected = together(x), alone(x)
+        assert_same_bits(y, expected, "output")
+        dy = floats(rng, y.shape, layout)
+        assert_same_bits(together.backward(dy), alone.backward(dy), "gradient of x")
+        for one, other in zip(together.parameters(), alone.parameters(), strict=True):
+            assert_same_bits(one.grad, other.grad, "gradient of a parameter")
+    for (name, one), (_, other) in zip(together.named_buffers(), alone.named_buffers(), strict=True):
+        np.testing.assert_array_equal(one, other, name)
+
+
+def test_layers_work_together_where_they_can(rng):
+    relu, last = ReLU(), ReLU()
+    body = Sequential(Conv2d(4, 4, 1, rng=rng), BatchNorm2d(4), relu, BatchNorm2d(4))
+    model = Sequential(Residual(body), last)
+    for layer in (relu, last):
+        layer.forward = layer.backward = None
+    model.backward(model(floats(rng, (2, 4, 3, 3))))
+    assert model.fuses == ()
+
+
+def test_a_layer_with_a_forward_of_its_own_does_nothing_besides(rng):
+    class Doubled(BatchNorm2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    assert Doubled.fuses == ()
+    x = floats(rng, (2, 4, 3, 3))
+    assert_same_bits(Sequential(Doubled(4), ReLU())(x), F.relu(2 * BatchNorm2d(4)(x)), "relu behind it")
+
+
+# ---- optimisers ---------------------------------------------------------------------------------------
+
+
+class Parameter:
+    def __init__(self, data, grad):
+        self.data, self.grad = data, grad
+
+
+@pytest.mark.parametrize("create", [
+    lambda p: SGD(p, 0.1, weight_decay=0.01), lambda p: SGD(p, 0.1, 0.9, 0.3, 0.01),
+    lambda p: SGD(p, 0.1, 0.9, nesterov=True), lambda p: Adam(p, 0.1, weight_decay=0.01)])
+def test_steps_have_the_same_bits_for_any_thread_count_and_instruction_set(create, rng):
+    """Large enough for a team; without fused multiply-adds the bits are others."""
+    data, grad = floats(rng, (1201, 1003)), floats(rng, (1201, 1003))
+    first = {}
+    for isa, threads in RUNS:
+        parameter = Parameter(data.copy(), grad.copy())
+        optimizer = create([parameter])
+        with using_isa(isa), fastconv.num_threads(threads):
+            optimizer.step()
+            optimizer.step()
+            norm = clip_grad_norm([parameter], 1)
+        expected = first.setdefault(isa != "baseline", (parameter.data, norm))
+        assert_same_bits(parameter.data, expected[0], f"{isa}, {threads} threads")
+        assert norm == next(iter(first.values()))[1]
