@@ -612,16 +612,21 @@ def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, object 
     no_overlap(hy, "weight", hw)
     no_overlap(hy, "bias", hb)
     extras.bias, extras.residual, extras.relu, extras.filters = bias_data, NULL, relu, NULL
+    cdef bint added_later = False
     if residual is not None:
         hr = like("residual", residual, &ty, &tr)
         no_overlap(hy, "residual", hr)
-        extras.residual = tr.data
+        added_later = ty.stride[1] != 1 and ty.size[1] > 1
+        if added_later:
+            extras.relu = False
+        else:
+            extras.residual = tr.data
     if filters is not None and filters.fits(&conv, &tw):
         extras.filters = filters.data
     with nogil:
         status = fc_conv2d_forward(&conv, &tx, &tw, &extras, &ty)
     raise_for_status(status, "conv2d")
-    return hy.array
+    return add((hy.array, hr.array), relu, hy.array) if added_later else hy.array
 
 
 cdef int same_gradient_shape(const fc_tensor *dy, Py_ssize_t n, Py_ssize_t k, const ptrdiff_t *size) except -1:

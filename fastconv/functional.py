@@ -72,26 +72,30 @@ def _shape_of(name, array):
         raise TypeError(f"{name} must be a float32 array, got {type(array).__name__}") from None
 
 
-def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, algorithm="auto", filters=None,
-           out=None):
+def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, residual=None, activation=None,
+           algorithm="auto", filters=None, out=None):
     """2-D convolution (cross-correlation, as in every deep-learning library).
 
     x (N, C, H, W), weight (K, C/groups, R, S), bias (K,) or None -> (N, K, P, Q), where
     P = floor((H + top + bottom - dilation*(R-1) - 1) / stride) + 1, and Q likewise.
 
     padding: an int, a pair (vertical, horizontal), ((top, bottom), (left, right)), "same" or
-    "valid". algorithm: "auto" or a name from ``fastconv.algorithms()``.
+    "valid". residual: an array of the result's shape, added to it; activation "relu" is then applied; both
+    without another pass over memory. algorithm: "auto" or a name from ``fastconv.algorithms()``; "winograd"
+    rounds some twice as much as "direct", and an infinite or NaN pixel reaches all outputs of its tile.
+    filters: from prepare_conv2d, of this weight.
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
     stride, padding, dilation, groups = _geometry(weight, stride, padding, dilation, groups, algorithm)
-    return _core.conv2d(x, weight, bias, stride, padding, dilation, groups, algorithm, None, False, filters, out)
+    return _core.conv2d(x, weight, bias, stride, padding, dilation, groups, algorithm, residual,
+                        _relu_asked(activation), filters, out)
 
 
 def prepare_conv2d(weight, input_shape, stride=1, padding=0, dilation=1, groups=1, *, algorithm="auto"):
-    """What conv2d makes of a weight before it multiplies, to be passed as filters= in many calls with this weight.
+    """What conv2d makes of a weight before it multiplies, for many calls with this weight: its argument filters.
 
-    input_shape (N, C, H, W): of images of this size, N does not matter. The result does not see later changes of
-    the weight. None where the algorithm takes weights as they are.
+    input_shape (N, C, H, W): of images of this size, N does not matter. Later changes of the weight are not
+    seen. None where the algorithm takes weights as they are.
     """
     input_shape = _shape("input_shape", input_shape)
     return _core.prepare_conv2d(weight, input_shape,

@@ -41,6 +41,8 @@ class Conv2d(Layer):
     Raises ValueError or TypeError for options that do not fit.
     """
 
+    fuses = ("residual", "activation")
+
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
                  bias=True, *, rng=None):
         self.in_channels = _count("in_channels", in_channels)
@@ -58,20 +60,24 @@ class Conv2d(Layer):
     def _options(self):
         return self.stride, self.padding, self.dilation, self.groups
 
-    def forward(self, x):
+    def forward(self, x, *, residual=None, activation=None):
         bias = None if self.bias is None else self.bias.data
-        return self._save(F.conv2d(x, self.weight.data, bias, *self._options()), x)
+        y = F.conv2d(x, self.weight.data, bias, *self._options(), residual=residual, activation=activation)
+        return self._save(y, x, None if activation is None else y, residual is not None)
 
     def backward(self, grad_output):
-        (x,) = self._restore(grad_output)
+        x, y, with_residual = self._restore(grad_output)
+        if y is not None:
+            grad_output = F.relu_backward(grad_output, y)
         weight, options = self.weight, self._options()
         weight.accumulate(
             lambda out: F.conv2d_backward_weight(grad_output, x, weight.shape, *options, out=out))
         if self.bias is not None:
             self.bias.accumulate(lambda out: F.conv2d_backward_bias(grad_output, out=out))
-        if not self.needs_input_grad:
-            return None
-        return F.conv2d_backward_input(grad_output, weight.data, x.shape, *options)
+        grad_input = None
+        if self.needs_input_grad:
+            grad_input = F.conv2d_backward_input(grad_output, weight.data, x.shape, *options)
+        return (grad_input, grad_output) if with_residual else grad_input
 
     def multiply_adds(self, input_shape):
         """R*S*C/groups for each of the N*K*P*Q outputs."""
