@@ -48,7 +48,8 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
         for (int v = 0; v < vectors; v++)
             acc[m][v] = (vf){0};
 
-    const float *next = t->next;
+    const float *next = t->next ? t->next : t->a;
+    const ptrdiff_t next_step = t->next ? 16 : 0;
     for (size_t run = 0; run < t->runs; run++) {
         const float *a = t->a + t->a_run[run], *high = a + 7 * a_row;
         const float *b = t->b + t->b_run[run];
@@ -59,7 +60,7 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
                 __builtin_prefetch(b + PREFETCH_STEPS * b_step + v * FC_LANES);
             if (a_step == 1) {
                 __builtin_prefetch(next);
-                next += 16;
+                next += next_step;
             }
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++)

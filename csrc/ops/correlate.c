@@ -34,8 +34,9 @@ enum {
     /* Steps of a tile's sum in one part, about: its weights, [PART_STEPS][16 to 64], fit the L2 cache,
      * and loading and storing the accumulators is lost among them. */
     PART_STEPS = 1152,
-    MOST_PART = 256,
+    MOST_PART = 512,
     LEAST_PART = 64,
+    CROWDED_ROWS = 6,              /* of the 8 ways of the smallest L1 caches */
 };
 
 /* Nanoseconds of one thread for a float from the L3 cache. */
@@ -88,13 +89,14 @@ static double step_cycles(const fc_kernels *kernels, ptrdiff_t rows, ptrdiff_t v
 }
 
 /* Vectors of a panel: the number with which rows of `columns` pixels take the fewest cycles. */
-static ptrdiff_t choose_vectors(const fc_kernels *kernels, ptrdiff_t outputs, ptrdiff_t columns)
+static ptrdiff_t choose_vectors(const plan *plan, ptrdiff_t outputs, ptrdiff_t columns)
 {
+    const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t all = ceil_div(outputs, (ptrdiff_t)kernels->lanes);
     ptrdiff_t best = 1;
     double best_cost = 0;
     for (ptrdiff_t v = 1; v <= min(all, FC_MAX_VECTORS); v++) {
-        const ptrdiff_t tiles = ceil_div(columns, (ptrdiff_t)kernels->max_rows[v]);
+        const ptrdiff_t tiles = ceil_div(columns, plan->most_rows[v]);
         const ptrdiff_t rows = ceil_div(columns, tiles), last = columns - (tiles - 1) * rows;
         double cost = 0;
         for (ptrdiff_t done = 0; done < all; done += v) {
@@ -143,7 +145,7 @@ static void plan_blocks(plan *plan, ptrdiff_t fit_floats, int threads)
 
     /* A long row is cut so that R rows of it fit the buffer; then rows, then images are added while they fit. */
     const ptrdiff_t span = plan->row_max - plan->row_min + 1;
-    const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[plan->vectors];
+    const ptrdiff_t most = plan->most_rows[plan->vectors];
     const ptrdiff_t unit = max(most, fit_floats / (column_floats * span) / most * most);
     plan->units = ceil_div(columns, min(unit, columns));
     plan->unit_columns = ceil_div(ceil_div(columns, plan->units), plan->units > 1 ? most : 1) *
@@ -211,8 +213,7 @@ static int panels_are_better(const plan *plan, double steps, int threads, ptrdif
     return panel_ns < block_ns;
 }
 
-/* Channels of a part: by the shape of the problem alone. */
-static ptrdiff_t part_of(ptrdiff_t channels, ptrdiff_t taps)
+ptrdiff_t fc_correlation_part(ptrdiff_t channels, ptrdiff_t taps)
 {
     const ptrdiff_t most = max(LEAST_PART, min(MOST_PART, PART_STEPS / max(1, taps)));
     return max(1, ceil_div(channels, max(1, ceil_div(channels, most))));
@@ -271,17 +272,24 @@ int fc_correlate(const fc_correlation *problem)
     find_reach(p, 0, &plan.row_min, &plan.row_max, &plan.most_taps[0]);
     find_reach(p, 1, &plan.column_min, &plan.column_max, &plan.most_taps[1]);
 
-    plan.part = part_of(plan.channels, p->w.size[2] * p->w.size[3]);
+    plan.part = fc_correlation_part(plan.channels, p->w.size[2] * p->w.size[3]);
     plan.parts = max(1, ceil_div(plan.channels, plan.part));
     if (fc_planar_is_better(&plan))
         return fc_correlate_planar(&plan);
     plan.pitch = fc_pixel_pitch(plan.part);
-    plan.in_place = (p->x.stride[1] == 1 || plan.channels == 1) && plan.column_min >= 0 && p->x.stride[3] % 512 &&
+    /* Pixels a multiple of 2 KiB apart share a few sets of the L1 cache: only few at once may be read where they lie. */
+    const int crowded = p->x.stride[3] * p->x_step[1] % 512 == 0;
+    plan.in_place = (p->x.stride[1] == 1 || plan.channels == 1) && plan.column_min >= 0 &&
+                    (!crowded || plan.outputs > 2 * (ptrdiff_t)plan.kernels->lanes) &&
                     (plan.columns - 1) * p->x_step[1] + plan.column_max < p->x.size[3];
     if (plan.in_place)
         plan.pitch = p->x.stride[3];
     plan.staged = p->y.stride[1] != 1 && plan.outputs > 1;
-    plan.vectors = choose_vectors(plan.kernels, plan.outputs, plan.columns);
+    for (int v = 1; v <= FC_MAX_VECTORS; v++) {
+        const ptrdiff_t most = (ptrdiff_t)plan.kernels->max_rows[v];
+        plan.most_rows[v] = plan.in_place && crowded ? min(most, CROWDED_ROWS) : most;
+    }
+    plan.vectors = choose_vectors(&plan, plan.outputs, plan.columns);
     plan.panel_width = plan.vectors * (ptrdiff_t)plan.kernels->lanes;
     plan.panels = ceil_div(plan.outputs, plan.panel_width);
 

@@ -93,7 +93,7 @@ typedef struct block {
 /* Spreads `pixels` over the fewest tiles that fit, sizes as equal as can be. */
 static ptrdiff_t tile_rows_for(const plan *plan, ptrdiff_t vectors, ptrdiff_t pixels)
 {
-    ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[vectors];
+    const ptrdiff_t most = plan->most_rows[vectors];
     return ceil_div(pixels, ceil_div(pixels, most));
 }
 
@@ -105,7 +105,8 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
     const ptrdiff_t rows = tile_rows_for(plan, vectors, columns);
     t->last_lanes = (size_t)(used - (vectors - 1) * lanes);
     for (ptrdiff_t v = 0; v < columns; v += rows, t->a += rows * t->a_row, t->y += rows * t->y_row) {
-        t->next = t->a + rows * t->a_row;
+        /* Pixels where they lie come from far away; a copy is in the L2 cache, and longer sums would fetch too much. */
+        t->next = plan->in_place ? t->a + rows * t->a_row : NULL;
         kernels->tile_rows[vectors][min(rows, columns - v)](t);
     }
 }

@@ -33,6 +33,7 @@ typedef struct fc_correlation_plan {
     ptrdiff_t channels, outputs;       /* of one group */
     ptrdiff_t part, parts;             /* channels of a part, which is summed before the next one */
     ptrdiff_t vectors, panel_width, panels;
+    ptrdiff_t most_rows[FC_MAX_VECTORS + 1];   /* [vectors] of a tile */
     fc_phase *phases;
     size_t phase_count;
     int by_panel;                      /* a task is a panel over all pixels, else a block of pixels over all panels */
@@ -54,6 +55,9 @@ typedef struct fc_correlation_plan {
     float *scratch;
     fc_counter next_preparation, next_task;
 } fc_correlation_plan;
+
+/* Channels of a part, by the shape of the problem alone. */
+ptrdiff_t fc_correlation_part(ptrdiff_t channels, ptrdiff_t taps);
 
 /* One tap of weights w[k][c], to out[c][k] of `width` floats a channel. */
 void fc_pack_tap(const fc_kernels *kernels, const fc_tensor *w, const float *tap, ptrdiff_t channels, ptrdiff_t outputs,

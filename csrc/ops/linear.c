@@ -10,6 +10,7 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
+#include "correlate_plan.h"
 #include "integers.h"
 #include "ops.h"
 
@@ -19,7 +20,6 @@ enum {
     TASK_ROWS = 4 * FC_OUTER_ROWS,
     BLOCK_OUTPUTS = 1024,
     BLOCK_TERMS = 16,                    /* rows of w read side by side: as many as hardware fetches ahead */
-    MOST_PART = 256,                     /* inputs of a part, as in correlate.c                         */
 };
 
 /* Nanoseconds of one thread: a float of w or dw, and a product added to a result. */
@@ -87,7 +87,7 @@ int fc_linear_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
         return 0;
     forward f = {
         .kernels = fc_kernels_active(), .x = x, .w = w, .y = y, .bias = extras->bias,
-        .part = max(1, ceil_div(inputs, max(1, ceil_div(inputs, MOST_PART)))),
+        .part = fc_correlation_part(inputs, 1),
     };
     const int threads = fc_team_size((double)outputs * (double)inputs * (FLOAT_NS + TERM_NS * (double)images));
     f.block = min(BLOCK_OUTPUTS, (ptrdiff_t)round_up(ceil_div(outputs, 2 * threads)));
