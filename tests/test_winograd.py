@@ -44,10 +44,13 @@ CASES = {
     "5 x 5, groups": dict(x=(2, 10, 8, 8), w=(6, 5, 5, 5), groups=2, padding=2),
     "no images": dict(x=(0, 20, 8, 8), w=(17, 20, 3, 3)),
 }
-# Large enough for a team of five with any instruction set.
+# Large enough for a team of five with any instruction set. Between them they take, with an L2 cache of
+# 1 or 2 MiB, each way of winograd.c and each kind of block.
 LARGE = {
     "many tiles": dict(x=(3, 32, 31, 30), w=(40, 32, 3, 3), padding=1),
     "many tiles, two parts": dict(x=(2, 160, 28, 28), w=(160, 160, 3, 3), padding=1),
+    "large blocks": dict(x=(1, 512, 53, 55), w=(64, 512, 3, 3), padding=1),
+    "many panels": dict(x=(2, 16, 38, 38), w=(320, 16, 3, 3), padding=1),
     "few tiles, many weights": dict(x=(2, 256, 7, 7), w=(272, 256, 3, 3), padding=1),
     "few tiles, groups": dict(x=(2, 256, 7, 7), w=(256, 64, 3, 3), groups=4, padding=1),
     "many images": dict(x=(70, 16, 14, 14), w=(20, 16, 3, 3), padding=1),
