@@ -19,13 +19,19 @@ __version__ = "0.1.0"
 _SUBMODULES = ("augment", "challenge", "checkpoint", "data", "functional", "init", "layers", "losses",
                "metrics", "models", "optim", "plots", "reference", "summary", "train")
 
-__all__ = [*_SUBMODULES, "algorithms", "available_isas", "get_num_threads", "info", "isa",
+__all__ = [*_SUBMODULES, "algorithms", "available_isas", "explain", "get_num_threads", "info", "isa",
            "memory_stats", "num_threads", "set_isa", "set_num_threads", "trim"]
 
 
 def algorithms():
     """Names of the convolution algorithms, besides "auto"."""
     return importlib.import_module("fastconv.functional").ALGORITHMS
+
+
+def explain(x_shape, weight_shape, stride=1, padding=0, dilation=1, groups=1):
+    """What algorithm="auto" takes for a convolution and its gradients, and why: see choice.explain."""
+    module = importlib.import_module("fastconv.choice")
+    return module.explain(x_shape, weight_shape, stride, padding, dilation, groups)
 
 
 def info():

@@ -54,12 +54,14 @@ cdef extern from "ops/ops.h":
         const float *residual
         bint relu
         const float *filters
+    int FC_DIRECT
     int FC_WINOGRAD
     bint fc_conv2d_supports(const fc_conv2d *, const fc_tensor *weight) nogil
     int fc_conv2d_forward_algorithm(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight,
                                     const fc_tensor *y) nogil
-    size_t fc_conv2d_filter_floats(const fc_conv2d *, const fc_tensor *weight) nogil
-    int fc_conv2d_prepare(const fc_conv2d *, const fc_tensor *weight, float *filters) nogil
+    int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t height, ptrdiff_t width,
+                         double *costs) nogil
+    float *fc_conv2d_prepare(const fc_conv2d *, const fc_tensor *weight) nogil
     int fc_conv2d_forward(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_conv2d_extras *,
                           const fc_tensor *y) nogil
     int fc_conv2d_backward_input(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *weight,
@@ -548,6 +550,33 @@ cdef int geometry(fc_conv2d *conv, tuple x_shape, tuple w_shape, tuple stride, t
     return 0
 
 
+def conv2d_choices(tuple x_shape, tuple w_shape, tuple stride, tuple padding, tuple dilation, object groups):
+    """[(pass, the algorithm that auto takes, {algorithm: cost of an image})]; see choice.explain."""
+    cdef fc_conv2d conv
+    cdef fc_tensor weight
+    cdef ptrdiff_t size[2]
+    cdef double costs[3]
+    cdef int axis, chosen
+    geometry(&conv, x_shape, w_shape, stride, padding, dilation, groups, "auto", size)
+    for axis in range(4):
+        weight.size[axis] = w_shape[axis]
+    conv.algorithm = FC_WINOGRAD
+    cdef bint both = fc_conv2d_supports(&conv, &weight)
+    cdef object outputs = w_shape[0] // groups, channels = w_shape[1]
+    cdef object products = groups * outputs * channels * w_shape[2] * w_shape[3] * size[0] * size[1]
+    choices = []
+    for name, k, c, height, width in (("forward", outputs, channels, size[0], size[1]),
+                                      ("backward_input", channels, outputs, x_shape[2], x_shape[3]),
+                                      ("backward_weight", outputs, channels, size[0], size[1])):
+        if both:
+            chosen = fc_conv2d_choice(k, c, w_shape[2], height, width, costs)
+            choices.append((name, ALGORITHMS[chosen], {ALGORITHMS[i]: groups * costs[i]
+                                                       for i in (FC_DIRECT, FC_WINOGRAD)}))
+        else:
+            choices.append((name, ALGORITHMS[FC_DIRECT], {ALGORITHMS[FC_DIRECT]: float(products)}))
+    return choices
+
+
 cdef class Filters:
     """A weight as an algorithm multiplies by it, for many calls; see functional.prepare_conv2d."""
     cdef float *data
@@ -584,12 +613,9 @@ def prepare_conv2d(weight, tuple input_shape, tuple stride, tuple padding, tuple
         return None
     cdef Filters filters = Filters.__new__(Filters)
     filters.kernels, filters.weight, filters.groups = fc_kernels_active(), tw, conv.groups
-    filters.data = <float *>fc_alloc(fc_conv2d_filter_floats(&conv, &tw) * 4)
-    cdef int status = -1
-    if filters.data != NULL:
-        with nogil:
-            status = fc_conv2d_prepare(&conv, &tw, filters.data)
-    raise_for_status(status, "prepare_conv2d")
+    with nogil:
+        filters.data = fc_conv2d_prepare(&conv, &tw)
+    raise_for_status(filters.data == NULL, "prepare_conv2d")
     return filters
 
 
@@ -616,7 +642,7 @@ def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, object 
     if residual is not None:
         hr = like("residual", residual, &ty, &tr)
         no_overlap(hy, "residual", hr)
-        added_later = ty.stride[1] != 1 and ty.size[1] > 1
+        added_later = (ty.stride[1] != 1 and ty.size[1] > 1) or not same_layout(&tr, &ty)
         if added_later:
             extras.relu = False
         else:

@@ -91,6 +91,13 @@ def assert_within(actual, expected, limit, where):
                              f"error {error[at]:.3g}, allowed {limit[at]:.3g}")
 
 
+def assert_norm_within(actual, expected, relative, where):
+    """The L2 norm of the error is at most `relative` of that of `expected`."""
+    assert_within(actual, expected, np.full(expected.shape, np.inf), where)
+    error, size = np.linalg.norm(actual - expected), np.linalg.norm(expected)
+    assert error <= relative * size, f"{where}: error {error / size:.3g} of the norm, allowed {relative:.3g}"
+
+
 def _is_float(array):
     return array is not None and array.dtype.kind == "f"
 
@@ -175,17 +182,19 @@ def _check_batches(op, arguments, options, layout, first):
             assert_same_bits(result, whole[picked], f"{op}, {layout}, batch of {len(picked)}")
 
 
-def check_op(op, arrays, options=None, *, terms=0, bound=None, per_image=True, updates=()):
+def check_op(op, arrays, options=None, *, terms=0, bound=None, relative=None, per_image=True, updates=()):
     """Compares functional.<op> with reference.<op>: instruction sets x layouts x threads x guard pages.
 
     Within a layout all instruction sets with FMA and all numbers of threads must give the same bits; so must
     the call without out=, which must keep the layout, and one image of the batch and eight of them.
 
     arrays    the leading array arguments, in order; None for one that is left out
-    options   the other arguments by name
+    options   the other arguments by name; algorithm= pins one, the reference does not get it
     terms     products in one sum: errors stay within (2 sqrt(terms) + 4) u S, S the reference on absolute
               values, and integers are exact. 0: nothing is rounded, every result is exact
     bound     for other operations: from the expected result to its allowed error; a tuple for several results
+    relative  for transforms, which spread the rounding of one output over others: allowed L2 norm of the
+              error, as a share of that of the expected result
     per_image whether an image's result depends on that image alone
     updates   names of arguments that the operation changes, compared as further results
     """
@@ -193,7 +202,10 @@ def check_op(op, arrays, options=None, *, terms=0, bound=None, per_image=True, u
     names = inspect.signature(getattr(functional, op)).parameters
     arguments = dict(zip(names, arrays, strict=False))
     expected = _reference(op, arguments, options, updates)
-    limits = _limits(op, arguments, options, updates, expected, terms, bound)
+    if relative is None:
+        limits, within = _limits(op, arguments, options, updates, expected, terms, bound), assert_within
+    else:
+        limits, within = [relative] * len(expected), assert_norm_within
     first = {}  # (layout, fused or not) -> the results that the others must repeat
     for isa, layout, (threads, at) in itertools.product(fastconv.available_isas(), LAYOUTS, RUNS):
         where = f"{op} with {isa}, {layout}, {threads} threads, guard at the {at}"
@@ -203,7 +215,7 @@ def check_op(op, arrays, options=None, *, terms=0, bound=None, per_image=True, u
         if group not in first:
             first[group] = results
             for result, exact, limit in zip(results, expected, limits, strict=True):
-                assert_within(result, exact, limit, where)
+                within(result, exact, limit, where)
         for result, same in zip(results, first[group], strict=True):
             assert_same_bits(result, same, where)
     isa = fastconv.available_isas()[0]

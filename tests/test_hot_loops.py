@@ -1,4 +1,5 @@
-"""The machine code of the tiles: fused multiply-adds in the innermost loop, and no vector on the stack."""
+"""The machine code of the tiles: fused multiply-adds in the innermost loop, and no vector on the stack.
+Of Winograd's transforms: few vectors there."""
 
 import re
 import shutil
@@ -10,6 +11,9 @@ from fastconv import _core
 
 REGISTERS = {"avx2": "ymm", "avx512": "zmm"}
 TILE = re.compile(r"tile_(rows|cols)_(\d+)x(\d+)$")
+TRANSFORM = re.compile(r"winograd_(data|output|filter)_3$")
+# A transform has 36 vectors, AVX-512 32 registers: halves fit, a whole tile would be stored and loaded again.
+FEW = 16
 
 
 def functions(text):
@@ -33,16 +37,23 @@ def innermost_loops(instructions):
             yield [text for address, text in instructions if first <= address <= last]
 
 
+def stack_accesses(instructions):
+    """The instructions that move a vector to or from the stack."""
+    framed = any(re.match(r"mov\s+%rsp,%rbp$", text) for _, text in instructions)
+    stack = r"\(%r[sb]p\b" if framed else r"\(%rsp\b"
+    return [text for _, text in instructions if re.search(stack, text) and "mm" in text]
+
+
 @pytest.fixture(scope="module")
-def tiles():
-    """{instruction set: {name: instructions}} of the tiles; the register they use tells them apart."""
+def kernels():
+    """{instruction set: {name: instructions}}; the register that they use tells them apart."""
     if not shutil.which("objdump"):
         pytest.skip("objdump is not installed")
     done = subprocess.run(["objdump", "-d", "--no-show-raw-insn", _core.__file__], check=True,
                           capture_output=True, text=True)
     found = {isa: {} for isa in REGISTERS}
     for name, instructions in functions(done.stdout):
-        if TILE.match(name.split(".")[0]):
+        if TILE.match(name.split(".")[0]) or TRANSFORM.match(name.split(".")[0]):
             for isa, register in REGISTERS.items():
                 if any(re.search(rf"vfmadd\w+ps .*%{register}", text) for _, text in instructions):
                     found[isa][name.split(".")[0]] = instructions
@@ -52,15 +63,15 @@ def tiles():
 
 
 @pytest.mark.parametrize("isa", REGISTERS)
-def test_tiles_keep_their_accumulators_in_registers(isa, tiles):
-    if not tiles[isa]:
+def test_tiles_keep_their_accumulators_in_registers(isa, kernels):
+    if not kernels[isa]:
         pytest.skip(f"built without {isa}")
-    assert {TILE.match(name).group(1) for name in tiles[isa]} == {"rows", "cols"}
+    tiles = {name: instructions for name, instructions in kernels[isa].items() if TILE.match(name)}
+    assert {TILE.match(name).group(1) for name in tiles} == {"rows", "cols"}
     problems = []
-    for name, instructions in tiles[isa].items():
+    for name, instructions in tiles.items():
         rows, vectors = map(int, TILE.match(name).groups()[1:])
-        framed = any(re.match(r"mov\s+%rsp,%rbp$", text) for _, text in instructions)
-        stack = r"\(%r[sb]p\b" if framed else r"\(%rsp\b"
+        spilled = set(stack_accesses(instructions))
         hot = [loop for loop in innermost_loops(instructions) if any("vfmadd" in text for text in loop)]
         if not hot:
             problems.append(f"{name}: no loop of multiply-adds")
@@ -68,5 +79,14 @@ def test_tiles_keep_their_accumulators_in_registers(isa, tiles):
             fused = sum(bool(re.match(rf"vfmadd\w+ps .*%{REGISTERS[isa]}", text)) for text in loop)
             if fused % (rows * vectors):
                 problems.append(f"{name}: {fused} multiply-adds in the innermost loop, not {rows * vectors}")
-            problems += [f"{name}: {text}" for text in loop if re.search(stack, text) and "mm" in text]
+            problems += [f"{name}: {text}" for text in loop if text in spilled]
     assert not problems, "\n".join(problems)
+
+
+def test_transforms_of_tiles_fit_the_registers_of_avx512(kernels):
+    if not kernels["avx512"]:
+        pytest.skip("built without avx512")
+    spilled = {name: stack_accesses(instructions) for name, instructions in kernels["avx512"].items()
+               if TRANSFORM.match(name)}
+    assert {TRANSFORM.match(name).group(1) for name in spilled} == {"data", "output", "filter"}
+    assert all(len(found) <= FEW for found in spilled.values()), spilled

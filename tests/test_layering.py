@@ -102,6 +102,8 @@ MAY_IMPORT = {
               "optim", "plots", "progress"},
     "challenge": {"augment", "data", "extras", "files", "losses", "models", "optim", "train"},
     "chart": {"files", "init", "models", "summary"},
+    "benchmark": {"functional", "init", "layers", "models"},
+    "choice": {"_core", "functional", "summary"},
     "cli": {"*"},
 }
 PYTHON_FILES = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyx")])

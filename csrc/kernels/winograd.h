@@ -95,7 +95,7 @@ FC_INLINE void transform_tile(int data, int size, int whole, const fc_winograd_i
                 else {
                     if (pixel + j >= 0 && pixel + j < in->inside && i >= in->first_row && i < in->last_row)
                         x[i] = vload_lanes(from + i * row, lanes);
-                    /* A compiler that knows of the zero multiplies it there, apart from the sum, which is then not fused. */
+                    /* A compiler that knows of the zero multiplies it there, apart from the sum: not fused then. */
                     FC_OPAQUE_VECTOR(x[i]);
                 }
             }

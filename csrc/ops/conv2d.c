@@ -14,36 +14,42 @@ static const double DATA_COST = 400, OUTPUT_COST = 250, FILTER_COST = 18;
 /* Winograd must be this much faster on paper: it rounds more and needs more memory. */
 static const double LEAST_GAIN = 1.2;
 
-static int winograd_is_better(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t height, ptrdiff_t width)
+/* Sizes of images that are yet to be made may be any: they are multiplied as floating-point numbers. */
+int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t height, ptrdiff_t width,
+                     double costs[FC_ALGORITHMS])
 {
     const ptrdiff_t m = fc_winograd_outputs(taps), lanes = 16;
-    const double tiles = (double)(ceil_div(height, m) * ceil_div(width, m));
+    const double tiles = (double)ceil_div(height, m) * (double)ceil_div(width, m);
     const double all_outputs = (double)(ceil_div(outputs, lanes) * lanes);
     const double all_channels = (double)(ceil_div(channels, lanes) * lanes);
-    const double direct = (double)(outputs * channels) * (double)(taps * taps) * (double)(height * width);
-    const double winograd = (double)channels * all_outputs * (FC_WINOGRAD_PLANES * tiles + FILTER_COST) +
-                            tiles * (DATA_COST * all_channels + OUTPUT_COST * all_outputs);
-    return LEAST_GAIN * winograd < direct;
+    costs[FC_AUTO] = 0;
+    costs[FC_DIRECT] = (double)outputs * (double)channels * (double)(taps * taps) * (double)height * (double)width;
+    costs[FC_WINOGRAD] = (double)channels * all_outputs * (FC_WINOGRAD_PLANES * tiles + FILTER_COST) +
+                         tiles * (DATA_COST * all_channels + OUTPUT_COST * all_outputs);
+    return LEAST_GAIN * costs[FC_WINOGRAD] < costs[FC_DIRECT] ? FC_WINOGRAD : FC_DIRECT;
 }
 
 static int algorithm_of(int wanted, const fc_correlation *p)
 {
+    double costs[FC_ALGORITHMS];
     if (wanted != FC_AUTO)
         return wanted;
-    return fc_winograd_supports(p) && winograd_is_better(p->w.size[0], p->w.size[1], p->w.size[2], p->y.size[2], p->y.size[3])
-               ? FC_WINOGRAD : FC_DIRECT;
+    if (!fc_winograd_supports(p))
+        return FC_DIRECT;
+    return fc_conv2d_choice(p->w.size[0], p->w.size[1], p->w.size[2], p->y.size[2], p->y.size[3], costs);
 }
 
 int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *dweight)
 {
+    double costs[FC_ALGORITHMS];
     fc_conv2d winograd = *conv;
     winograd.algorithm = FC_WINOGRAD;
     if (conv->algorithm != FC_AUTO)
         return conv->algorithm;
-    return fc_conv2d_supports(&winograd, dweight) &&
-                   winograd_is_better(dweight->size[0] / conv->groups, dweight->size[1], dweight->size[2], dy->size[2],
-                                      dy->size[3])
-               ? FC_WINOGRAD : FC_DIRECT;
+    if (!fc_conv2d_supports(&winograd, dweight))
+        return FC_DIRECT;
+    return fc_conv2d_choice(dweight->size[0] / conv->groups, dweight->size[1], dweight->size[2], dy->size[2], dy->size[3],
+                            costs);
 }
 
 static int correlate(int wanted, const fc_correlation *p, const float *filters)
@@ -123,21 +129,16 @@ int fc_conv2d_forward_algorithm(const fc_conv2d *conv, const fc_tensor *x, const
     return algorithm;
 }
 
-size_t fc_conv2d_filter_floats(const fc_conv2d *conv, const fc_tensor *weight)
-{
-    return fc_winograd_filter_floats(weight->size[0] / conv->groups, weight->size[1]) * (size_t)conv->groups;
-}
-
-int fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *weight, float *filters)
+float *fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *weight)
 {
     const fc_tensor none = {0};
     fc_correlation forward;
     fc_taps *taps = forward_correlation(conv, &none, weight, &none, &forward);
     if (!taps)
-        return -1;
-    const int status = fc_winograd_prepare(&forward, filters);
+        return NULL;
+    float *filters = fc_winograd_prepare(&forward);
     fc_free(taps);
-    return status;
+    return filters;
 }
 
 /* ---- backward_input ----------------------------------------------------------------------------------- */

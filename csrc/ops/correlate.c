@@ -208,8 +208,8 @@ static int panels_are_better(const plan *plan, double steps, int threads, ptrdif
     const double reread = input > (double)l2_floats / 2 ? FLOAT_NS : FLOAT_NS / 4;
     const double block_ns = compute * turns_of_block +
                             (weights * (2 + blocks / (double)p->groups) + input) * FLOAT_NS / threads;
-    const double panel_ns = compute * turns_of_panel +
-                            (weights + 2 * input) * FLOAT_NS / threads + input * (double)plan->panels * reread / threads;
+    const double panel_ns = compute * turns_of_panel + (weights + 2 * input) * FLOAT_NS / threads +
+                            input * (double)plan->panels * reread / threads;
     return panel_ns < block_ns;
 }
 
@@ -303,7 +303,8 @@ int fc_correlate(const fc_correlation *problem)
 
     /* One allocation: phases, run tables, panels, input, bias, scratch. */
     const size_t runs = (size_t)max(1, plan.most_taps[0] * plan.most_taps[1]);
-    const size_t phase_bytes = plan.phase_count * sizeof(phase), run_bytes = plan.phase_count * 2 * runs * sizeof(ptrdiff_t);
+    const size_t phase_bytes = plan.phase_count * sizeof(phase);
+    const size_t run_bytes = plan.phase_count * 2 * runs * sizeof(ptrdiff_t);
     const ptrdiff_t tap_floats = plan.part * plan.panel_width;
     size_t panel_floats = 0, input_floats = 0;
     if (plan.by_panel) {

@@ -46,8 +46,9 @@ static void pack_piece(const plan *plan, ptrdiff_t group, const phase *ph, ptrdi
         memset(out, 0, ph->piece_floats * sizeof(float));
     for (ptrdiff_t r = 0; r < ph->rows->count; r++)
         for (ptrdiff_t s = 0; s < ph->columns->count; s++, out += plan->part * width)
-            fc_pack_tap(plan->kernels, w, base + ph->rows->index[r] * w->stride[2] + ph->columns->index[s] * w->stride[3],
-                        channels, used, out, width);
+            fc_pack_tap(plan->kernels, w,
+                        base + ph->rows->index[r] * w->stride[2] + ph->columns->index[s] * w->stride[3], channels, used,
+                        out, width);
 }
 
 /* ---- preparation -------------------------------------------------------------------------------------- */
@@ -108,6 +109,8 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
         /* Pixels where they lie come from far away; a copy is in the L2 cache, and longer sums would fetch too much. */
         t->next = plan->in_place ? t->a + rows * t->a_row : NULL;
         kernels->tile_rows[vectors][min(rows, columns - v)](t);
+        if (t->residual)
+            t->residual += rows * t->y_row;
     }
 }
 

@@ -21,6 +21,7 @@ typedef struct planar {
     ptrdiff_t unit_columns, units, block_rows, row_blocks;
     ptrdiff_t in_columns, plane;            /* of the copy */
     int staged;                             /* results are not rows of y */
+    fc_tensor residual;
     ptrdiff_t *runs;                        /* [phase] a_run[most_runs], b_run[most_runs] */
     size_t most_runs;
     float *weights;                         /* [phase][group][output tile][r][s][c][tile_outputs] */
@@ -89,6 +90,12 @@ static void multiply_row(const planar *plan, const block *b, size_t phase, ptrdi
         const ptrdiff_t outputs = min(plan->tile_outputs, plan->plan->outputs - tile * plan->tile_outputs);
         float *out = y->data + b->n * y->stride[0] + k * y->stride[1] + (at[0] + u * p->y_step[0]) * y->stride[2] +
                      (at[1] + b->v0 * p->y_step[1]) * y->stride[3];
+        const float *residual = p->residual ? p->residual + (out - y->data) : NULL;
+        if (residual && plan->staged) {
+            fc_copy_row_planar(plan->plan->kernels, &plan->residual, b->n, k, outputs, u, b->v0, columns, b->stage,
+                               plan->unit_columns);
+            residual = b->stage;
+        }
         for (ptrdiff_t v = 0; v < columns; v += span) {
             const ptrdiff_t used = min(span, columns - v), vectors = ceil_div(used, lanes);
             const fc_tile t = {
@@ -106,6 +113,7 @@ static void multiply_row(const planar *plan, const block *b, size_t phase, ptrdi
                 .y_row = plan->staged ? plan->unit_columns : y->stride[1],
                 .last_lanes = (size_t)(used - (vectors - 1) * lanes),
                 .row_bias = p->bias ? p->bias + k : NULL,
+                .residual = residual ? residual + v : NULL,
                 .relu = p->relu,
             };
             plan->plan->kernels->tile_cols[vectors][outputs](&t);
@@ -157,14 +165,15 @@ int fc_planar_is_better(const fc_correlation_plan *plan)
     /* Each way transposes arrays of the other's layout. */
     const int planes = p->x.stride[3] == 1 && p->y.stride[3] == 1 && p->y_step[1] == 1;
     const double allowed = planes ? 1 : 0.8;
-    return !p->residual && p->x_step[1] == 1 && plan->channels && plan->parts == 1 && p->w.size[2] * p->w.size[3] > 1 &&
+    return p->x_step[1] == 1 && plan->channels && plan->parts == 1 && p->w.size[2] * p->w.size[3] > 1 &&
            (double)planar_steps <= allowed * (double)block_steps;
 }
 
 int fc_correlate_planar(const fc_correlation_plan *correlation)
 {
     const fc_correlation *p = &correlation->p;
-    planar plan = {.p = p, .plan = correlation};
+    planar plan = {.p = p, .plan = correlation, .residual = p->y};
+    plan.residual.data = (float *)p->residual;
     const fc_kernels *kernels = correlation->kernels;
     const ptrdiff_t lanes = (ptrdiff_t)kernels->lanes, channels = correlation->channels;
     plan.output_tiles = ceil_div(correlation->outputs, (ptrdiff_t)kernels->max_rows[1]);

@@ -30,6 +30,12 @@ typedef struct fc_conv2d {
 enum { FC_AUTO, FC_DIRECT, FC_WINOGRAD, FC_ALGORITHMS };
 int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight);
 
+/* What FC_AUTO takes where both are supported, and what it expects them to cost, in multiply-adds of a lane, for one
+ * group and image: outputs and channels of a group, square filters, height x width of the result (of dy, where the
+ * weights' gradient is the result). */
+int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t height, ptrdiff_t width,
+                     double costs[FC_ALGORITHMS]);
+
 /* y = conv(x) + bias + residual, cut off below 0 with relu. */
 typedef struct fc_conv2d_extras {
     const float *bias;                   /* [K] or NULL */
@@ -43,8 +49,7 @@ int fc_conv2d_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
 /* The algorithm that forward takes, or -1 without memory. Where it is FC_WINOGRAD, a weight of many calls may be
  * prepared once, for images of any number and the present instruction set. */
 int fc_conv2d_forward_algorithm(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight, const fc_tensor *y);
-size_t fc_conv2d_filter_floats(const fc_conv2d *conv, const fc_tensor *weight);
-int fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *weight, float *filters);
+float *fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *weight);   /* from fc_alloc, or NULL without memory */
 
 int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *weight,
                              const fc_tensor *dx);

@@ -462,7 +462,8 @@ static int pool_run(const fc_pool2d *pool, operation op, const fc_tensor *source
     plan.thread_bytes = (plan.thread_bytes + 63) & ~(size_t)63;
 
     const double elements = (double)target->size[0] * (double)channels * (double)rows * (double)target->size[3];
-    const double traffic = (double)source->size[0] * (double)channels * (double)source->size[2] * (double)source->size[3];
+    const double traffic = (double)source->size[0] * (double)channels * (double)source->size[2] *
+                           (double)source->size[3];
     const int threads = fc_team_size(elements * (double)terms * 0.05 + (traffic + elements) * 0.2);
     plan.scratch = fc_alloc((size_t)threads * plan.thread_bytes);
     const int enough = plan.scratch != NULL;

@@ -196,14 +196,15 @@ int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
     plan.outputs = dweight->size[0] / conv->groups;
     if (!plan.outputs || !plan.channels || !dweight->size[2] || !dweight->size[3])
         return 0;
-    if (fc_backward_weight_algorithm(conv, dy, dweight) == FC_WINOGRAD)
-        return fc_winograd_backward_weight(conv, dy, x, dweight);
     const ptrdiff_t lanes = (ptrdiff_t)plan.kernels->lanes, images = x->size[0];
+    if (images && fc_backward_weight_algorithm(conv, dy, dweight) == FC_WINOGRAD)
+        return fc_winograd_backward_weight(conv, dy, x, dweight);
     plan.vectors = min(ceil_div(plan.outputs, lanes), 2);
     plan.panel_width = plan.vectors * lanes;
     plan.panels = ceil_div(plan.outputs, plan.panel_width);
     plan.columns = max(0, (dy->size[3] - 1) * conv->stride[1]) + (dweight->size[3] - 1) * conv->dilation[1] + 1;
-    plan.in_place = (x->stride[1] == 1 || plan.channels == 1) && x->stride[3] % 512 && !conv->pad[1][0] && plan.columns <= x->size[3];
+    plan.in_place = (x->stride[1] == 1 || plan.channels == 1) && x->stride[3] % 512 && !conv->pad[1][0] &&
+                    plan.columns <= x->size[3];
     plan.pitch = plan.in_place ? x->stride[3] : fc_pixel_pitch(plan.channels);
     plan.x_row = plan.in_place ? x->stride[2] : plan.columns * plan.pitch;
     plan.dense = plan.pitch == plan.channels && conv->dilation[1] == 1;

@@ -23,6 +23,9 @@
 
 enum { PLANES = FC_WINOGRAD_PLANES, POINTS = 6, MOST_BLOCK = 128, TRANSFORM_TILES = 28 };
 
+/* Of the points of all weights: 1 PiB. */
+static const double MOST_FLOATS = 0x1p48;
+
 typedef struct plan {
     fc_correlation p;
     const fc_kernels *kernels;
@@ -65,7 +68,8 @@ static void make_filters(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
     const ptrdiff_t channels = part_channels(plan, part), used = panel_outputs(plan, panel);
     const ptrdiff_t width = plan->panel_width;
     const ptrdiff_t *rows = p->taps[0]->index, *columns = p->taps[1]->index;
-    const float *w = p->w.data + group * p->w_group + panel * width * p->w.stride[0] + part * plan->part * p->w.stride[1];
+    const float *w = p->w.data + group * p->w_group + panel * width * p->w.stride[0] +
+                     part * plan->part * p->w.stride[1];
     ptrdiff_t row = (rows[1] - rows[0]) * p->w.stride[2], column = (columns[1] - columns[0]) * p->w.stride[3];
     ptrdiff_t channel = p->w.stride[1];
     w += rows[0] * p->w.stride[2] + columns[0] * p->w.stride[3];
@@ -233,8 +237,9 @@ static void body(void *context, int thread, int threads)
 
 /* ---- a plan ----------------------------------------------------------------------------------------------- */
 
-/* What depends on the weights and the instruction set alone. */
-static void plan_panels(plan *plan, ptrdiff_t outputs, ptrdiff_t channels)
+/* What depends on the weights and the instruction set alone. Returns -1 where no memory could hold their points:
+ * weights may repeat their elements, so that memory does not bound their number. */
+static int plan_panels(plan *plan, ptrdiff_t groups, ptrdiff_t outputs, ptrdiff_t channels)
 {
     plan->kernels = fc_kernels_active();
     const ptrdiff_t lanes = (ptrdiff_t)plan->kernels->lanes;
@@ -247,25 +252,30 @@ static void plan_panels(plan *plan, ptrdiff_t outputs, ptrdiff_t channels)
     plan->panel_width = plan->vectors * lanes;
     plan->panels = ceil_div(outputs, plan->panel_width);
     plan->piece = fc_winograd_plane(plan->part * plan->panel_width);
+    if ((double)groups * (double)plan->panels * (double)plan->parts * (double)(PLANES * plan->piece) > MOST_FLOATS)
+        return -1;
     plan->panel_floats = plan->parts * PLANES * plan->piece;
+    return 0;
 }
 
-static plan describe(const fc_correlation *problem)
+static int describe(const fc_correlation *problem, plan *plan)
 {
-    plan plan = {.p = *problem};
-    plan_panels(&plan, problem->w.size[0], problem->w.size[1]);
-    plan.taps = problem->w.size[2];
-    plan.m = fc_winograd_outputs(plan.taps);
-    plan.winograd = &plan.kernels->winograd[plan.taps == 5];
-    plan.pack_floats = round_up(plan.taps * plan.taps * plan.piece);
-    return plan;
+    plan->p = *problem;
+    if (plan_panels(plan, problem->groups, problem->w.size[0], problem->w.size[1]))
+        return -1;
+    plan->taps = problem->w.size[2];
+    plan->m = fc_winograd_outputs(plan->taps);
+    plan->winograd = &plan->kernels->winograd[plan->taps == 5];
+    plan->pack_floats = round_up(plan->taps * plan->taps * plan->piece);
+    return 0;
 }
 
 /* Chooses a way and blocks: which moves the fewest floats through the L3 cache, a thread. A block's V and M
  * either stay in the L2 cache, or the block is large, so that U is read few times. */
 static void choose_blocks(plan *plan, int threads)
 {
-    const ptrdiff_t l2 = fc_l2_floats() * 7 / 10, width = plan->panel_width, v_tile = PLANES * plan->parts * plan->pitch;
+    const ptrdiff_t l2 = fc_l2_floats() * 7 / 10, width = plan->panel_width;
+    const ptrdiff_t v_tile = PLANES * plan->parts * plan->pitch;
     const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[plan->vectors];
     const ptrdiff_t share = ceil_div(plan->tiles, threads);
     const double u = (double)PLANES * (double)plan->channels * (double)plan->outputs;
@@ -306,28 +316,36 @@ int fc_winograd_supports(const fc_correlation *p)
     return p->w.size[0] > 0 && p->w.size[1] > 0;
 }
 
-size_t fc_winograd_filter_floats(ptrdiff_t outputs, ptrdiff_t channels)
+static void prepare_body(void *context, int thread, int threads)
 {
-    plan plan;
-    plan_panels(&plan, outputs, channels);
-    return (size_t)(plan.panels * plan.panel_floats);
+    const plan *plan = context;
+    (void)thread, (void)threads;
+    for (ptrdiff_t i = 0; i < plan->p.groups * plan->panels; i++)
+        prepare_filters(plan, i, plan->scratch, plan->made);
 }
 
-int fc_winograd_prepare(const fc_correlation *problem, float *filters)
+float *fc_winograd_prepare(const fc_correlation *problem)
 {
-    const plan plan = describe(problem);
-    float *pack = fc_alloc(plan.pack_floats * sizeof(float));
-    if (!pack)
-        return -1;
-    for (ptrdiff_t i = 0; i < problem->groups * plan.panels; i++)
-        prepare_filters(&plan, i, pack, filters);
-    fc_free(pack);
-    return 0;
+    plan plan = {0};
+    if (describe(problem, &plan))
+        return NULL;
+    plan.made = fc_alloc((size_t)(problem->groups * plan.panels * plan.panel_floats) * sizeof(float));
+    plan.scratch = fc_alloc(plan.pack_floats * sizeof(float));
+    if (plan.made && plan.scratch)
+        fc_team_run(1, 1, prepare_body, &plan);    /* denormals are flushed as in a call: the same bits */
+    else {
+        fc_free(plan.made);
+        plan.made = NULL;
+    }
+    fc_free(plan.scratch);
+    return plan.made;
 }
 
 int fc_correlate_winograd(const fc_correlation *problem, const float *filters)
 {
-    plan plan = describe(problem);
+    plan plan = {0};
+    if (describe(problem, &plan))
+        return -1;
     const fc_correlation *p = &plan.p;
     plan.filters = filters;
     plan.tiling = (fc_tiling){plan.m, ceil_div(p->y.size[2], plan.m), ceil_div(p->y.size[3], plan.m)};
@@ -360,8 +378,8 @@ int fc_correlate_winograd(const fc_correlation *problem, const float *filters)
         plan.pack_floats = 0;
     /* By block, weights are packed before V and M are in use. */
     const size_t shared_scratch = plan.u_floats + plan.v_floats + plan.m_floats + plan.stage_floats;
-    plan.scratch_floats = plan.copy_floats + (plan.by_panel || plan.pack_floats > shared_scratch ? plan.pack_floats : 0) +
-                          shared_scratch;
+    const int packed_apart = plan.by_panel || plan.pack_floats > shared_scratch;
+    plan.scratch_floats = plan.copy_floats + (packed_apart ? plan.pack_floats : 0) + shared_scratch;
     float *workspace = fc_alloc((shared + plan.scratch_floats * (size_t)threads) * sizeof(float));
     if (!workspace)
         return -1;

@@ -41,7 +41,11 @@ ptrdiff_t fc_winograd_part(ptrdiff_t channels);
 static inline ptrdiff_t fc_winograd_plane(ptrdiff_t floats) { return ((floats + 15) & ~(ptrdiff_t)15) | 16; }
 
 /* The filters it has, and m for one of r x r. */
-static inline int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns) { return rows == columns && (rows == 3 || rows == 5); }
+static inline int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns)
+{
+    return rows == columns && (rows == 3 || rows == 5);
+}
+
 static inline ptrdiff_t fc_winograd_outputs(ptrdiff_t r) { return 7 - r; }
 
 /* Whether the correlation is one that fc_correlate_winograd computes. */
@@ -50,10 +54,8 @@ int fc_winograd_supports(const fc_correlation *problem);
 /* filters: the weights' points from fc_winograd_prepare, or NULL. */
 int fc_correlate_winograd(const fc_correlation *problem, const float *filters);
 
-/* Floats of the points of one group's weights; the points of all of them: valid for any images, on this
- * instruction set. */
-size_t fc_winograd_filter_floats(ptrdiff_t outputs, ptrdiff_t channels);
-int fc_winograd_prepare(const fc_correlation *problem, float *filters);
+/* The points of the weights, from fc_alloc, or NULL without memory: valid for any images, on this instruction set. */
+float *fc_winograd_prepare(const fc_correlation *problem);
 
 /* For filters that fc_winograd_has, stride 1 and dilation 1. */
 int fc_winograd_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw);

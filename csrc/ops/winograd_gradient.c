@@ -54,8 +54,8 @@ static void transform(const plan *plan, ptrdiff_t first, ptrdiff_t end, float *v
     const ptrdiff_t origin[2] = {-plan->conv->pad[0][0], -plan->conv->pad[1][0]};
     for (ptrdiff_t t = first; t < end;) {
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
-        fc_transform_run(plan->kernels, plan->winograd->data, POINTS, &plan->x, &run, plan->m, origin, 0, plan->channels,
-                         v + (t - first) * plan->v_tile, plan->v_tile, plan->v_plane, copy);
+        fc_transform_run(plan->kernels, plan->winograd->data, POINTS, &plan->x, &run, plan->m, origin, 0,
+                         plan->channels, v + (t - first) * plan->v_tile, plan->v_tile, plan->v_plane, copy);
         fc_transform_run(plan->kernels, plan->winograd->gradient, plan->m, &plan->dy, &run, plan->m, corner, 0,
                          plan->outputs, d + (t - first) * plan->d_tile, plan->d_tile, plan->d_plane, copy);
         t += run.tiles;
@@ -136,7 +136,8 @@ static void write_channels(const plan *plan, ptrdiff_t c, float *stage)
     const ptrdiff_t channels = min(OUTPUT_CHANNELS, plan->channels - c), taps = dw->size[2];
     const int staged = dw->stride[0] != 1 && plan->outputs > 1;
     float *to = dw->data + c * dw->stride[1];
-    const ptrdiff_t column = staged ? channels * plan->sum_row : dw->stride[3], row = staged ? taps * column : dw->stride[2];
+    const ptrdiff_t column = staged ? channels * plan->sum_row : dw->stride[3];
+    const ptrdiff_t row = staged ? taps * column : dw->stride[2];
     const fc_winograd_output out = {
         .tiles = (size_t)channels,
         .channels = (size_t)plan->outputs,
@@ -171,7 +172,8 @@ static void body(void *context, int thread, int threads)
             fc_team_barrier();
         for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next_sum)) < PLANES && plan->chunks > 1;)
             for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
-                plan->kernels->add_span((size_t)plan->sum_plane, plan->sums + chunk * plan->chunk_sums + i * plan->sum_plane,
+                plan->kernels->add_span((size_t)plan->sum_plane,
+                                        plan->sums + chunk * plan->chunk_sums + i * plan->sum_plane,
                                         plan->sums + i * plan->sum_plane);
         if (threads > 1)
             fc_team_barrier();

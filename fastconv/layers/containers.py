@@ -137,6 +137,11 @@ class Sequential(Container):
             input_shape = layer.output_shape(input_shape)
 
 
+def _check_equal(body, shortcut):
+    if body != shortcut:
+        raise ValueError(f"body gives shape {body}, shortcut {shortcut}; they must be equal")
+
+
 class Residual(Container):
     """body(x) + shortcut(x), or body(x) + x: He et al., arXiv 1512.03385, equations 1 and 2.
 
@@ -153,11 +158,14 @@ class Residual(Container):
     def forward(self, x, *, activation=None):
         skip = x if self.shortcut is None else self.shortcut.forward(x)
         if "residual" in self.body.fuses:
-            y = self.body.forward(x, residual=skip, activation=activation)
+            try:
+                y = self.body.forward(x, residual=skip, activation=activation)
+            except ValueError:
+                _check_equal(self.body.output_shape(x.shape), skip.shape)
+                raise
             return self._save(y, True, None)
         y = self.body.forward(x)
-        if y.shape != skip.shape:
-            raise ValueError(f"body gives shape {y.shape}, shortcut {skip.shape}; they must be equal")
+        _check_equal(y.shape, skip.shape)
         y = F.add(y, skip, activation=activation)
         return self._save(y, False, None if activation is None else y)
 
