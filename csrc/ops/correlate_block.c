@@ -107,6 +107,8 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
     for (ptrdiff_t v = 0; v < columns; v += rows, t->a += rows * t->a_row, t->y += rows * t->y_row) {
         t->next = t->a + rows * t->a_row;
         kernels->tile_rows[vectors][min(rows, columns - v)](t);
+        if (t->residual)
+            t->residual += rows * t->y_row;
     }
 }
 
