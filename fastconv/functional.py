@@ -92,7 +92,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, r
 
 
 def prepare_conv2d(weight, input_shape, stride=1, padding=0, dilation=1, groups=1, *, algorithm="auto"):
-    """What conv2d makes of a weight before it multiplies, for many calls with this weight: its argument filters.
+    """What conv2d makes of a weight before it multiplies, for many calls with it: the argument `filters`.
 
     input_shape (N, C, H, W): of images of this size, N does not matter. Later changes of the weight are not
     seen. None where the algorithm takes weights as they are.

@@ -119,6 +119,9 @@ class _Recurrent(Layer):
                 grad = F.dropout_backward(grad, mask, self.dropout)
         return self._batch_first(grad), grad_first
 
+    def plan(self, planner, x, out=None):
+        raise TypeError(f"{type(self).__name__} gives states beside its output, which a plan cannot")
+
     def output_shape(self, input_shape):
         """Shape of the output for x of `input_shape`."""
         if len(input_shape) != 3 or input_shape[2] != self.input_size:
