@@ -616,7 +616,7 @@ def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, object 
     if residual is not None:
         hr = like("residual", residual, &ty, &tr)
         no_overlap(hy, "residual", hr)
-        added_later = ty.stride[1] != 1 and ty.size[1] > 1
+        added_later = (ty.stride[1] != 1 and ty.size[1] > 1) or not same_layout(&tr, &ty)
         if added_later:
             extras.relu = False
         else:

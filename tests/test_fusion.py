@@ -103,7 +103,12 @@ def test_convolution_with_residual_and_relu(shape, outputs, size, stride, layout
             expected = F.relu(expected) if relu else expected
             y = F.conv2d(x, weight, bias, **options, residual=residual if added else None,
                          activation="relu" if relu else None)
+            part = np.empty((len(y), outputs + 5, *y.shape[2:]), np.float32)
+            part = in_layout(part, layout)[:, 2:outputs + 2]
+            F.conv2d(x, weight, bias, **options, residual=residual if added else None,
+                     activation="relu" if relu else None, out=part)
         assert_same_bits(y, expected, f"{isa}, {threads} threads, residual {added}, relu {relu}")
+        assert_same_bits(part, expected, f"into channels, {isa}, {threads} threads, {added}, {relu}")
 
 
 def test_gradient_of_a_residual_without_relu_is_that_of_the_result(rng):

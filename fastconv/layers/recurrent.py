@@ -156,6 +156,7 @@ class RNN(_Recurrent):
     """
 
     _gates, _state_names, _grad_names = 1, ("h0",), ("grad_h_n",)
+    plan = _Recurrent.plan
 
     def forward(self, x, h0=None):
         output, (h_n,) = self._forward(x, (h0,))
@@ -182,6 +183,7 @@ class LSTM(_Recurrent):
     """
 
     _gates, _state_names, _grad_names = 4, ("h0", "c0"), ("grad_h_n", "grad_c_n")
+    plan = _Recurrent.plan
 
     def forward(self, x, state=None):
         output, last = self._forward(x, _pair("state", state))
