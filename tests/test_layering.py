@@ -104,6 +104,7 @@ MAY_IMPORT = {
               "metrics", "optim", "plots", "progress"},
     "challenge": {"augment", "data", "extras", "files", "losses", "models", "optim", "train"},
     "chart": {"files", "init", "models", "summary"},
+    "benchmark": {"functional", "init", "layers", "models"},
     "cli": {"*"},
 }
 PYTHON_FILES = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyx")])
