@@ -211,7 +211,7 @@ class Plan:
             out = np.ndarray(self.output_shape, np.float32, block, 0, self._y.strides)
         else:
             _core.check_out(out, self.output_shape)
-            if np.may_share_memory(x, out):
+            if np.shares_memory(x, out):
                 raise ValueError("out must not overlap x")
         try:
             bound = self._idle.pop()
