@@ -65,7 +65,7 @@ class History(list):
 
 
 def evaluate(model, data, batch_size=500, loss=None):
-    """Evaluation of `model` on a Dataset, in evaluation mode; the model's mode is as before afterwards.
+    """Evaluation of `model` on a Dataset, in evaluation mode and under no_grad; the mode is restored.
 
     loss: default CrossEntropyLoss(). Raises ValueError for an empty data set.
     """
