@@ -12,6 +12,7 @@ import os
 
 from . import _core
 from ._core import available_isas, isa, memory_stats, set_isa, trim
+from .grad import is_grad_enabled, no_grad
 from .threads import default_num_threads, get_num_threads, num_threads, set_num_threads
 
 __version__ = "0.1.0"
@@ -19,8 +20,8 @@ __version__ = "0.1.0"
 _SUBMODULES = ("augment", "challenge", "checkpoint", "data", "functional", "init", "layers", "losses",
                "metrics", "models", "optim", "plots", "reference", "summary", "train")
 
-__all__ = [*_SUBMODULES, "algorithms", "available_isas", "explain", "get_num_threads", "info", "isa",
-           "memory_stats", "num_threads", "set_isa", "set_num_threads", "trim"]
+__all__ = [*_SUBMODULES, "algorithms", "available_isas", "explain", "get_num_threads", "info", "is_grad_enabled",
+           "isa", "memory_stats", "no_grad", "num_threads", "set_isa", "set_num_threads", "trim"]
 
 
 def algorithms():

@@ -24,6 +24,7 @@ from .checks import count
 from .data import batches, prefetch
 from .extras import require
 from .files import atomic_write
+from .grad import no_grad
 from .losses import CrossEntropyLoss
 from .optim import clip_grad_norm
 from .progress import Progress
@@ -64,7 +65,7 @@ class History(list):
 
 
 def evaluate(model, data, batch_size=500, loss=None):
-    """Evaluation of `model` on a Dataset, in evaluation mode; the model's mode is as before afterwards.
+    """Evaluation of `model` on a Dataset, in evaluation mode and under no_grad; the mode is restored.
 
     loss: default CrossEntropyLoss(). Raises ValueError for an empty data set.
     """
@@ -76,7 +77,8 @@ def evaluate(model, data, batch_size=500, loss=None):
     model.eval()
     try:
         for images, labels in batches(data, batch_size):
-            scores = model.forward(images)
+            with no_grad():
+                scores = model.forward(images)
             total += loss.forward(scores, labels) * len(labels)
             predictions.append(scores.argmax(axis=1))
     finally:

@@ -83,6 +83,34 @@ def test_batch_norm_backward_behind_relu(shape, layout, part, rng):
             assert_all_same_bits(plain, expected, f"{isa}, {threads} threads")
 
 
+# (x, output channels, filter size, stride): rows of one tile and of several, Winograd, few output channels
+CONVOLUTIONS = [((2, 20, 7, 7), 17, 1, 1), ((2, 64, 8, 40), 80, 1, 1), ((1, 33, 30, 31), 48, 3, 1),
+                ((2, 16, 9, 41), 33, 3, 2), ((1, 64, 28, 28), 64, 3, 1), ((3, 5, 9, 40), 3, 3, 1),
+                ((2, 40, 1, 1), 50, 1, 1)]
+
+
+@every_layout
+@pytest.mark.parametrize(("shape", "outputs", "size", "stride"), CONVOLUTIONS, ids=str)
+def test_convolution_with_residual_and_relu(shape, outputs, size, stride, layout, rng):
+    x, bias = floats(rng, shape, layout), floats(rng, outputs)
+    weight = in_layout(floats(rng, (outputs, shape[1], size, size)), layout, "weight")
+    options = {"stride": stride, "padding": size // 2}
+    residual = strange(rng, F.conv2d(x, weight, **options).shape, layout)
+    for (isa, threads), (added, relu) in itertools.product(RUNS, [(0, 1), (1, 0), (1, 1)]):
+        with using_isa(isa), fastconv.num_threads(threads):
+            expected = F.conv2d(x, weight, bias, **options)
+            expected = F.add(expected, residual) if added else expected
+            expected = F.relu(expected) if relu else expected
+            y = F.conv2d(x, weight, bias, **options, residual=residual if added else None,
+                         activation="relu" if relu else None)
+            part = np.empty((len(y), outputs + 5, *y.shape[2:]), np.float32)
+            part = in_layout(part, layout)[:, 2:outputs + 2]
+            F.conv2d(x, weight, bias, **options, residual=residual if added else None,
+                     activation="relu" if relu else None, out=part)
+        assert_same_bits(y, expected, f"{isa}, {threads} threads, residual {added}, relu {relu}")
+        assert_same_bits(part, expected, f"into channels, {isa}, {threads} threads, {added}, {relu}")
+
+
 def test_gradient_of_a_residual_without_relu_is_that_of_the_result(rng):
     x, dy = floats(rng, (2, 3, 4, 4)), floats(rng, (2, 3, 4, 4))
     _, mean, invstd = F.batch_norm_train(x)

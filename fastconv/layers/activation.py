@@ -2,8 +2,13 @@
 
 import numpy as np
 
+from .. import _core
 from .. import functional as F
 from .base import Layer
+
+
+def _plan(kind, planner, x, out):
+    return planner.step(_core.activation, kind, x, planner.place(out, x.shape), over=x)
 
 
 class ReLU(Layer):
@@ -17,6 +22,9 @@ class ReLU(Layer):
         (y,) = self._restore(grad_output)
         return F.relu_backward(grad_output, y)
 
+    def plan(self, planner, x, out=None):
+        return _plan(_core.RELU, planner, x, out)
+
 
 class Sigmoid(Layer):
     """1 / (1 + exp(-x))."""
@@ -29,6 +37,9 @@ class Sigmoid(Layer):
         (y,) = self._restore(grad_output)
         return F.sigmoid_backward(grad_output, y)
 
+    def plan(self, planner, x, out=None):
+        return _plan(_core.SIGMOID, planner, x, out)
+
 
 class Tanh(Layer):
     """Hyperbolic tangent."""
@@ -40,6 +51,9 @@ class Tanh(Layer):
     def backward(self, grad_output):
         (y,) = self._restore(grad_output)
         return F.tanh_backward(grad_output, y)
+
+    def plan(self, planner, x, out=None):
+        return _plan(_core.TANH, planner, x, out)
 
 
 class ScaledTanh(Layer):
@@ -58,3 +72,8 @@ class ScaledTanh(Layer):
     def backward(self, grad_output):
         (tanh,) = self._restore(grad_output)
         return F.tanh_backward(grad_output * (self.AMPLITUDE * self.SLOPE), tanh)
+
+    def plan(self, planner, x, out=None):
+        scaled = planner.step(np.multiply, x, self.SLOPE, planner.place(None, x.shape), over=x)
+        tanh = _plan(_core.TANH, planner, scaled, None)
+        return planner.step(np.multiply, tanh, self.AMPLITUDE, planner.place(out, x.shape), over=tanh)

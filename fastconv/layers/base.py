@@ -1,10 +1,13 @@
 """What every layer is: parameters, buffers, children, and how a forward hands over to its backward."""
 
+import copy
 import os
 
 import numpy as np
 
 from .. import checkpoint
+from ..grad import is_grad_enabled, no_grad
+from ..plan import Plan
 
 
 class Parameter:
@@ -23,6 +26,10 @@ class Parameter:
         self.data = data
         self._grad = None
         self._has_grad = False
+
+    def __deepcopy__(self, memo):
+        """A copy without gradient, as in torch."""
+        return Parameter(copy.deepcopy(self.data, memo))
 
     @property
     def shape(self):
@@ -83,6 +90,12 @@ class Layer:
         super().__init_subclass__(**options)
         if vars(cls).keys() & {"forward", "backward"} and "fuses" not in vars(cls):
             cls.fuses = ()
+        if "forward" in vars(cls) and "plan" not in vars(cls):
+            cls.plan = Layer.plan
+
+    def __getstate__(self):
+        """What copies consist of: not what forward kept for backward."""
+        return {name: value for name, value in vars(self).items() if name != "_saved"}
 
     def forward(self, x):
         """y of x. Keeps what backward needs until backward or the next forward."""
@@ -100,8 +113,8 @@ class Layer:
         return self.forward(x)
 
     def _save(self, y, *values):
-        """Keeps `values` for backward; returns y."""
-        self._saved = (y.shape, values)
+        """Keeps `values` for backward, but not under no_grad; returns y."""
+        self._saved = (y.shape, values) if is_grad_enabled() else None
         return y
 
     def _restore(self, grad_output):
@@ -216,6 +229,52 @@ class Layer:
             return self.load_state_dict(state, strict)
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+    # ---- inference ----------------------------------------------------------------------------------
+
+    def fuse(self):
+        """Folds each BatchNorm2d behind a Conv2d or MappedConv2d in a Sequential into its weight and bias.
+
+        For evaluation: changes the parameters and removes the batch normalisations, so that the state dict is
+        no longer that of the network that was built; load weights before. Outputs differ by rounding alone.
+        Returns the layer. Raises RuntimeError in training mode.
+        """
+        layers = [layer for _, layer in self.named_modules()]
+        if any(layer.training for layer in layers):
+            raise RuntimeError("fuse needs evaluation mode: call eval() first")
+        for layer in layers:
+            layer._fold_norms()
+        return self
+
+    def _fold_norms(self):
+        """What fuse does in this layer itself: something in containers that know their layers' order."""
+
+    def compile(self, input_shape):
+        """A plan.Plan: plan(x, out=None) is what forward gives in evaluation for x of `input_shape`, faster.
+
+        It is made of a copy, fused: the layer stays as it is, and later changes of its weights are not seen.
+        Weights are prepared once; activations are channels-last and share one block of memory, laid out by
+        when each is needed; calls allocate nothing but the result. The forward of layers without a method
+        `plan` is called. Raises what forward raises for this shape.
+
+            plan = model.compile((16, 3, 224, 224))
+            scores = plan(images)
+        """
+        return Plan(copy.deepcopy(self).eval().fuse(), input_shape)
+
+    def plan(self, planner, x, out=None, *, residual=None, activation=None):
+        """Adds the steps from x to y, in `out` if given, to a plan.Planner; returns y. All are of plan.Value.
+
+        residual (a Value) and activation: as of forward, for layers that name them in `fuses`.
+        """
+        y = planner.place(out, self.output_shape(x.shape))
+        return planner.step(self._run, x, residual, activation, y)
+
+    def _run(self, x, residual, activation, out):
+        """The step of layers without a plan of their own."""
+        options = {"residual": residual, "activation": activation}
+        with no_grad():
+            np.copyto(out, self.forward(x, **{name: options[name] for name in self.fuses}))
 
     # ---- shapes and costs ---------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ import numpy as np
 from .. import functional as F
 from .activation import ReLU
 from .base import Layer, join
+from .linear import Conv2d, MappedConv2d
+from .norm import BatchNorm2d
 
 
 def _named(layers):
@@ -98,14 +100,16 @@ class Sequential(Container):
             if layer.parameters():
                 return
 
-    def _steps(self):
-        """(layer, keywords of its forward) of the layers that are called."""
+    def _steps(self, **fused):
+        """(layer, keywords of its forward) of the layers that are called; the last has `fused` besides."""
         steps = []
         for layer in self.children():
             if type(layer) is ReLU and steps and not steps[-1][1] and "activation" in steps[-1][0].fuses:
                 steps[-1][1]["activation"] = "relu"
             else:
                 steps.append((layer, {}))
+        if fused:
+            steps[-1][1].update(fused)
         return steps
 
     @property
@@ -114,10 +118,7 @@ class Sequential(Container):
         return () if options else layer.fuses
 
     def forward(self, x, **fused):
-        steps = self._steps()
-        if fused:
-            steps[-1][1].update(fused)
-        for layer, options in steps:
+        for layer, options in self._steps(**fused):
             x = layer.forward(x, **options)
         self._saved = "residual" in fused
         return x
@@ -130,6 +131,24 @@ class Sequential(Container):
         while steps and grad_output is not None:
             grad_output = steps.pop()[0].backward(grad_output)
         return (grad_output, grad_residual) if self._saved else grad_output
+
+    def _fold_norms(self):
+        if type(self).forward is not Sequential.forward:
+            return
+        before = None
+        for name, layer in list(self.named_children()):
+            if (type(layer) is BatchNorm2d and layer.running_mean is not None
+                    and type(before) in (Conv2d, MappedConv2d)):
+                before._fold(*layer._scale_and_shift())
+                delattr(self, name)
+            else:
+                before = layer
+
+    def plan(self, planner, x, out=None, **fused):
+        steps = self._steps(**fused)
+        for layer, options in steps:
+            x = layer.plan(planner, x, out if layer is steps[-1][0] else None, **options)
+        return x
 
     def trace(self, input_shape):
         for name, layer in self.named_children():
@@ -180,6 +199,17 @@ class Residual(Container):
             grad_skip = self.shortcut.backward(grad_skip)
         return F.add(grad_body, grad_skip) if self.needs_input_grad else None
 
+    def plan(self, planner, x, out=None, *, activation=None):
+        skip = x if self.shortcut is None else self.shortcut.plan(planner, x)
+        if "residual" in self.body.fuses:
+            return self.body.plan(planner, x, out, residual=skip, activation=activation)
+        y = self.body.plan(planner, x)
+        return planner.step(_add, y, skip, activation, planner.place(out, y.shape), over=y)
+
+
+def _add(x, y, activation, out):
+    F.add(x, y, activation=activation, out=out)
+
 
 class Concat(Container):
     """The outputs of branches of x, joined along the channels: Szegedy et al., arXiv 1409.4842, section 4.
@@ -206,3 +236,15 @@ class Concat(Container):
         grads = [branch.backward(grad_output[:, end - count:end])
                  for branch, count, end in zip(self.children(), channels, ends, strict=True)]
         return F.add(*grads) if self.needs_input_grad else None
+
+    def plan(self, planner, x, out=None):
+        y = planner.place(out, self.output_shape(x.shape))
+        begin = 0
+        for branch in self.children():
+            end = begin + branch.output_shape(x.shape)[1]
+            part = y.channels(begin, end)
+            result = branch.plan(planner, x, part)
+            if result != part:
+                planner.copy(result, part)
+            begin = end
+        return y

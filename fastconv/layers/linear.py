@@ -9,7 +9,7 @@ import operator
 
 import numpy as np
 
-from .. import checks, init
+from .. import _core, checks, init
 from .. import functional as F
 from .base import Layer, Parameter
 
@@ -32,6 +32,26 @@ def _initial(weight, bias, rng):
     bound = 1 / math.sqrt(init.fans(weight.shape)[0])
     values = init.uniform(np.empty(len(weight), np.float32), -bound, bound, rng=rng)
     return Parameter(weight), Parameter(values)
+
+
+def _scale(weight, bias, scale, shift, maps=slice(None)):
+    """Makes the outputs of a convolution scale * y + shift, by its parameters; returns that of the bias.
+
+    scale and shift: float64, one for each output map; maps: those that the filters belong to.
+    """
+    per_filter = scale[maps].reshape(-1, *[1] * (weight.data.ndim - 1))
+    np.multiply(weight.data, per_filter, out=weight.data, casting="same_kind", dtype=np.float64)
+    if bias is not None:
+        shift = bias.data * scale + shift
+    return Parameter(shift.astype(np.float32))
+
+
+def _plan_conv2d(planner, x, out, output_shape, weight, bias, options, residual=None, activation=None):
+    """The step of a convolution; options as functional.conv2d takes them."""
+    filters = F.prepare_conv2d(weight, x.shape, *options)
+    options = F._geometry(weight, *options, "auto")
+    return planner.step(_core.conv2d, x, weight, bias, *options, "auto", residual, activation is not None,
+                        filters, planner.place(out, output_shape))
 
 
 class Conv2d(Layer):
@@ -78,6 +98,14 @@ class Conv2d(Layer):
         if self.needs_input_grad:
             grad_input = F.conv2d_backward_input(grad_output, weight.data, x.shape, *options)
         return (grad_input, grad_output) if with_residual else grad_input
+
+    def _fold(self, scale, shift):
+        self.bias = _scale(self.weight, self.bias, scale, shift)
+
+    def plan(self, planner, x, out=None, *, residual=None, activation=None):
+        bias = None if self.bias is None else self.bias.data
+        return _plan_conv2d(planner, x, out, self.output_shape(x.shape), self.weight.data, bias,
+                            self._options(), residual, activation)
 
     def multiply_adds(self, input_shape):
         """R*S*C/groups for each of the N*K*P*Q outputs."""
@@ -130,6 +158,13 @@ class MappedConv2d(Layer):
         self.bias.accumulate(lambda out: F.conv2d_backward_bias(grad_output, out=out))
         return F.conv2d_backward_input(grad_output, dense, x.shape) if self.needs_input_grad else None
 
+    def _fold(self, scale, shift):
+        self.bias = _scale(self.weight, self.bias, scale, shift, self._links[0])
+
+    def plan(self, planner, x, out=None):
+        return _plan_conv2d(planner, x, out, self.output_shape(x.shape), self._dense(), self.bias.data,
+                            (1, 0, 1, 1))
+
     def multiply_adds(self, input_shape):
         """R*S for each link and each of its N*P*Q outputs."""
         images, _, rows, columns = self.output_shape(input_shape)
@@ -158,6 +193,11 @@ class Linear(Layer):
         if self.bias is not None:
             self.bias.accumulate(lambda out: F.linear_backward_bias(grad_output, out=out))
         return F.linear_backward_input(grad_output, self.weight.data) if self.needs_input_grad else None
+
+    def plan(self, planner, x, out=None):
+        bias = None if self.bias is None else self.bias.data
+        y = planner.place(out, (x.shape[0], self.out_features))
+        return planner.step(_core.linear, x, self.weight.data, bias, y)
 
     def multiply_adds(self, input_shape):
         """in_features for each of the N*out_features outputs."""

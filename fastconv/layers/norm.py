@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .. import _core
 from .. import functional as F
 from .base import Layer, Parameter
 from .linear import _count
@@ -70,6 +71,20 @@ class BatchNorm2d(Layer):
             grad_input = None
         return (grad_input, *grad_residual) if with_residual else grad_input
 
+    def _scale_and_shift(self):
+        """What evaluation does with running averages, scale * x + shift: float64, one for each channel."""
+        scale = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
+        if self.weight is None:
+            return scale, -self.running_mean * scale
+        scale *= self.weight.data
+        return scale, self.bias.data - self.running_mean * scale
+
+    def plan(self, planner, x, out=None, *, residual=None, activation=None):
+        of_batch = self.running_mean is None
+        return planner.step(_core.batch_norm, x, *self._affine(), self.running_mean, self.running_var,
+                            of_batch, 0.0, self.eps, residual, activation is not None,
+                            planner.place(out, x.shape), over=x)
+
 
 class LocalResponseNorm(Layer):
     """Divides by a power of the mean square of `size` channels: x (N, C, H, W) -> the same shape.
@@ -89,6 +104,10 @@ class LocalResponseNorm(Layer):
     def backward(self, grad_output):
         (x,) = self._restore(grad_output)
         return F.local_response_norm_backward(grad_output, x, *self._options())
+
+    def plan(self, planner, x, out=None):
+        y = planner.place(out, x.shape)
+        return planner.step(_core.local_response_norm, x, *self._options(), y, over=x)
 
 
 class Dropout(Layer):
@@ -112,3 +131,6 @@ class Dropout(Layer):
     def backward(self, grad_output):
         (mask,) = self._restore(grad_output)
         return grad_output if mask is None else F.dropout_backward(grad_output, mask, self.p)
+
+    def plan(self, planner, x, out=None):
+        return x

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .. import checks
+from .. import _core, checks
 from .. import functional as F
 from .base import Layer, Parameter
 from .linear import _count
@@ -33,6 +33,11 @@ class MaxPool2d(Layer):
             _, argmax = F.max_pool2d_argmax(x, *self._options())
         return F.max_pool2d_backward(grad_output, argmax, input_shape, *self._options())
 
+    def plan(self, planner, x, out=None):
+        y = planner.place(out, self.output_shape(x.shape))
+        options = self.kernel_size, self.stride, self.padding, self.dilation
+        return planner.step(_core.max_pool2d, x, *options, y.shape[2:], False, y)
+
 
 class AvgPool2d(Layer):
     """Mean over windows: x (N, C, H, W) -> (N, C, P, Q); options as functional.avg_pool2d."""
@@ -50,6 +55,11 @@ class AvgPool2d(Layer):
     def backward(self, grad_output):
         (input_shape,) = self._restore(grad_output)
         return F.avg_pool2d_backward(grad_output, input_shape, *self._options())
+
+    def plan(self, planner, x, out=None):
+        y = planner.place(out, self.output_shape(x.shape))
+        options = self.kernel_size, self.stride, self.padding, y.shape[2:], self.count_include_pad
+        return planner.step(_core.avg_pool2d, x, *options, False, y)
 
 
 class Subsample2d(Layer):
@@ -80,6 +90,11 @@ class Subsample2d(Layer):
         self.bias.accumulate(lambda out: np.copyto(out, grad_bias))
         return self.pool.backward(grad_mean)
 
+    def plan(self, planner, x, out=None):
+        mean = self.pool.plan(planner, x)
+        return planner.step(_core.batch_norm, mean, self.weight.data, self.bias.data, self._mean, self._var,
+                            False, 0.0, 0.0, None, False, planner.place(out, mean.shape), over=mean)
+
 
 class AdaptiveAvgPool2d(Layer):
     """Mean over output_size windows that cover the image: x (N, C, H, W) -> (N, C, P, Q)."""
@@ -93,6 +108,10 @@ class AdaptiveAvgPool2d(Layer):
     def backward(self, grad_output):
         (input_shape,) = self._restore(grad_output)
         return F.adaptive_avg_pool2d_backward(grad_output, input_shape)
+
+    def plan(self, planner, x, out=None):
+        y = planner.place(out, self.output_shape(x.shape))
+        return planner.step(_core.avg_pool2d, x, (1, 1), (1, 1), (0, 0), self.output_size, False, True, y)
 
 
 class Flatten(Layer):
@@ -110,3 +129,10 @@ class Flatten(Layer):
         out = np.empty_like(x)
         np.copyto(out, grad_input)
         return out
+
+    def plan(self, planner, x, out=None):
+        y = x.rows()
+        if y is None:
+            y = planner.place(None, self.output_shape(x.shape))
+            planner.copy(x, y.images(x.shape))
+        return y

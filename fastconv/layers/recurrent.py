@@ -119,6 +119,9 @@ class _Recurrent(Layer):
                 grad = F.dropout_backward(grad, mask, self.dropout)
         return self._batch_first(grad), grad_first
 
+    def plan(self, planner, x, out=None):
+        raise TypeError(f"{type(self).__name__} gives states beside its output, which a plan cannot")
+
     def output_shape(self, input_shape):
         """Shape of the output for x of `input_shape`."""
         if len(input_shape) != 3 or input_shape[2] != self.input_size:
@@ -153,6 +156,7 @@ class RNN(_Recurrent):
     """
 
     _gates, _state_names, _grad_names = 1, ("h0",), ("grad_h_n",)
+    plan = _Recurrent.plan
 
     def forward(self, x, h0=None):
         output, (h_n,) = self._forward(x, (h0,))
@@ -179,6 +183,7 @@ class LSTM(_Recurrent):
     """
 
     _gates, _state_names, _grad_names = 4, ("h0", "c0"), ("grad_h_n", "grad_c_n")
+    plan = _Recurrent.plan
 
     def forward(self, x, state=None):
         output, last = self._forward(x, _pair("state", state))

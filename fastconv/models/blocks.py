@@ -48,6 +48,9 @@ class Fork(Container):
         *grads, grad_head = grad_output
         return rest.backward(tuple(grads) if len(grads) > 1 else grads[0]) + head.backward(grad_head)
 
+    def plan(self, planner, x, out=None):
+        return self.rest.plan(planner, x, out)
+
     def trace(self, input_shape):
         return super().trace(input_shape) if self.training else self.rest.trace(input_shape)
 
