@@ -20,8 +20,8 @@ __version__ = "0.1.0"
 _SUBMODULES = ("augment", "challenge", "checkpoint", "data", "functional", "init", "layers", "losses",
                "metrics", "models", "optim", "plots", "reference", "summary", "train")
 
-__all__ = [*_SUBMODULES, "algorithms", "available_isas", "explain", "get_num_threads", "info", "is_grad_enabled",
-           "isa", "memory_stats", "no_grad", "num_threads", "set_isa", "set_num_threads", "trim"]
+__all__ = [*_SUBMODULES, "algorithms", "available_isas", "explain", "get_num_threads", "info",
+           "is_grad_enabled", "isa", "memory_stats", "no_grad", "num_threads", "set_isa", "set_num_threads", "trim"]
 
 
 def algorithms():

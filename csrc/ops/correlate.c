@@ -279,7 +279,7 @@ int fc_correlate(const fc_correlation *problem)
     plan.pitch = fc_pixel_pitch(plan.part);
     /* Pixels a multiple of 2 KiB apart share a few sets of the L1 cache: only few at once may be read where they lie. */
     const int crowded = p->x.stride[3] * p->x_step[1] % 512 == 0;
-    plan.in_place = (p->x.stride[1] == 1 || plan.channels == 1) && plan.column_min >= 0 &&
+    plan.in_place = (p->x.stride[1] == 1 || plan.channels == 1) && p->x.stride[3] && plan.column_min >= 0 &&
                     (!crowded || plan.outputs > 2 * (ptrdiff_t)plan.kernels->lanes) &&
                     (plan.columns - 1) * p->x_step[1] + plan.column_max < p->x.size[3];
     if (plan.in_place)
