@@ -21,7 +21,8 @@ _SUBMODULES = ("augment", "challenge", "checkpoint", "data", "functional", "init
                "metrics", "models", "optim", "plots", "reference", "summary", "train")
 
 __all__ = [*_SUBMODULES, "algorithms", "available_isas", "explain", "get_num_threads", "info",
-           "is_grad_enabled", "isa", "memory_stats", "no_grad", "num_threads", "set_isa", "set_num_threads", "trim"]
+           "is_grad_enabled", "isa", "memory_stats", "no_grad", "num_threads", "set_isa", "set_num_threads",
+           "trim"]
 
 
 def algorithms():

@@ -49,19 +49,20 @@ cdef extern from "ops/ops.h":
         ptrdiff_t pad[2][2]
         ptrdiff_t groups
         int algorithm
+    ctypedef struct fc_filters:
+        float *data
     ctypedef struct fc_conv2d_extras:
         const float *bias
         const float *residual
         bint relu
-        const float *filters
+        const fc_filters *filters
     int FC_DIRECT
     int FC_WINOGRAD
     bint fc_conv2d_supports(const fc_conv2d *, const fc_tensor *weight) nogil
-    int fc_conv2d_forward_algorithm(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight,
-                                    const fc_tensor *y) nogil
     int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t height, ptrdiff_t width,
                          double *costs) nogil
-    float *fc_conv2d_prepare(const fc_conv2d *, const fc_tensor *weight) nogil
+    int fc_conv2d_prepare(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_tensor *y,
+                          fc_filters *) nogil
     int fc_conv2d_forward(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_conv2d_extras *,
                           const fc_tensor *y) nogil
     int fc_conv2d_backward_input(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *weight,
@@ -579,13 +580,13 @@ def conv2d_choices(tuple x_shape, tuple w_shape, tuple stride, tuple padding, tu
 
 cdef class Filters:
     """A weight as an algorithm multiplies by it, for many calls; see functional.prepare_conv2d."""
-    cdef float *data
+    cdef fc_filters made
     cdef const fc_kernels *kernels
     cdef fc_tensor weight
     cdef ptrdiff_t groups
 
     def __dealloc__(self):
-        fc_free(self.data)
+        fc_free(self.made.data)
 
     cdef bint fits(self, const fc_conv2d *conv, const fc_tensor *weight) noexcept:
         """Whether they were made of a weight of this shape for the kernels in use."""
@@ -596,27 +597,32 @@ cdef class Filters:
         return self.groups == conv.groups and self.kernels == fc_kernels_active()
 
 
+cdef void channels_last_image(ptrdiff_t channels, ptrdiff_t height, ptrdiff_t width, fc_tensor *t) noexcept:
+    """One image as it would lie in memory, of sizes whose products are no concern."""
+    t.data = NULL
+    t.size[0], t.size[1] = 1, channels
+    t.size[2], t.size[3] = min(height, 1 << 20), min(width, 1 << 20)
+    t.stride[0], t.stride[1], t.stride[2], t.stride[3] = 0, 1, 0, channels
+    if channels < 1 << 20:
+        t.stride[2] = t.size[3] * channels
+
+
 def prepare_conv2d(weight, tuple input_shape, tuple stride, tuple padding, tuple dilation, object groups,
                    str algorithm):
     cdef fc_tensor tx, tw, ty
     cdef fc_conv2d conv
     cdef ptrdiff_t size[2]
-    cdef int chosen, axis
+    cdef int status
     cdef View hw = view("weight", weight, 4, &tw)
     geometry(&conv, input_shape, shape_of(&tw), stride, padding, dilation, groups, algorithm, size)
-    for axis in range(4):
-        tx.size[axis] = input_shape[axis]
-        ty.size[axis] = (input_shape[0], tw.size[0], size[0], size[1])[axis]
-    chosen = fc_conv2d_forward_algorithm(&conv, &tx, &tw, &ty)
-    raise_for_status(chosen < 0, "prepare_conv2d")
-    if chosen != FC_WINOGRAD:
-        return None
+    channels_last_image(input_shape[1], input_shape[2], input_shape[3], &tx)
+    channels_last_image(tw.size[0], size[0], size[1], &ty)
     cdef Filters filters = Filters.__new__(Filters)
     filters.kernels, filters.weight, filters.groups = fc_kernels_active(), tw, conv.groups
     with nogil:
-        filters.data = fc_conv2d_prepare(&conv, &tw)
-    raise_for_status(filters.data == NULL, "prepare_conv2d")
-    return filters
+        status = fc_conv2d_prepare(&conv, &tx, &tw, &ty, &filters.made)
+    raise_for_status(status, "prepare_conv2d")
+    return None if filters.made.data == NULL else filters
 
 
 def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, object groups, str algorithm, residual,
@@ -648,7 +654,7 @@ def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, object 
         else:
             extras.residual = tr.data
     if filters is not None and filters.fits(&conv, &tw):
-        extras.filters = filters.data
+        extras.filters = &filters.made
     with nogil:
         status = fc_conv2d_forward(&conv, &tx, &tw, &extras, &ty)
     raise_for_status(status, "conv2d")

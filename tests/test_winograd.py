@@ -329,10 +329,12 @@ def test_residual_must_not_overlap_out(rng):
 # ---- prepared filters -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("algorithm", fastconv.algorithms())
 @pytest.mark.parametrize("case", ["7 x 7", "groups", "depthwise", "three parts, not whole", "5 x 5"])
 @pytest.mark.parametrize("isa", fastconv.available_isas())
-def test_prepared_filters_give_the_same_bits(isa, case, rng):
+def test_prepared_filters_give_the_same_bits(isa, case, algorithm, rng):
     (x, w, bias), options = problem("conv2d", CASES[case], rng)
+    options["algorithm"] = algorithm
     with using_isa(isa):
         for layout, name in itertools.product(LAYOUTS, ("x", "weight")):
             filters = F.prepare_conv2d(in_layout(w, layout, name), x.shape, **options)
@@ -343,9 +345,11 @@ def test_prepared_filters_give_the_same_bits(isa, case, rng):
                                      F.conv2d(many, w, bias, **options), f"{layout}, {images} images")
 
 
+@pytest.mark.parametrize("algorithm", fastconv.algorithms())
 @pytest.mark.parametrize("case", ["many tiles, two parts", "few tiles, many weights", "few tiles, groups"])
-def test_prepared_filters_in_a_team(case, rng):
+def test_prepared_filters_in_a_team(case, algorithm, rng):
     (x, w, bias), options = problem("conv2d", LARGE[case], rng)
+    options["algorithm"] = algorithm
     filters = F.prepare_conv2d(w, x.shape, **options)
     expected = F.conv2d(x, w, bias, **options)
     for threads, layout in itertools.product((1, 2, 5), LAYOUTS):
@@ -369,10 +373,21 @@ def test_prepared_filters_are_not_used_where_they_do_not_fit(rng):
         assert_same_bits(F.conv2d(image, weight, **other, filters=filters), expected, other)
 
 
+def test_prepared_filters_of_any_convolution_give_the_same_bits(rng):
+    cases = [dict(w=(65, 40, 1, 1)), dict(w=(32, 40, 1, 1), stride=2), dict(w=(48, 40, 7, 7), stride=2, padding=3),
+             dict(w=(96, 512, 1, 1)), dict(w=(40, 40, 3, 3), dilation=2), dict(w=(64, 20, 3, 3), groups=2)]
+    for case in cases:
+        w = gaussian(rng, *case.pop("w"))
+        x = gaussian(rng, 3, w.shape[1] * case.get("groups", 1), 20, 17)
+        filters = F.prepare_conv2d(w, x.shape, **case)
+        for layout in LAYOUTS:
+            given = in_layout(x, layout)
+            assert_same_bits(F.conv2d(given, w, **case, filters=filters), F.conv2d(given, w, **case), case)
+
+
 def test_prepared_filters_are_none_where_weights_are_taken_as_they_are():
     w = np.zeros((64, 64, 3, 3), np.float32)
-    assert F.prepare_conv2d(w, (1, 64, 28, 28), algorithm="direct") is None
-    assert F.prepare_conv2d(w, (1, 64, 28, 28), stride=2) is None
+    assert F.prepare_conv2d(w[:2, :3], (1, 3, 28, 64)) is None
     assert F.prepare_conv2d(w, (1, 64, 2**40, 2**40)) is not None
     with pytest.raises(ValueError, match="weight must have 32 input channels"):
         F.prepare_conv2d(w, (1, 32, 28, 28))

@@ -52,9 +52,12 @@ int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, con
                             costs);
 }
 
-static int correlate(int wanted, const fc_correlation *p, const float *filters)
+static int correlate(int wanted, const fc_correlation *p, const fc_filters *filters)
 {
-    return algorithm_of(wanted, p) == FC_WINOGRAD ? fc_correlate_winograd(p, filters) : fc_correlate(p);
+    const int algorithm = algorithm_of(wanted, p);
+    if (filters && filters->algorithm != algorithm)
+        filters = NULL;
+    return algorithm == FC_WINOGRAD ? fc_correlate_winograd(p, filters ? filters->data : NULL) : fc_correlate(p, filters);
 }
 
 int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight)
@@ -118,27 +121,21 @@ int fc_conv2d_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
     return status;
 }
 
-int fc_conv2d_forward_algorithm(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight, const fc_tensor *y)
+int fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight, const fc_tensor *y,
+                      fc_filters *filters)
 {
     fc_correlation forward;
     fc_taps *taps = forward_correlation(conv, x, weight, y, &forward);
     if (!taps)
         return -1;
-    const int algorithm = algorithm_of(conv->algorithm, &forward);
+    int status;
+    if (algorithm_of(conv->algorithm, &forward) == FC_WINOGRAD) {
+        *filters = (fc_filters){.algorithm = FC_WINOGRAD, .data = fc_winograd_prepare(&forward)};
+        status = filters->data ? 0 : -1;
+    } else
+        status = fc_correlate_prepare(&forward, filters);
     fc_free(taps);
-    return algorithm;
-}
-
-float *fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *weight)
-{
-    const fc_tensor none = {0};
-    fc_correlation forward;
-    fc_taps *taps = forward_correlation(conv, &none, weight, &none, &forward);
-    if (!taps)
-        return NULL;
-    float *filters = fc_winograd_prepare(&forward);
-    fc_free(taps);
-    return filters;
+    return status;
 }
 
 /* ---- backward_input ----------------------------------------------------------------------------------- */

@@ -206,8 +206,9 @@ static int panels_are_better(const plan *plan, double steps, int threads, ptrdif
     const double turns_of_block = (double)ceil_div((ptrdiff_t)blocks, threads) * threads / blocks;
     const double turns_of_panel = (double)ceil_div((ptrdiff_t)panels, threads) * threads / panels;
     const double reread = input > (double)l2_floats / 2 ? FLOAT_NS : FLOAT_NS / 4;
+    const double packing = plan->prepared ? 0 : 2;
     const double block_ns = compute * turns_of_block +
-                            (weights * (2 + blocks / (double)p->groups) + input) * FLOAT_NS / threads;
+                            (weights * (packing + blocks / (double)p->groups) + input) * FLOAT_NS / threads;
     const double panel_ns = compute * turns_of_panel + (weights + 2 * input) * FLOAT_NS / threads +
                             input * (double)plan->panels * reread / threads;
     return panel_ns < block_ns;
@@ -250,14 +251,15 @@ static void list_runs(plan *plan, size_t runs, ptrdiff_t *place, float *panels)
                 ph->a_run[j] = ph->rows->offset[r] * x_row + (across->offset[s] - plan->column_min) * plan->pitch;
                 ph->b_run[j] = j * ph->taps_a_run * plan->part * plan->panel_width;
             }
-        if (!plan->by_panel) {
+        if (plan->prepared || !plan->by_panel) {
             ph->panels = panels;
             panels += round_up((ptrdiff_t)ph->panel_floats * plan->panels * p->groups);
         }
     }
 }
 
-int fc_correlate(const fc_correlation *problem)
+/* What is known before blocks are planned, all but the panels. Returns 0 where there is nothing to compute. */
+static int describe(const fc_correlation *problem, plan *out)
 {
     plan plan = {.p = *problem, .kernels = fc_kernels_active()};
     fc_correlation *p = &plan.p;
@@ -274,8 +276,6 @@ int fc_correlate(const fc_correlation *problem)
 
     plan.part = fc_correlation_part(plan.channels, p->w.size[2] * p->w.size[3]);
     plan.parts = max(1, ceil_div(plan.channels, plan.part));
-    if (fc_planar_is_better(&plan))
-        return fc_correlate_planar(&plan);
     plan.pitch = fc_pixel_pitch(plan.part);
     /* Pixels a multiple of 2 KiB apart share a few sets of the L1 cache: only few at once may be read where they lie. */
     const int crowded = p->x.stride[3] * p->x_step[1] % 512 == 0;
@@ -289,9 +289,39 @@ int fc_correlate(const fc_correlation *problem)
         const ptrdiff_t most = (ptrdiff_t)plan.kernels->max_rows[v];
         plan.most_rows[v] = plan.in_place && crowded ? min(most, CROWDED_ROWS) : most;
     }
-    plan.vectors = choose_vectors(&plan, plan.outputs, plan.columns);
-    plan.panel_width = plan.vectors * (ptrdiff_t)plan.kernels->lanes;
-    plan.panels = ceil_div(plan.outputs, plan.panel_width);
+    *out = plan;
+    return 1;
+}
+
+static void cut_panels(plan *plan, ptrdiff_t vectors)
+{
+    plan->vectors = vectors;
+    plan->panel_width = vectors * (ptrdiff_t)plan->kernels->lanes;
+    plan->panels = ceil_div(plan->outputs, plan->panel_width);
+}
+
+/* Floats of the packed weights of all phases. */
+static size_t packed_floats(const plan *plan)
+{
+    const fc_correlation *p = &plan->p;
+    size_t floats = 0;
+    for (size_t i = 0; i < plan->phase_count; i++) {
+        const ptrdiff_t taps = p->taps[0][(ptrdiff_t)i / p->phases[1]].count * p->taps[1][(ptrdiff_t)i % p->phases[1]].count;
+        floats += round_up(taps * plan->parts * plan->part * plan->panel_width * plan->panels * p->groups);
+    }
+    return floats;
+}
+
+int fc_correlate(const fc_correlation *problem, const fc_filters *filters)
+{
+    plan plan;
+    if (!describe(problem, &plan))
+        return 0;
+    fc_correlation *p = &plan.p;
+    if (fc_planar_is_better(&plan))
+        return fc_correlate_planar(&plan);
+    plan.prepared = filters != NULL;
+    cut_panels(&plan, filters ? filters->vectors : choose_vectors(&plan, plan.outputs, plan.columns));
 
     const ptrdiff_t l2_floats = fc_l2_floats();
     const double pixels = (double)p->y.size[0] * (double)plan.rows * (double)plan.columns;
@@ -311,14 +341,9 @@ int fc_correlate(const fc_correlation *problem)
         plan.input_part = p->x.size[0] * p->groups * p->x.size[2] * plan.in_columns * plan.pitch;
         if (!plan.in_place)
             input_floats = round_up(plan.parts * plan.input_part) + 16;
-        plan.pack_floats = round_up(plan.most_taps[0] * plan.most_taps[1] * tap_floats);
-    } else {
-        for (size_t i = 0; i < plan.phase_count; i++) {
-            const ptrdiff_t taps = p->taps[0][(ptrdiff_t)i / p->phases[1]].count *
-                                   p->taps[1][(ptrdiff_t)i % p->phases[1]].count;
-            panel_floats += round_up(taps * plan.parts * tap_floats * plan.panels * p->groups);
-        }
-    }
+        plan.pack_floats = plan.prepared ? 0 : round_up(plan.most_taps[0] * plan.most_taps[1] * tap_floats);
+    } else if (!plan.prepared)
+        panel_floats = packed_floats(&plan);
     if (plan.staged) {
         /* Parts are added up in the stage, so it holds every panel and phase when there are several. */
         const int all = plan.parts > 1 && !plan.by_panel;
@@ -337,7 +362,7 @@ int fc_correlate(const fc_correlation *problem)
         return -1;
     float *floats = (float *)(workspace + fixed);
     plan.phases = (phase *)workspace;
-    list_runs(&plan, runs, (ptrdiff_t *)(workspace + phase_bytes), floats);
+    list_runs(&plan, runs, (ptrdiff_t *)(workspace + phase_bytes), filters ? filters->data : floats);
     plan.input = floats + panel_floats;
     plan.scratch = plan.input + input_floats + bias_floats;
     if (p->bias) {
@@ -348,5 +373,31 @@ int fc_correlate(const fc_correlation *problem)
     }
     fc_team_run(threads, 1, body, &plan);
     fc_free(workspace);
+    return 0;
+}
+
+int fc_correlate_prepare(const fc_correlation *problem, fc_filters *filters)
+{
+    plan plan;
+    *filters = (fc_filters){.algorithm = FC_DIRECT};
+    if (!describe(problem, &plan) || fc_planar_is_better(&plan))
+        return 0;
+    cut_panels(&plan, choose_vectors(&plan, plan.outputs, plan.columns));
+    plan_blocks(&plan, fc_l2_floats(), 1);
+    const size_t runs = (size_t)max(1, plan.most_taps[0] * plan.most_taps[1]), phase_bytes = plan.phase_count * sizeof(phase);
+    char *tables = fc_alloc(phase_bytes + plan.phase_count * 2 * runs * sizeof(ptrdiff_t));
+    float *panels = fc_alloc(packed_floats(&plan) * sizeof(float));
+    if (!tables || !panels) {
+        fc_free(tables);
+        fc_free(panels);
+        return -1;
+    }
+    plan.phases = (phase *)tables;
+    list_runs(&plan, runs, (ptrdiff_t *)(tables + phase_bytes), panels);
+    for (size_t i = 0; i < fc_correlation_preparations(&plan); i++)
+        fc_correlation_prepare(&plan, i);
+    fc_free(tables);
+    filters->vectors = plan.vectors;
+    filters->data = panels;
     return 0;
 }

@@ -44,6 +44,10 @@ typedef struct fc_correlation {
     const fc_taps *taps[2];      /* [axis][phase] */
 } fc_correlation;
 
-int fc_correlate(const fc_correlation *problem);
+/* filters: from fc_correlate_prepare, or NULL. */
+int fc_correlate(const fc_correlation *problem, const fc_filters *filters);
+
+/* Packs the weights for any images and this instruction set; data stays NULL where they are taken as they are. */
+int fc_correlate_prepare(const fc_correlation *problem, fc_filters *filters);
 
 #endif

@@ -56,7 +56,7 @@ static void pack_piece(const plan *plan, ptrdiff_t group, const phase *ph, ptrdi
 size_t fc_correlation_preparations(const plan *plan)
 {
     if (!plan->by_panel)
-        return (size_t)(plan->p.groups * plan->panels) * plan->phase_count;
+        return plan->prepared ? 0 : (size_t)(plan->p.groups * plan->panels) * plan->phase_count;
     return plan->in_place ? 0 : (size_t)(plan->p.x.size[0] * plan->p.groups * plan->p.x.size[2]);
 }
 
@@ -169,7 +169,7 @@ static void multiply_phase(const plan *plan, const phase *ph, const block *b, fl
         return;
     for (ptrdiff_t panel = b->first_panel; panel < b->last_panel; panel++, stage += plan->stage_panel) {
         const float *packed = b->pack;
-        if (plan->by_panel)
+        if (plan->by_panel && !plan->prepared)
             pack_piece(plan, b->group, ph, panel, b->part, b->pack);
         else
             packed = ph->panels + (size_t)(b->group * plan->panels + panel) * ph->panel_floats +

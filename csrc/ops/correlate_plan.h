@@ -23,7 +23,7 @@ typedef struct fc_phase {
     ptrdiff_t first[2], count[2];      /* output positions first + u * y_step, u < count */
     ptrdiff_t runs_a_row, taps_a_run;  /* how a row of taps splits into contiguous runs  */
     ptrdiff_t *a_run, *b_run;          /* [rows->count * runs_a_row]                     */
-    float *panels;                     /* packed beforehand (fc_correlation_plan.by_panel == 0) */
+    float *panels;                     /* packed beforehand (by block, or prepared) */
     size_t piece_floats, panel_floats; /* of a panel: one part of the channels, all of them */
 } fc_phase;
 
@@ -36,6 +36,7 @@ typedef struct fc_correlation_plan {
     ptrdiff_t most_rows[FC_MAX_VECTORS + 1];   /* [vectors] of a tile */
     fc_phase *phases;
     size_t phase_count;
+    int prepared;                      /* weights are packed, as by block */
     int by_panel;                      /* a task is a panel over all pixels, else a block of pixels over all panels */
     int in_place;                      /* input needs neither copy nor padding */
     int staged;                        /* output is not channels-last: a panel's pixels go through scratch */

@@ -36,20 +36,26 @@ int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight);
 int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t height, ptrdiff_t width,
                      double costs[FC_ALGORITHMS]);
 
+/* A weight as an algorithm multiplies by it, for many calls on this instruction set. */
+typedef struct fc_filters {
+    int algorithm;
+    ptrdiff_t vectors;                   /* of a panel, of the direct algorithm */
+    float *data;                         /* to be freed by fc_free; NULL: the weight is taken as it is */
+} fc_filters;
+
 /* y = conv(x) + bias + residual, cut off below 0 with relu. */
 typedef struct fc_conv2d_extras {
     const float *bias;                   /* [K] or NULL */
     const float *residual;               /* as y lies in memory, whose fastest axis is then K, or NULL */
     int relu;
-    const float *filters;                /* what fc_conv2d_prepare made of the weight, or NULL */
+    const fc_filters *filters;           /* what fc_conv2d_prepare made of the weight, or NULL */
 } fc_conv2d_extras;
 int fc_conv2d_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight,
                       const fc_conv2d_extras *extras, const fc_tensor *y);
 
-/* The algorithm that forward takes, or -1 without memory. Where it is FC_WINOGRAD, a weight of many calls may be
- * prepared once, for images of any number and the present instruction set. */
-int fc_conv2d_forward_algorithm(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight, const fc_tensor *y);
-float *fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *weight);   /* from fc_alloc, or NULL without memory */
+/* Makes the filters of forward for images of this shape, of any number. */
+int fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight, const fc_tensor *y,
+                      fc_filters *filters);
 
 int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *weight,
                              const fc_tensor *dx);
