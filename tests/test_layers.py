@@ -457,7 +457,7 @@ def test_every_layer_is_tried():
     (lambda: Concat(), ValueError, "branches must not be empty"),
     (lambda: Residual(None), TypeError, "layer 'body' of Residual must be a Layer, got None"),
     (lambda: Residual(Conv2d(2, 3, 1))(images(1, 2, 4, 4)), ValueError,
-     r"residual must have shape \(1, 3, 4, 4\), got \(1, 2, 4, 4\)"),
+     r"body gives shape \(1, 3, 4, 4\), shortcut \(1, 2, 4, 4\)"),
     (lambda: Residual(Sequential(Conv2d(2, 3, 1), Tanh()))(images(1, 2, 4, 4)), ValueError,
      r"body gives shape \(1, 3, 4, 4\), shortcut \(1, 2, 4, 4\)"),
     (lambda: Residual(Sequential(Conv2d(2, 3, 1), ReLU()))(images(1, 2, 4, 4)), ValueError,

@@ -8,7 +8,7 @@
  * and chunks in order at the end: the same bits for any number of threads.
  *
  *   task = (chunk, group, some panels of NB output channels), taken by the threads in turn:
- *       for each block of rows
+ *       for each block of rows, or of small images
  *           copy x rows, channels-last and zero-padded                                     (L2)
  *           for each panel
  *               pack dy to [pixel][NB]                                                     (L1)
@@ -24,9 +24,9 @@
 #include "winograd.h"
 
 enum {
-    BLOCK_PIXELS = 384,            /* of dy in a block: [384][32] floats are 48 KiB                     */
+    BLOCK_PIXELS = 400,            /* of dy in a block: [400][32] floats are 50 KiB                     */
     LEAST_PIXELS = 64,             /* with fewer, loading and storing the sums costs too much           */
-    BLOCK_FLOATS = 1 << 16,        /* of x in a block, about: 256 KiB of the L2 cache                   */
+    BLOCK_FLOATS = 1 << 17,        /* of x in a block, about: 512 KiB of the L2 cache                   */
     PARTIAL_FLOATS = 1 << 20,      /* of all chunks' sums together; beyond it there is one chunk        */
     MOST_CHUNKS = 16,
     TASKS_A_THREAD = 4,
@@ -38,10 +38,10 @@ typedef struct plan {
     const fc_kernels *kernels;
     ptrdiff_t channels, outputs, vectors, panel_width, panels;
     int in_place;                      /* x is read where it lies, not copied */
-    ptrdiff_t pitch, columns, x_row;   /* of the x rows that are read */
+    ptrdiff_t pitch, columns, x_row, x_image;   /* of the x rows that are read */
     int dense;                         /* s and c are one contiguous run */
     ptrdiff_t chunks, chunk_images;
-    ptrdiff_t block_rows;
+    ptrdiff_t block_rows, block_images;
     ptrdiff_t task_panels, task_parts; /* panels of a task, tasks of a (chunk, group) */
     size_t x_floats, dy_floats, scratch_floats, sum_floats;
     float *scratch, *sums;             /* sums: [chunk][group][panel][r][s][c][NB] */
@@ -56,9 +56,9 @@ static void pack_gradient(const plan *plan, ptrdiff_t n, ptrdiff_t k0, ptrdiff_t
     fc_copy_row(plan->kernels, &plan->dy, n, k0, used, p, 0, plan->dy.size[3], out, plan->panel_width);
 }
 
-/* Rows p0 .. p1-1 of dy in image n, and the rows of x that they meet. */
+/* Rows p0 .. p1-1 of dy in some images from n on, and the rows of x that they meet. */
 typedef struct block {
-    ptrdiff_t n, group, p0, p1, h0;
+    ptrdiff_t n, images, group, p0, p1, h0;
     int first;                         /* of its chunk: the sums start from 0 */
     float *x, *dy;
     ptrdiff_t *x_run, *dy_run;         /* [rows] */
@@ -72,9 +72,11 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, float *
     const ptrdiff_t stride = plan->conv.stride[0], dilation = plan->conv.dilation[0], pad = plan->conv.pad[0][0];
     const ptrdiff_t k0 = panel * plan->panel_width, used = min(plan->panel_width, plan->outputs - k0);
 
-    for (ptrdiff_t p = b->p0; p < b->p1; p++)
-        pack_gradient(plan, b->n, b->group * plan->outputs + k0, used, p,
-                      b->dy + (p - b->p0) * q_count * plan->panel_width);
+    const ptrdiff_t dy_row = q_count * plan->panel_width, dy_image = (b->p1 - b->p0) * dy_row;
+    for (ptrdiff_t n = 0; n < b->images; n++)
+        for (ptrdiff_t p = b->p0; p < b->p1; p++)
+            pack_gradient(plan, b->n + n, b->group * plan->outputs + k0, used, p,
+                          b->dy + n * dy_image + (p - b->p0) * dy_row);
 
     const ptrdiff_t run = plan->dense ? filter_columns * plan->channels : plan->channels;
     const ptrdiff_t parts = plan->dense ? 1 : filter_columns;
@@ -82,13 +84,14 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, float *
     const ptrdiff_t tile = ceil_div(run, ceil_div(run, most));
     for (ptrdiff_t r = 0; r < filter_rows; r++) {
         size_t runs = 0;
-        for (ptrdiff_t p = b->p0; p < b->p1; p++) {
-            const ptrdiff_t h = p * stride + r * dilation - pad;
-            if (h >= 0 && h < plan->x.size[2]) {
-                b->x_run[runs] = (h - b->h0) * plan->x_row;
-                b->dy_run[runs++] = (p - b->p0) * q_count * plan->panel_width;
+        for (ptrdiff_t n = 0; n < b->images; n++)
+            for (ptrdiff_t p = b->p0; p < b->p1; p++) {
+                const ptrdiff_t h = p * stride + r * dilation - pad;
+                if (h >= 0 && h < plan->x.size[2]) {
+                    b->x_run[runs] = n * plan->x_image + (h - b->h0) * plan->x_row;
+                    b->dy_run[runs++] = n * dy_image + (p - b->p0) * dy_row;
+                }
             }
-        }
         for (ptrdiff_t s = 0; s < parts; s++, sums += run * plan->panel_width)
             for (ptrdiff_t m = 0; m < run && (runs || b->first); m += tile) {
                 const fc_tile t = {
@@ -122,9 +125,10 @@ static void find_rows(const plan *plan, block *b, float *copy)
     if (plan->in_place)
         b->x = plan->x.data + b->n * plan->x.stride[0] + c0 * plan->x.stride[1] + b->h0 * plan->x.stride[2];
     else
-        for (ptrdiff_t h = b->h0; h < min(plan->x.size[2], (b->p1 - 1) * stride + reach); h++)
-            fc_copy_row(plan->kernels, &plan->x, b->n, c0, plan->channels, h, -plan->conv.pad[1][0], plan->columns,
-                        copy + (h - b->h0) * plan->x_row, plan->pitch);
+        for (ptrdiff_t n = 0; n < b->images; n++)
+            for (ptrdiff_t h = b->h0; h < min(plan->x.size[2], (b->p1 - 1) * stride + reach); h++)
+                fc_copy_row(plan->kernels, &plan->x, b->n + n, c0, plan->channels, h, -plan->conv.pad[1][0],
+                            plan->columns, copy + n * plan->x_image + (h - b->h0) * plan->x_row, plan->pitch);
 }
 
 static void run_task(const plan *plan, size_t task, float *scratch)
@@ -138,14 +142,16 @@ static void run_task(const plan *plan, size_t task, float *scratch)
     float *sums = plan->sums + (size_t)((chunk * plan->conv.groups + group) * plan->panels) * plan->sum_floats;
     block b = {.group = group, .first = 1, .dy = scratch + plan->x_floats};
     b.x_run = (ptrdiff_t *)(b.dy + plan->dy_floats);
-    b.dy_run = b.x_run + plan->block_rows;
-    for (b.n = chunk * plan->chunk_images; b.n < n_end; b.n++)
+    b.dy_run = b.x_run + plan->block_images * plan->block_rows;
+    for (b.n = chunk * plan->chunk_images; b.n < n_end; b.n += b.images) {
+        b.images = min(plan->block_images, n_end - b.n);
         for (b.p0 = 0; b.p0 < plan->dy.size[2]; b.p0 = b.p1, b.first = 0) {
             b.p1 = min(plan->dy.size[2], b.p0 + plan->block_rows);
             find_rows(plan, &b, scratch);
             for (ptrdiff_t panel = first_panel; panel < last_panel; panel++)
                 add_block(plan, &b, panel, sums + (size_t)panel * plan->sum_floats);
         }
+    }
     if (b.first)
         memset(sums + (size_t)first_panel * plan->sum_floats, 0,
                (size_t)(last_panel - first_panel) * plan->sum_floats * sizeof(float));
@@ -217,12 +223,16 @@ int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
     const ptrdiff_t x_pixels = BLOCK_FLOATS / (plan.channels * conv->stride[0] * conv->stride[1]);
     const ptrdiff_t block_pixels = max(LEAST_PIXELS, min(BLOCK_PIXELS, x_pixels));
     plan.block_rows = max(1, min(dy->size[2], block_pixels / max(1, dy->size[3])));
+    plan.block_images = 1;
+    if (plan.block_rows == dy->size[2])
+        plan.block_images = max(1, min(plan.chunk_images, block_pixels / max(1, dy->size[2] * dy->size[3])));
 
     const ptrdiff_t x_rows = (plan.block_rows - 1) * conv->stride[0] + (dweight->size[2] - 1) * conv->dilation[0] + 1;
+    plan.x_image = plan.in_place ? x->stride[0] : min(x_rows, x->size[2]) * plan.x_row;
     if (!plan.in_place)
-        plan.x_floats = round_up(min(x_rows, x->size[2]) * plan.x_row) + 16;
-    plan.dy_floats = round_up(plan.block_rows * dy->size[3] * plan.panel_width);
-    plan.scratch_floats = plan.x_floats + plan.dy_floats + 2 * 2 * (size_t)plan.block_rows + 15;
+        plan.x_floats = round_up(plan.block_images * plan.x_image) + 16;
+    plan.dy_floats = round_up(plan.block_images * plan.block_rows * dy->size[3] * plan.panel_width);
+    plan.scratch_floats = plan.x_floats + plan.dy_floats + 2 * 2 * (size_t)(plan.block_images * plan.block_rows) + 15;
     plan.scratch_floats &= ~(size_t)15;
     plan.scratch_floats += 16;
     plan.sum_floats = (size_t)(dweight->size[2] * dweight->size[3] * plan.channels * plan.panel_width);
