@@ -374,8 +374,9 @@ def test_prepared_filters_are_not_used_where_they_do_not_fit(rng):
 
 
 def test_prepared_filters_of_any_convolution_give_the_same_bits(rng):
-    cases = [dict(w=(65, 40, 1, 1)), dict(w=(32, 40, 1, 1), stride=2), dict(w=(48, 40, 7, 7), stride=2, padding=3),
-             dict(w=(96, 512, 1, 1)), dict(w=(40, 40, 3, 3), dilation=2), dict(w=(64, 20, 3, 3), groups=2)]
+    cases = [dict(w=(65, 40, 1, 1)), dict(w=(32, 40, 1, 1), stride=2), dict(w=(96, 512, 1, 1)),
+             dict(w=(48, 40, 7, 7), stride=2, padding=3), dict(w=(40, 40, 3, 3), dilation=2),
+             dict(w=(64, 20, 3, 3), groups=2)]
     for case in cases:
         w = gaussian(rng, *case.pop("w"))
         x = gaussian(rng, 3, w.shape[1] * case.get("groups", 1), 20, 17)
