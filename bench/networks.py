@@ -29,10 +29,9 @@ def exported(team, network, batch):
         try:
             if "torch" in team.libraries:
                 team.ask("torch", "export", network, batch, path)
-            yield path if Path(path).exists() else None
         except RuntimeError as error:
             print(f"bench: no ONNX file of {network}: {error}", file=sys.stderr)
-            yield None
+        yield path if Path(path).exists() else None
 
 
 def _row(network, batch, found, budget, team):

@@ -546,8 +546,8 @@ cdef int geometry(fc_conv2d *conv, tuple x_shape, tuple w_shape, tuple stride, t
     for axis in range(4):
         weight.size[axis] = w_shape[axis]
     if not fc_conv2d_supports(conv, &weight):
-        raise ValueError(f'algorithm="{algorithm}" needs filters of 3 x 3 or 5 x 5, stride 1 and dilation 1, got weight '
-                         f"of shape {w_shape}, stride {stride}, dilation {dilation}")
+        raise ValueError(f'algorithm="{algorithm}" needs filters of 3 x 3 or 5 x 5, stride 1 and dilation 1, got '
+                         f"weight of shape {w_shape}, stride {stride}, dilation {dilation}")
     return 0
 
 
@@ -1159,9 +1159,9 @@ def fills_its_memory(array):
     return is_dense(acquire("array", array, False))
 
 
-def square_sum(x):
+def square_sum(str name, x):
     """Sum of the squares of a float32 array, a float."""
-    cdef View held = dense("x", x)
+    cdef View held = dense(name, x)
     cdef double sum = 0
     cdef int status
     cdef size_t n = count_of(held)

@@ -94,8 +94,9 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, r
 def prepare_conv2d(weight, input_shape, stride=1, padding=0, dilation=1, groups=1, *, algorithm="auto"):
     """What conv2d makes of a weight before it multiplies: its argument filters, for many calls with it.
 
-    input_shape (N, C, H, W): of images of this size, N does not matter. Later changes of the weight are not
-    seen. None where the algorithm takes weights as they are.
+    input_shape (N, C, H, W): of channels-last images of this size, N does not matter. The weight that conv2d
+    gets with them must still be the same, since other images may be multiplied by the weight itself. None
+    where the algorithm takes weights as they are.
     """
     input_shape = _shape("input_shape", input_shape)
     return _core.prepare_conv2d(weight, input_shape,
@@ -349,7 +350,7 @@ def _relu_asked(activation):
 
 
 def add(*arrays, activation=None, out=None):
-    """Sum of arrays of one shape, from left to right, then relu where activation is "relu".
+    """Sum of 1 to 64 arrays of one shape, from left to right, then relu where activation is "relu".
 
     The result has the memory order of the first. out may be one of the arrays.
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
@@ -358,7 +359,7 @@ def add(*arrays, activation=None, out=None):
 
 
 def concat(arrays, *, out=None):
-    """Arrays joined along the channels: (N, C1, H, W), (N, C2, H, W), ... -> (N, C1 + C2 + ..., H, W).
+    """1 to 64 arrays along the channels: (N, C1, H, W), (N, C2, H, W), ... -> (N, C1 + C2 + ..., H, W).
 
     Raises ValueError or TypeError for shapes and dtypes that do not fit, MemoryError.
     """

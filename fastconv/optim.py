@@ -171,7 +171,7 @@ def clip_grad_norm(parameters, max_norm):
     """
     max_norm = _at_least_zero("max_norm", max_norm)
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = math.sqrt(sum(map(_core.square_sum, grads)))
+    norm = math.sqrt(sum(_core.square_sum(f"parameters[{i}].grad", grad) for i, grad in enumerate(grads)))
     if max_norm < norm < math.inf:
         for grad in grads:
             grad *= max_norm / norm

@@ -406,6 +406,12 @@ def test_a_stride_beyond_the_image_gives_one_output():
     np.testing.assert_array_equal(dw, np.full(W, 72, np.float32))
 
 
+def test_strides_whose_product_64_bits_cannot_say():
+    dy, x = np.ones((1, 1, 1, 1), np.float32), np.ones((1, 16, 1, 1), np.float32)
+    dw = functional.conv2d_backward_weight(dy, x, (1, 16, 1, 1), stride=2**30)
+    np.testing.assert_array_equal(dw, x)
+
+
 @pytest.mark.parametrize("stride", [20, 10**6, 2**31 - 1])
 def test_backward_input_of_a_stride_beyond_the_image(stride):
     script = f"""

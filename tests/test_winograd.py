@@ -198,15 +198,15 @@ def test_what_winograd_cannot_do_is_refused(options, shape):
             call()
 
 
-def test_weights_that_repeat_elements_without_end_are_out_of_memory():
-    """Their points would number more than 64 bits can say."""
-    channels = 2**57
-    w = np.broadcast_to(np.float32(1), (1, channels, 3, 3))
-    x = np.broadcast_to(np.float32(1), (1, channels, 3, 3))
+@pytest.mark.parametrize(("algorithm", "shape"),
+                         [("winograd", (1, 2**57, 3, 3)), ("direct", (1, 2**60, 1, 1))])
+def test_weights_that_repeat_elements_without_end_are_out_of_memory(algorithm, shape):
+    """What is made of them would number more than 64 bits can say."""
+    w = np.broadcast_to(np.float32(1), shape)
     with pytest.raises(MemoryError, match="no memory for the workspace of prepare_conv2d"):
-        F.prepare_conv2d(w, x.shape, algorithm="winograd")
+        F.prepare_conv2d(w, w.shape, algorithm=algorithm)
     with pytest.raises(MemoryError, match="no memory for the workspace of conv2d"):
-        F.conv2d(x, w, algorithm="winograd")
+        F.conv2d(w, w, algorithm=algorithm)
 
 
 # ---- the same bits --------------------------------------------------------------------------------------
@@ -384,6 +384,14 @@ def test_prepared_filters_of_any_convolution_give_the_same_bits(rng):
         for layout in LAYOUTS:
             given = in_layout(x, layout)
             assert_same_bits(F.conv2d(given, w, **case, filters=filters), F.conv2d(given, w, **case), case)
+
+
+@pytest.mark.parametrize("algorithm", fastconv.algorithms())
+def test_prepared_filters_are_what_is_multiplied_by(algorithm, rng):
+    x, w = in_layout(gaussian(rng, 1, 64, 16, 16), "channels-last"), gaussian(rng, 64, 64, 3, 3)
+    filters = F.prepare_conv2d(w, x.shape, algorithm=algorithm)
+    assert_same_bits(F.conv2d(x, np.zeros_like(w), algorithm=algorithm, filters=filters),
+                     F.conv2d(x, w, algorithm=algorithm), algorithm)
 
 
 def test_prepared_filters_are_none_where_weights_are_taken_as_they_are():

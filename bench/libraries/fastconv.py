@@ -39,10 +39,7 @@ def _in_layout(contender, x):
 
 def inference(contender, network, batch, path):
     x = _in_layout(contender, images(network, batch)[0])
-    net = model(network).eval()
-    if hasattr(net, "fuse"):
-        net = net.fuse()
-    return partial(net.compile(x.shape) if hasattr(net, "compile") else net, x)
+    return partial(model(network).eval().compile(x.shape), x)
 
 
 def training(contender, network, batch):

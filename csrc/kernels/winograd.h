@@ -215,7 +215,7 @@ FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
     }
 }
 
-#define FC_WINOGRAD(R)                                                                                             \
+#define FC_WINOGRAD_KERNELS(R)                                                                                     \
     static void winograd_data_##R(const fc_winograd_input *in)     { transform_tiles(1, 7 - R, in); }             \
     static void winograd_gradient_##R(const fc_winograd_input *in) { transform_tiles(0, 7 - R, in); }             \
     static void winograd_output_##R(const fc_winograd_output *out) { winograd_outputs(7 - R, out); }              \
@@ -226,8 +226,8 @@ FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
     {                                                                                                             \
         winograd_filters(R, channels, outputs, w, row, column, channel, u, u_channel, plane);                     \
     }
-FC_WINOGRAD(3)
-FC_WINOGRAD(5)
-#undef FC_WINOGRAD
+FC_WINOGRAD_KERNELS(3)
+FC_WINOGRAD_KERNELS(5)
+#undef FC_WINOGRAD_KERNELS
 
 #endif

@@ -48,16 +48,18 @@ int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, con
         return conv->algorithm;
     if (!fc_conv2d_supports(&winograd, dweight))
         return FC_DIRECT;
-    return fc_conv2d_choice(dweight->size[0] / conv->groups, dweight->size[1], dweight->size[2], dy->size[2], dy->size[3],
-                            costs);
+    return fc_conv2d_choice(dweight->size[0] / conv->groups, dweight->size[1], dweight->size[2], dy->size[2],
+                            dy->size[3], costs);
 }
 
 static int correlate(int wanted, const fc_correlation *p, const fc_filters *filters)
 {
     const int algorithm = algorithm_of(wanted, p);
-    if (filters && filters->algorithm != algorithm)
+    if (filters && (filters->algorithm != algorithm || !filters->data))
         filters = NULL;
-    return algorithm == FC_WINOGRAD ? fc_correlate_winograd(p, filters ? filters->data : NULL) : fc_correlate(p, filters);
+    if (algorithm == FC_WINOGRAD)
+        return fc_correlate_winograd(p, filters ? filters->data : NULL);
+    return fc_correlate(p, filters);
 }
 
 int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Direct correlation, blocked for the caches, in one of two ways:
  *
- *   by block    weights packed to panels [k/NB][r][s][c][NB], NB = vectors * lanes output channels  (all threads)
+ *   by block    weights packed to panels [k/NB][part][r][s][c][NB], NB = vectors * lanes output channels  (all threads)
  *               a task is a block of output rows (or part of a long row); for each part of the channels,
  *               copy its input rows, channels-last and zero-padded, to a buffer of this thread  (L2)
  *               for each panel, for each row, for each tile of pixels: kernels->tile_rows       (L1, registers)
@@ -277,7 +277,7 @@ static int describe(const fc_correlation *problem, plan *out)
     plan.part = fc_correlation_part(plan.channels, p->w.size[2] * p->w.size[3]);
     plan.parts = max(1, ceil_div(plan.channels, plan.part));
     plan.pitch = fc_pixel_pitch(plan.part);
-    /* Pixels a multiple of 2 KiB apart share a few sets of the L1 cache: only few at once may be read where they lie. */
+    /* Pixels a multiple of 2 KiB apart share a few sets of the L1 cache: only few at once are read where they lie. */
     const int crowded = p->x.stride[3] * p->x_step[1] % 512 == 0;
     plan.in_place = (p->x.stride[1] == 1 || plan.channels == 1) && p->x.stride[3] && plan.column_min >= 0 &&
                     (!crowded || plan.outputs > 2 * (ptrdiff_t)plan.kernels->lanes) &&
@@ -293,11 +293,15 @@ static int describe(const fc_correlation *problem, plan *out)
     return 1;
 }
 
-static void cut_panels(plan *plan, ptrdiff_t vectors)
+/* Returns -1 where the packed weights are too large for any memory. */
+static int cut_panels(plan *plan, ptrdiff_t vectors)
 {
     plan->vectors = vectors;
     plan->panel_width = vectors * (ptrdiff_t)plan->kernels->lanes;
     plan->panels = ceil_div(plan->outputs, plan->panel_width);
+    const double outputs = (double)plan->p.groups * (double)plan->panels * (double)plan->panel_width;
+    const double steps = (double)plan->parts * (double)plan->part * (double)(plan->p.w.size[2] * plan->p.w.size[3]);
+    return outputs * steps > FC_MOST_FLOATS ? -1 : 0;
 }
 
 /* Floats of the packed weights of all phases. */
@@ -306,7 +310,8 @@ static size_t packed_floats(const plan *plan)
     const fc_correlation *p = &plan->p;
     size_t floats = 0;
     for (size_t i = 0; i < plan->phase_count; i++) {
-        const ptrdiff_t taps = p->taps[0][(ptrdiff_t)i / p->phases[1]].count * p->taps[1][(ptrdiff_t)i % p->phases[1]].count;
+        const ptrdiff_t taps = p->taps[0][(ptrdiff_t)i / p->phases[1]].count *
+                               p->taps[1][(ptrdiff_t)i % p->phases[1]].count;
         floats += round_up(taps * plan->parts * plan->part * plan->panel_width * plan->panels * p->groups);
     }
     return floats;
@@ -321,7 +326,8 @@ int fc_correlate(const fc_correlation *problem, const fc_filters *filters)
     if (fc_planar_is_better(&plan))
         return fc_correlate_planar(&plan);
     plan.prepared = filters != NULL;
-    cut_panels(&plan, filters ? filters->vectors : choose_vectors(&plan, plan.outputs, plan.columns));
+    if (cut_panels(&plan, filters ? filters->vectors : choose_vectors(&plan, plan.outputs, plan.columns)))
+        return -1;
 
     const ptrdiff_t l2_floats = fc_l2_floats();
     const double pixels = (double)p->y.size[0] * (double)plan.rows * (double)plan.columns;
@@ -382,9 +388,11 @@ int fc_correlate_prepare(const fc_correlation *problem, fc_filters *filters)
     *filters = (fc_filters){.algorithm = FC_DIRECT};
     if (!describe(problem, &plan) || fc_planar_is_better(&plan))
         return 0;
-    cut_panels(&plan, choose_vectors(&plan, plan.outputs, plan.columns));
+    if (cut_panels(&plan, choose_vectors(&plan, plan.outputs, plan.columns)))
+        return -1;
     plan_blocks(&plan, fc_l2_floats(), 1);
-    const size_t runs = (size_t)max(1, plan.most_taps[0] * plan.most_taps[1]), phase_bytes = plan.phase_count * sizeof(phase);
+    const size_t runs = (size_t)max(1, plan.most_taps[0] * plan.most_taps[1]);
+    const size_t phase_bytes = plan.phase_count * sizeof(phase);
     char *tables = fc_alloc(phase_bytes + plan.phase_count * 2 * runs * sizeof(ptrdiff_t));
     float *panels = fc_alloc(packed_floats(&plan) * sizeof(float));
     if (!tables || !panels) {

@@ -11,6 +11,9 @@
 /* Nanoseconds of one thread for a multiply-add in a vector unit. */
 static const double FC_STEP_NS = 0.15;
 
+/* Of packed weights, 1 PiB: weights may repeat their elements, so that memory does not bound their number. */
+static const double FC_MOST_FLOATS = 0x1p48;
+
 static inline ptrdiff_t fc_l2_floats(void)
 {
     const size_t bytes = fc_cpu_cache_bytes(2);

@@ -59,7 +59,6 @@ int fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
 
 int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *weight,
                              const fc_tensor *dx);
-int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *dweight);
 int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x,
                               const fc_tensor *dweight);
 

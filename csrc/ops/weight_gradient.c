@@ -11,7 +11,7 @@
  *       for each block of rows, or of small images
  *           copy x rows, channels-last and zero-padded                                     (L2)
  *           for each panel
- *               pack dy to [pixel][NB]                                                     (L1)
+ *               pack dy to [pixel][NB]                                                     (L1 or L2)
  *               for each tap row r, each tile of (s, c): kernels->tile_cols over the rows  (registers)
  *   sum over chunks, write to dw's layout                                              (all threads) */
 #include <string.h>
@@ -61,7 +61,7 @@ typedef struct block {
     ptrdiff_t n, images, group, p0, p1, h0;
     int first;                         /* of its chunk: the sums start from 0 */
     float *x, *dy;
-    ptrdiff_t *x_run, *dy_run;         /* [rows] */
+    ptrdiff_t *x_run, *dy_run;         /* [images * rows] */
 } block;
 
 /* Adds a block to the sums of one panel. */
@@ -220,7 +220,8 @@ int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
     const ptrdiff_t chunks = max(1, min(min(MOST_CHUNKS, images), PARTIAL_FLOATS / weight_floats));
     plan.chunk_images = max(1, ceil_div(images, chunks));
     plan.chunks = max(1, ceil_div(images, plan.chunk_images));
-    const ptrdiff_t x_pixels = BLOCK_FLOATS / (plan.channels * conv->stride[0] * conv->stride[1]);
+    const double step_floats = (double)plan.channels * (double)conv->stride[0] * (double)conv->stride[1];
+    const ptrdiff_t x_pixels = (ptrdiff_t)(BLOCK_FLOATS / step_floats);
     const ptrdiff_t block_pixels = max(LEAST_PIXELS, min(BLOCK_PIXELS, x_pixels));
     plan.block_rows = max(1, min(dy->size[2], block_pixels / max(1, dy->size[3])));
     plan.block_images = 1;

@@ -23,9 +23,6 @@
 
 enum { PLANES = FC_WINOGRAD_PLANES, POINTS = 6, MOST_BLOCK = 128, TRANSFORM_TILES = 28 };
 
-/* Of the points of all weights: 1 PiB. */
-static const double MOST_FLOATS = 0x1p48;
-
 typedef struct plan {
     fc_correlation p;
     const fc_kernels *kernels;
@@ -252,7 +249,7 @@ static int plan_panels(plan *plan, ptrdiff_t groups, ptrdiff_t outputs, ptrdiff_
     plan->panel_width = plan->vectors * lanes;
     plan->panels = ceil_div(outputs, plan->panel_width);
     plan->piece = fc_winograd_plane(plan->part * plan->panel_width);
-    if ((double)groups * (double)plan->panels * (double)plan->parts * (double)(PLANES * plan->piece) > MOST_FLOATS)
+    if ((double)groups * (double)plan->panels * (double)plan->parts * (double)(PLANES * plan->piece) > FC_MOST_FLOATS)
         return -1;
     plan->panel_floats = plan->parts * PLANES * plan->piece;
     return 0;
@@ -292,10 +289,11 @@ static void choose_blocks(plan *plan, int threads)
     plan->blocks = ceil_div(plan->tiles, plan->block);
     plan->batch = fits ? max(1, min(plan->panels, (l2 / plan->block - v_tile) / (PLANES * width))) : plan->panels;
 
-    const double making = plan->filters ? 0 : 2.25 * u / threads;
+    const double weights = (double)(plan->taps * plan->taps) / PLANES;       /* read to make a float of U */
+    const double making = plan->filters ? 0 : (2 + weights) * u / threads;   /* and U is written and read again */
     const double by_block = making + (double)turns * u + (fits ? 0 : moved * (double)share);
     const double reading = v > (double)l2 ? v * (double)ceil_div(plan->panels, threads) : v;
-    const double by_panel = v / threads + reading + (plan->filters ? 1 : 0.25) * u / threads;
+    const double by_panel = v / threads + reading + (plan->filters ? 1 : weights) * u / threads;
     plan->by_panel = plan->p.groups * plan->panels >= threads && PLANES * plan->tiles * width <= l2 / 2 &&
                      by_panel < by_block;
     if (plan->by_panel) {

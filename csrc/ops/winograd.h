@@ -57,6 +57,9 @@ int fc_correlate_winograd(const fc_correlation *problem, const float *filters);
 /* The points of the weights, from fc_alloc, or NULL without memory: valid for any images, on this instruction set. */
 float *fc_winograd_prepare(const fc_correlation *problem);
 
+/* The algorithm that backward_weight takes. */
+int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *dweight);
+
 /* For filters that fc_winograd_has, stride 1 and dilation 1. */
 int fc_winograd_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw);
 

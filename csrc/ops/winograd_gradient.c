@@ -23,7 +23,7 @@
 enum {
     PLANES = FC_WINOGRAD_PLANES,
     POINTS = 6,
-    SMALL_BLOCK = 56,              /* tiles of a block: V and D of 64 channels are 1 MiB    */
+    SMALL_BLOCK = 56,              /* tiles of a block: V and D of 64 channels are 1.2 MiB  */
     LARGE_BLOCK = 128,             /* with fewer, loading and storing S takes too long       */
     CHUNK_SUMS = 1 << 18,          /* floats of S of which each chunk has its own, at most   */
     ALL_SUMS = 1 << 20,            /* of all chunks                                          */
@@ -47,7 +47,7 @@ typedef struct plan {
     fc_counter next_sum, next_output;
 } plan;
 
-/* V and D of tiles first .. end - 1, at tile `at` of their arrays. */
+/* V and D of tiles first .. end - 1; `v` and `d` are where the first of them goes. */
 static void transform(const plan *plan, ptrdiff_t first, ptrdiff_t end, float *v, float *d, float *copy)
 {
     static const ptrdiff_t corner[2] = {0, 0};
@@ -199,7 +199,7 @@ static int run_group(plan *plan)
     plan->chunks = ceil_div(plan->tiles, plan->chunk_tiles);
     const ptrdiff_t block_tiles = min(plan->block, plan->tiles);
 
-    /* Pixels of a block lie an odd number of cache lines apart: one channel is read for all of them in turn. */
+    /* Tiles of a block lie an odd number of cache lines apart: one channel is read for all of them in turn. */
     plan->v_tile = fc_winograd_plane(plan->channels);
     plan->d_tile = fc_winograd_plane(plan->panels * plan->width);
     plan->v_plane = fc_winograd_plane(block_tiles * plan->v_tile);

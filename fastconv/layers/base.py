@@ -254,8 +254,8 @@ class Layer:
 
         It is made of a copy, fused: the layer stays as it is, and later changes of its weights are not seen.
         Weights are prepared once; activations are channels-last and share one block of memory, laid out by
-        when each is needed; calls allocate nothing but the result. The forward of layers without a method
-        `plan` is called. Raises what forward raises for this shape.
+        when each is needed; calls take no memory for activations but the result's. The forward of layers
+        without a method `plan` is called. Raises what forward raises for this shape.
 
             plan = model.compile((16, 3, 224, 224))
             scores = plan(images)

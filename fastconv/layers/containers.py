@@ -114,8 +114,8 @@ class Sequential(Container):
 
     @property
     def fuses(self):
-        *_, (layer, options) = self._steps() or [(self, {"": None})]
-        return () if options else layer.fuses
+        steps = self._steps()
+        return steps[-1][0].fuses if steps and not steps[-1][1] else ()
 
     def forward(self, x, **fused):
         for layer, options in self._steps(**fused):
@@ -214,8 +214,8 @@ def _add(x, y, activation, out):
 class Concat(Container):
     """The outputs of branches of x, joined along the channels: Szegedy et al., arXiv 1409.4842, section 4.
 
-    Concat(branch, ...), named "0", "1", ..., or Concat({name: branch}). Raises ValueError where the outputs
-    differ in more than the channels.
+    Concat(branch, ...), named "0", "1", ..., or Concat({name: branch}): at most 64, which give (N, C, H, W).
+    Raises ValueError where the outputs differ in more than the channels.
     """
 
     def __init__(self, *branches, flat=False):
