@@ -105,15 +105,23 @@ def _info(arguments):
     return 0
 
 
+def _model_row(name, model, shape):
+    """Counted are the layers of evaluation, without auxiliary heads."""
+    layers = [layer for _, layer, _ in model.eval().trace((1, *shape))]
+    parameters = sum(parameter.data.size for layer in layers for parameter in layer.parameters())
+    return (name, " x ".join(map(str, shape)), f"{parameters:,}", f"{model.multiply_adds((1, *shape)):,}")
+
+
 def _models(arguments):
+    inputs = 28 * 28
     cells = [("network", "image", "parameters", "multiply-adds")]
-    for name in models.available():
-        with init.skipped():
-            model = models.create(name).eval()
-        shape = models.input_shape(name)
-        counts = summary.count(model, shape)
-        cells.append((name, " x ".join(map(str, shape)), f"{counts.parameters:,}",
-                      f"{counts.multiply_adds:,}"))
+    with init.skipped():
+        # Networks of any size, of the one that a digit of MNIST asks for.
+        cells += [("Perceptron", f"{inputs}", f"{inputs + 1:,}", f"{inputs:,}"),
+                  _model_row("mlp 300", models.mlp((inputs, 300, 10)), (1, 28, 28)),
+                  _model_row("LSTMClassifier 128", models.LSTMClassifier(28, 128, 10), (28, 28))]
+        cells += [_model_row(name, models.create(name), models.input_shape(name))
+                  for name in models.available()]
     print(summary.table(cells, numbers=2))
     return 0
 

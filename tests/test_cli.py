@@ -332,3 +332,13 @@ def test_ascii_output_is_enough(folder):
     assert out.isascii()
     assert rb"are in gr\xf6\xdfe \u6570" in out
     assert sorted(path.name for path in (folder / "gr\u00f6\u00dfe \u6570").iterdir()) == sorted(OUTPUTS)
+
+
+def test_models_lists_networks_of_any_size_too(capsys):
+    assert cli.main(["models"]) == 0
+    rows = {line.split("  ")[0]: line.split()[-2:] for line in capsys.readouterr().out.splitlines()}
+    assert rows["Perceptron"] == ["785", "784"]
+    assert rows["mlp 300"] == ["238,510", "238,200"]
+    gates, steps, scores = 4 * 128, 28, 128 * 10
+    lstm = gates * (28 + 128)
+    assert rows["LSTMClassifier 128"] == [f"{lstm + 2 * gates + scores + 10:,}", f"{steps * lstm + scores:,}"]
