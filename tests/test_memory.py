@@ -91,6 +91,25 @@ def test_calls_of_different_shapes_by_turns_map_no_memory_anew():
     assert int(run_script(script)) < 20 * 8
 
 
+def test_shapes_long_gone_make_room_for_the_present_one():
+    script = """
+        import resource
+        import numpy as np
+        from fastconv import functional
+        def call(size):
+            functional.relu(np.zeros(size * 200_000, np.float32))
+        for size in range(1, 31):            # each of another size, together far more than is kept
+            call(size)
+        x = np.ones(9_000_000, np.float32)
+        functional.relu(x)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            functional.relu(x)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    assert int(run_script(script)) < 10
+
+
 def test_what_is_kept_stays_near_the_peak_over_many_shapes():
     before = used()
     for size in range(1, 120):

@@ -10,6 +10,7 @@
 typedef struct block {
     struct block *next;
     size_t bytes;          /* of the whole mapping */
+    size_t freed;          /* when: the count of frees before */
     unsigned size_class;
 } block;
 
@@ -23,6 +24,7 @@ static const size_t SPARE_BYTES = 64 << 20;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block *kept[CLASSES];
 static fc_memory stats;
+static size_t frees;
 
 /* The class whose size is the least one >= bytes; its size goes to *rounded. */
 static unsigned class_of(size_t bytes, size_t *rounded)
@@ -102,6 +104,20 @@ void *fc_alloc(size_t bytes)
     return (char *)b + HEADER_BYTES;
 }
 
+/* Takes the block that was kept longest. There must be one. */
+static block *take_oldest(void)
+{
+    block **oldest = NULL;
+    for (unsigned i = 0; i < CLASSES; i++)
+        for (block **b = &kept[i]; *b; b = &(*b)->next)
+            if (!oldest || (*b)->freed < (*oldest)->freed)
+                oldest = b;
+    block *taken = *oldest;
+    *oldest = taken->next;
+    stats.kept_bytes -= taken->bytes;
+    return taken;
+}
+
 void fc_free(void *data)
 {
     if (!data)
@@ -109,15 +125,20 @@ void fc_free(void *data)
     block *b = (block *)((char *)data - HEADER_BYTES);
     pthread_mutex_lock(&lock);
     stats.used_bytes -= b->bytes;
-    int keep = stats.kept_bytes + b->bytes <= stats.peak_bytes + SPARE_BYTES;
-    if (keep) {
-        b->next = kept[b->size_class];
-        kept[b->size_class] = b;
-        stats.kept_bytes += b->bytes;
+    /* What was freed last is kept, in the place of what nothing has asked for since: else blocks of shapes long gone
+     * would fill the room, and each call would map its own anew. */
+    block *surplus = NULL;
+    b->freed = frees++;
+    b->next = kept[b->size_class];
+    kept[b->size_class] = b;
+    stats.kept_bytes += b->bytes;
+    while (stats.kept_bytes > stats.peak_bytes + SPARE_BYTES) {
+        block *old = take_oldest();
+        old->next = surplus;
+        surplus = old;
     }
     pthread_mutex_unlock(&lock);
-    if (!keep)
-        munmap(b, b->bytes);
+    unmap_list(surplus);
 }
 
 fc_memory fc_memory_stats(void)
