@@ -5,10 +5,9 @@
 #include "../runtime/threads.h"
 #include "integers.h"
 #include "ops.h"
+#include "spans.h"
 
 enum { TASK_FLOATS = 1 << 14 };
-
-static const double FLOAT_NS = 0.4;     /* one thread, a float read and written in memory */
 
 typedef struct concat {
     size_t arrays;
@@ -49,7 +48,7 @@ void fc_concat(size_t arrays, const fc_tensor *x, const fc_tensor *y)
     if (!c.pixels || !channels)
         return;
     c.block = max(1, TASK_FLOATS / channels);
-    const int threads = fc_team_size((double)(c.pixels * channels) * FLOAT_NS);
+    const int threads = fc_team_size((double)(c.pixels * channels) * FC_FLOAT_NS);
     if (y->stride[1] == 1 || plane == 1)
         fc_parallel_for((size_t)ceil_div(c.pixels, c.block), threads, 0, copy_pixels, &c);
     else

@@ -3,11 +3,10 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/threads.h"
 #include "ops.h"
+#include "spans.h"
 
-enum { SPAN_FLOATS = 1 << 14 };         /* 64 KiB of each array a turn */
-
-/* Nanoseconds a float from memory takes one thread, and what exp adds. */
-static const double FLOAT_NS = 0.4, EXP_NS = 0.6;
+/* Nanoseconds that exp adds to a float. */
+static const double EXP_NS = 0.6;
 
 typedef struct spans {
     const fc_kernels *kernels;
@@ -17,42 +16,36 @@ typedef struct spans {
     float *out;
 } spans;
 
-static size_t span_length(const spans *s, size_t i)
-{
-    const size_t left = s->n - i * SPAN_FLOATS;
-    return left < SPAN_FLOATS ? left : SPAN_FLOATS;
-}
-
 static void forward_span(void *context, size_t i, int thread)
 {
     (void)thread;
     const spans *s = context;
-    const size_t at = i * SPAN_FLOATS;
-    s->kernels->activation[s->kind](span_length(s, i), s->x + at, s->out + at);
+    const size_t at = i * FC_SPAN_FLOATS;
+    s->kernels->activation[s->kind](fc_span_length(s->n, i), s->x + at, s->out + at);
 }
 
 static void backward_span(void *context, size_t i, int thread)
 {
     (void)thread;
     const spans *s = context;
-    const size_t at = i * SPAN_FLOATS;
-    s->kernels->activation_backward[s->kind](span_length(s, i), s->x + at, s->y + at, s->out + at);
+    const size_t at = i * FC_SPAN_FLOATS;
+    s->kernels->activation_backward[s->kind](fc_span_length(s->n, i), s->x + at, s->y + at, s->out + at);
 }
 
-static double cost_ns(int kind, size_t n) { return (double)n * (kind == FC_RELU ? FLOAT_NS : FLOAT_NS + EXP_NS); }
+static double cost_ns(int kind, size_t n) { return (double)n * (kind == FC_RELU ? FC_FLOAT_NS : FC_FLOAT_NS + EXP_NS); }
 
 /* relu keeps denormals as they are: comparing and masking them costs nothing. */
 void fc_activation_forward(int kind, size_t n, const float *x, float *y)
 {
     spans s = {.kernels = fc_kernels_active(), .kind = kind, .n = n, .x = x, .out = y};
-    fc_parallel_for((n + SPAN_FLOATS - 1) / SPAN_FLOATS, fc_team_size(cost_ns(kind, n)), kind != FC_RELU,
+    fc_parallel_for(fc_spans(n), fc_team_size(cost_ns(kind, n)), kind != FC_RELU,
                     forward_span, &s);
 }
 
 void fc_activation_backward(int kind, size_t n, const float *dy, const float *y, float *dx)
 {
     spans s = {.kernels = fc_kernels_active(), .kind = kind, .n = n, .x = dy, .y = y, .out = dx};
-    fc_parallel_for((n + SPAN_FLOATS - 1) / SPAN_FLOATS, fc_team_size((double)n * FLOAT_NS), kind != FC_RELU,
+    fc_parallel_for(fc_spans(n), fc_team_size((double)n * FC_FLOAT_NS), kind != FC_RELU,
                     backward_span, &s);
 }
 
@@ -68,15 +61,14 @@ static void sum_span(void *context, size_t i, int thread)
 {
     (void)thread;
     const sums *s = context;
-    const size_t at = i * SPAN_FLOATS, left = s->n - at;
-    s->kernels->sum_spans(left < SPAN_FLOATS ? left : SPAN_FLOATS, s->terms, s->x, at, s->relu, s->y);
+    s->kernels->sum_spans(fc_span_length(s->n, i), s->terms, s->x, i * FC_SPAN_FLOATS, s->relu, s->y);
 }
 
 /* Denormals are flushed, as where batch normalisation adds a residual itself: the bits are the same. */
 void fc_sum(size_t n, size_t terms, const float *const *x, int relu, float *y)
 {
     sums s = {.kernels = fc_kernels_active(), .n = n, .terms = terms, .x = x, .relu = relu, .y = y};
-    fc_parallel_for((n + SPAN_FLOATS - 1) / SPAN_FLOATS, fc_team_size((double)(n * terms) * FLOAT_NS), 1, sum_span, &s);
+    fc_parallel_for(fc_spans(n), fc_team_size((double)(n * terms) * FC_FLOAT_NS), 1, sum_span, &s);
 }
 
 static void softmax_row(void *context, size_t row, int thread)

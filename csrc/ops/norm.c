@@ -22,14 +22,13 @@
 #include "../runtime/threads.h"
 #include "integers.h"
 #include "ops.h"
+#include "spans.h"
 
 enum {
     BLOCK_FLOATS = 32 << 10,      /* 128 KiB of L2 */
     INTERLEAVED = 16,             /* channels that a plane is handled as */
     MERGE_CHANNELS = 64,          /* merged in a turn */
 };
-
-static const double FLOAT_NS = 0.4;     /* one thread, a float read and written in memory */
 
 /* Per channel: what the second pass over the array needs. */
 typedef struct coefficients {
@@ -351,7 +350,7 @@ static int run(plan *p, const fc_tensor *t, int arrays)
                 p->per.bias[c] = p->norm->bias ? p->norm->bias[c] : 0;
             }
     }
-    fc_team_run(fc_team_size((double)(p->images * p->plane * p->channels) * arrays * FLOAT_NS), 1, body, p);
+    fc_team_run(fc_team_size((double)(p->images * p->plane * p->channels) * arrays * FC_FLOAT_NS), 1, body, p);
     fc_free(whole);
     return 0;
 }

@@ -4,10 +4,7 @@
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
 #include "ops.h"
-
-enum { SPAN_FLOATS = 1 << 14 };
-
-static const double FLOAT_NS = 0.4;     /* one thread, a float read and written in memory */
+#include "spans.h"
 
 typedef struct step {
     const fc_kernels *kernels;
@@ -19,57 +16,49 @@ typedef struct step {
     double *sums;                       /* [spans] */
 } step;
 
-static size_t spans(size_t n) { return (n + SPAN_FLOATS - 1) / SPAN_FLOATS; }
-
-static size_t span_length(const step *s, size_t i)
-{
-    const size_t left = s->n - i * SPAN_FLOATS;
-    return left < SPAN_FLOATS ? left : SPAN_FLOATS;
-}
-
 static void sgd_span(void *context, size_t i, int thread)
 {
     (void)thread;
     const step *s = context;
-    const size_t at = i * SPAN_FLOATS;
-    s->kernels->sgd_span(span_length(s, i), s->sgd, s->g + at, s->v ? s->v + at : NULL, s->p + at);
+    const size_t at = i * FC_SPAN_FLOATS;
+    s->kernels->sgd_span(fc_span_length(s->n, i), s->sgd, s->g + at, s->v ? s->v + at : NULL, s->p + at);
 }
 
 static void adam_span(void *context, size_t i, int thread)
 {
     (void)thread;
     const step *s = context;
-    const size_t at = i * SPAN_FLOATS;
-    s->kernels->adam_span(span_length(s, i), s->adam, s->g + at, s->m + at, s->v + at, s->p + at);
+    const size_t at = i * FC_SPAN_FLOATS;
+    s->kernels->adam_span(fc_span_length(s->n, i), s->adam, s->g + at, s->m + at, s->v + at, s->p + at);
 }
 
 static void square_span(void *context, size_t i, int thread)
 {
     (void)thread;
     const step *s = context;
-    s->sums[i] = s->kernels->square_sum(span_length(s, i), s->g + i * SPAN_FLOATS);
+    s->sums[i] = s->kernels->square_sum(fc_span_length(s->n, i), s->g + i * FC_SPAN_FLOATS);
 }
 
 void fc_sgd_step(const fc_sgd *sgd, size_t n, const float *g, float *v, float *p)
 {
     step s = {.kernels = fc_kernels_active(), .sgd = sgd, .n = n, .g = g, .v = v, .p = p};
-    fc_parallel_for(spans(n), fc_team_size((double)n * 2 * FLOAT_NS), 1, sgd_span, &s);
+    fc_parallel_for(fc_spans(n), fc_team_size((double)n * 2 * FC_FLOAT_NS), 1, sgd_span, &s);
 }
 
 void fc_adam_step(const fc_adam *adam, size_t n, const float *g, float *m, float *v, float *p)
 {
     step s = {.kernels = fc_kernels_active(), .adam = adam, .n = n, .g = g, .m = m, .v = v, .p = p};
-    fc_parallel_for(spans(n), fc_team_size((double)n * 3 * FLOAT_NS), 1, adam_span, &s);
+    fc_parallel_for(fc_spans(n), fc_team_size((double)n * 3 * FC_FLOAT_NS), 1, adam_span, &s);
 }
 
 int fc_square_sum(size_t n, const float *x, double *sum)
 {
-    step s = {.kernels = fc_kernels_active(), .n = n, .g = x, .sums = fc_alloc((spans(n) + 1) * sizeof(double))};
+    step s = {.kernels = fc_kernels_active(), .n = n, .g = x, .sums = fc_alloc((fc_spans(n) + 1) * sizeof(double))};
     if (!s.sums)
         return -1;
-    fc_parallel_for(spans(n), fc_team_size((double)n * FLOAT_NS), 0, square_span, &s);
+    fc_parallel_for(fc_spans(n), fc_team_size((double)n * FC_FLOAT_NS), 0, square_span, &s);
     *sum = 0;
-    for (size_t i = 0; i < spans(n); i++)
+    for (size_t i = 0; i < fc_spans(n); i++)
         *sum += s.sums[i];
     fc_free(s.sums);
     return 0;
