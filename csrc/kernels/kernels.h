@@ -61,7 +61,7 @@ typedef struct fc_adam {
     float eps, weight_decay;
 } fc_adam;
 
-enum { FC_WINOGRAD_PLANES = 36 };
+enum { FC_WINOGRAD_POINTS = 6, FC_WINOGRAD_PLANES = 36 };
 
 /* A row of tiles to be transformed (see winograd.h). Strides are in floats. */
 typedef struct fc_winograd_input {

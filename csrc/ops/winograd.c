@@ -21,7 +21,7 @@
 #include "integers.h"
 #include "rows.h"
 
-enum { PLANES = FC_WINOGRAD_PLANES, POINTS = 6, MOST_BLOCK = 128, TRANSFORM_TILES = 28 };
+enum { PLANES = FC_WINOGRAD_PLANES, MOST_BLOCK = 128, TRANSFORM_TILES = 28 };
 
 typedef struct plan {
     fc_correlation p;
@@ -90,7 +90,7 @@ static void make_points(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrd
     for (ptrdiff_t t = first; t < end;) {
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
         for (ptrdiff_t part = 0; part < plan->parts; part++)
-            fc_transform_run(plan->kernels, plan->winograd->data, POINTS, &plan->p.x, &run, plan->m, origin,
+            fc_transform_run(plan->kernels, plan->winograd->data, FC_WINOGRAD_POINTS, &plan->p.x, &run, plan->m, origin,
                              group * plan->channels + part * plan->part, part_channels(plan, part),
                              v + part * plan->v_part + (t - first) * plan->pitch, plan->pitch, plan->v_plane, scratch);
         t += run.tiles;

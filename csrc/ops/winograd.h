@@ -46,7 +46,7 @@ static inline int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns)
     return rows == columns && (rows == 3 || rows == 5);
 }
 
-static inline ptrdiff_t fc_winograd_outputs(ptrdiff_t r) { return 7 - r; }
+static inline ptrdiff_t fc_winograd_outputs(ptrdiff_t r) { return FC_WINOGRAD_POINTS + 1 - r; }
 
 /* Whether the correlation is one that fc_correlate_winograd computes. */
 int fc_winograd_supports(const fc_correlation *problem);

@@ -22,7 +22,6 @@
 
 enum {
     PLANES = FC_WINOGRAD_PLANES,
-    POINTS = 6,
     SMALL_BLOCK = 56,              /* tiles of a block: V and D of 64 channels are 1.2 MiB  */
     LARGE_BLOCK = 128,             /* with fewer, loading and storing S takes too long       */
     CHUNK_SUMS = 1 << 18,          /* floats of S of which each chunk has its own, at most   */
@@ -54,7 +53,7 @@ static void transform(const plan *plan, ptrdiff_t first, ptrdiff_t end, float *v
     const ptrdiff_t origin[2] = {-plan->conv->pad[0][0], -plan->conv->pad[1][0]};
     for (ptrdiff_t t = first; t < end;) {
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
-        fc_transform_run(plan->kernels, plan->winograd->data, POINTS, &plan->x, &run, plan->m, origin, 0,
+        fc_transform_run(plan->kernels, plan->winograd->data, FC_WINOGRAD_POINTS, &plan->x, &run, plan->m, origin, 0,
                          plan->channels, v + (t - first) * plan->v_tile, plan->v_tile, plan->v_plane, copy);
         fc_transform_run(plan->kernels, plan->winograd->gradient, plan->m, &plan->dy, &run, plan->m, corner, 0,
                          plan->outputs, d + (t - first) * plan->d_tile, plan->d_tile, plan->d_plane, copy);

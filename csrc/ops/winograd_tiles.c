@@ -4,7 +4,7 @@
 #include "rows.h"
 #include "winograd.h"
 
-enum { POINTS = 6, LARGEST_LANES = 16 };
+enum { LARGEST_LANES = 16 };
 
 static int is_channels_last(const fc_tensor *x) { return x->stride[1] == 1 || x->size[1] == 1; }
 
@@ -27,7 +27,8 @@ fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end)
 
 size_t fc_transform_floats(const fc_tensor *x, ptrdiff_t m, ptrdiff_t channels)
 {
-    return is_channels_last(x) ? 0 : (size_t)(POINTS * (FC_MOST_RUN * m + POINTS - m)) * round_up(channels);
+    const ptrdiff_t columns = FC_MOST_RUN * m + FC_WINOGRAD_POINTS - m;
+    return is_channels_last(x) ? 0 : (size_t)(FC_WINOGRAD_POINTS * columns) * round_up(channels);
 }
 
 void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t size,
