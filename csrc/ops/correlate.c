@@ -79,6 +79,25 @@ static void flatten(fc_correlation *p)
     }
 }
 
+/* Makes one long row also of the pixels that a strided 1x1 correlation of channels-last images does not skip: short
+ * rows of them would leave tiles unfilled. */
+static void gather(fc_correlation *p, fc_strided *strided)
+{
+    const fc_taps *rows = p->taps[0], *columns = p->taps[1];
+    const fc_tensor *y = &p->y;
+    const int skips = p->x_step[0] > 1 || p->x_step[1] > 1;
+    if (!skips || p->phases[0] * p->phases[1] != 1 || p->y_step[0] != 1 || p->y_step[1] != 1 || rows->count != 1 ||
+        columns->count != 1 || rows->offset[0] || columns->offset[0] || (p->x.stride[1] != 1 && p->x.size[1] != 1) ||
+        (y->size[2] - 1) * p->x_step[0] >= p->x.size[2] || (y->size[3] - 1) * p->x_step[1] >= p->x.size[3] ||
+        y->stride[2] != y->size[3] * y->stride[3] || (y->size[0] > 1 && y->stride[0] != y->size[2] * y->stride[2]))
+        return;
+    *strided = (fc_strided){p->x, {p->x_step[0], p->x_step[1]}, y->size[2], y->size[3]};
+    const ptrdiff_t pixels = y->size[0] * y->size[2] * y->size[3];
+    p->x_step[0] = p->x_step[1] = 1;
+    p->x.size[0] = p->x.size[2] = p->y.size[0] = p->y.size[2] = 1;
+    p->x.size[3] = p->y.size[3] = pixels;
+}
+
 /* Cycles of one step of a tile: its multiply-adds, two a cycle, or their latency, or its loads, or its vectors
  * of weights, which come from the L2 cache at some 16 bytes a cycle. */
 static double step_cycles(const fc_kernels *kernels, ptrdiff_t rows, ptrdiff_t vectors)
@@ -264,6 +283,7 @@ static int describe(const fc_correlation *problem, plan *out)
     plan plan = {.p = *problem, .kernels = fc_kernels_active()};
     fc_correlation *p = &plan.p;
     flatten(p);
+    gather(p, &plan.strided);
     plan.channels = p->w.size[1];
     plan.outputs = p->w.size[0];
     if (!p->y.size[0] || !p->y.size[2] || !p->y.size[3] || !plan.outputs)
@@ -279,7 +299,7 @@ static int describe(const fc_correlation *problem, plan *out)
     plan.pitch = fc_pixel_pitch(plan.part);
     /* Pixels a multiple of 2 KiB apart share a few sets of the L1 cache: only few at once are read where they lie. */
     const int crowded = p->x.stride[3] * p->x_step[1] % 512 == 0;
-    plan.in_place = (p->x.stride[1] == 1 || plan.channels == 1) && p->x.stride[3] && plan.column_min >= 0 &&
+    plan.in_place = !plan.strided.x.data && (p->x.stride[1] == 1 || plan.channels == 1) && p->x.stride[3] && plan.column_min >= 0 &&
                     (!crowded || plan.outputs > 2 * (ptrdiff_t)plan.kernels->lanes) &&
                     (plan.columns - 1) * p->x_step[1] + plan.column_max < p->x.size[3];
     if (plan.in_place)

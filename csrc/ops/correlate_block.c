@@ -9,6 +9,8 @@
 typedef fc_correlation_plan plan;
 typedef fc_phase phase;
 
+enum { STRIDED_PIXELS = 64 };          /* that one thread copies in a turn */
+
 /* ---- weights ---------------------------------------------------------------------------------------- */
 
 static ptrdiff_t part_channels(const plan *plan, ptrdiff_t part)
@@ -51,18 +53,48 @@ static void pack_piece(const plan *plan, ptrdiff_t group, const phase *ph, ptrdi
                         out, width);
 }
 
+/* ---- input ------------------------------------------------------------------------------------------- */
+
+/* Pixels first .. first + count - 1 of a strided correlation's long row, as far as there are so many. */
+static void copy_strided(const plan *plan, ptrdiff_t c0, ptrdiff_t channels, ptrdiff_t first, ptrdiff_t count, float *out)
+{
+    const fc_strided *strided = &plan->strided;
+    const ptrdiff_t row = first / strided->columns, last = min(first + count, plan->p.x.size[3]);
+    ptrdiff_t n = row / strided->rows, p = row % strided->rows, q = first % strided->columns;
+    const fc_tensor *x = &strided->x;
+    for (ptrdiff_t i = first; i < last; i++, out += plan->pitch) {
+        memcpy(out, x->data + n * x->stride[0] + c0 * x->stride[1] + p * strided->step[0] * x->stride[2] +
+                        q * strided->step[1] * x->stride[3], (size_t)channels * sizeof(float));
+        if (++q == strided->columns) {
+            q = 0;
+            p = p + 1 == strided->rows ? (n++, 0) : p + 1;
+        }
+    }
+}
+
 /* ---- preparation -------------------------------------------------------------------------------------- */
 
 size_t fc_correlation_preparations(const plan *plan)
 {
     if (!plan->by_panel)
         return plan->prepared ? 0 : (size_t)(plan->p.groups * plan->panels) * plan->phase_count;
+    if (plan->strided.x.data)
+        return (size_t)(plan->p.groups * ceil_div(plan->p.x.size[3], STRIDED_PIXELS));
     return plan->in_place ? 0 : (size_t)(plan->p.x.size[0] * plan->p.groups * plan->p.x.size[2]);
 }
 
 void fc_correlation_prepare(const plan *plan, size_t index)
 {
     const fc_correlation *p = &plan->p;
+    if (plan->by_panel && plan->strided.x.data) {
+        const ptrdiff_t pieces = ceil_div(p->x.size[3], STRIDED_PIXELS);
+        const ptrdiff_t group = (ptrdiff_t)index / pieces, first = (ptrdiff_t)index % pieces * STRIDED_PIXELS;
+        for (ptrdiff_t part = 0; part < plan->parts; part++)
+            copy_strided(plan, group * plan->channels + part * plan->part, part_channels(plan, part), first,
+                         STRIDED_PIXELS, plan->input + part * plan->input_part +
+                         (group * plan->in_columns + first) * plan->pitch);
+        return;
+    }
     if (plan->by_panel) {
         const ptrdiff_t h = (ptrdiff_t)index % p->x.size[2], group = (ptrdiff_t)index / p->x.size[2] % p->groups;
         const ptrdiff_t n = (ptrdiff_t)index / p->x.size[2] / p->groups, row = plan->in_columns * plan->pitch;
@@ -203,6 +235,10 @@ static void find_input(const plan *plan, block *b, float *copy)
     const ptrdiff_t rows = max(0, min(p->x.size[2] - 1, h_last) - b->h0 + 1);
     b->x_image = rows * b->x_row;
     b->x = copy;
+    if (plan->strided.x.data) {
+        copy_strided(plan, c0, part_channels(plan, b->part), w_first, plan->in_columns, copy);
+        return;
+    }
     for (ptrdiff_t n = 0; n < b->images; n++)
         for (ptrdiff_t h = 0; h < rows; h++)
             fc_copy_row(plan->kernels, &p->x, b->n0 + n, c0, part_channels(plan, b->part), b->h0 + h, w_first,

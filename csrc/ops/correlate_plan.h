@@ -30,8 +30,15 @@ typedef struct fc_phase {
     size_t piece_floats, panel_floats; /* of a panel: one part of the channels, all of them */
 } fc_phase;
 
+/* Images of which a 1x1 correlation skips pixels: the others, [n][rows][columns], are copied side by side. */
+typedef struct fc_strided {
+    fc_tensor x;                       /* without data: the correlation is no such one */
+    ptrdiff_t step[2], rows, columns;
+} fc_strided;
+
 typedef struct fc_correlation_plan {
     fc_correlation p;
+    fc_strided strided;                /* then p.x is the one long row of its pixels */
     const fc_kernels *kernels;
     ptrdiff_t channels, outputs;       /* of one group */
     ptrdiff_t part, parts;             /* channels of a part, which is summed before the next one */
