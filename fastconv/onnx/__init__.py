@@ -6,5 +6,6 @@
 """
 
 from .reader import load
+from .writer import save
 
-__all__ = ["load"]
+__all__ = ["load", "save"]

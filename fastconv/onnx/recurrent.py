@@ -7,7 +7,13 @@ import numpy as np
 from ..layers import LSTM
 from .values import Unsupported
 
-GATES = (0, 2, 3, 1)  # those of the file are i, o, f, g
+GATES = (0, 2, 3, 1)  # where in a file, i, o, f, g, the gates i, f, g, o of our layers are
+FILE_GATES = (0, 3, 1, 2)  # and where in our layers those of a file
+
+
+def reordered(array, gates):
+    """The rows of the gates (4H, ...) in another order."""
+    return array.reshape(4, -1, *array.shape[1:])[list(gates)].reshape(array.shape)
 
 
 class Steps(LSTM):
@@ -65,7 +71,8 @@ def convert(reader, node):
     if len(value.axes) != 3 or weight.ndim != 3 or weight.shape[2] != value.seen[2] or weight.shape[1] % 4:
         raise ValueError(f"W of shape {weight.shape} does not fit x of shape {value.seen}")
     directions, hidden = weight.shape[0], weight.shape[1] // 4
-    if (directions != 1 + (direction == "bidirectional") or recurrent.shape != (directions, 4 * hidden, hidden)
+    if (directions != 1 + (direction == "bidirectional")
+            or recurrent.shape != (directions, 4 * hidden, hidden)
             or (bias is not None and bias.shape != (directions, 8 * hidden))):
         raise ValueError(f"R or B does not fit W of shape {weight.shape}")
     order = value.axes if layout else (value.axes[1], value.axes[0], value.axes[2])
@@ -75,10 +82,9 @@ def convert(reader, node):
         both = np.zeros((2, 4 * hidden), np.float32) if bias is None else bias[number].reshape(2, 4 * hidden)
         for name, array in (("weight_ih", weight[number]), ("weight_hh", recurrent[number]),
                             ("bias_ih", both[0]), ("bias_hh", both[1])):
-            gates = array.reshape(4, hidden, *array.shape[1:])[list(GATES)]
-            np.copyto(getattr(layer, name + suffix).data, gates.reshape(array.shape))
+            np.copyto(getattr(layer, name + suffix).data, reordered(array, GATES))
     y = reader.add(node.name, layer, value)
-    # With layout 1 the file has the layer's axes, else (T, directions, N, H) or, of the last, (directions, N, H).
+    # With layout 1 the file has the layer's axes, else (T, directions, N, H) and (directions, N, H).
     if used[1]:
         reader.give(node, replace(y, axes=(0, 1, 2) if layout else (1, 0, 2)), 1)
     else:
