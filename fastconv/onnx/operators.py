@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..layers import (
+    RBF,
     AdaptiveAvgPool2d,
     Add,
     AvgPool2d,
@@ -20,6 +21,7 @@ from ..layers import (
     LocalResponseNorm,
     LogSoftmax,
     MaxPool2d,
+    Permute,
     ReLU,
     Select,
     Sigmoid,
@@ -28,7 +30,7 @@ from ..layers import (
     Unflatten,
 )
 from . import recurrent, tensors
-from .values import Unsupported
+from .values import DOMAIN, Unsupported
 
 
 def _parameter(target, array):
@@ -44,8 +46,8 @@ def _window(reader, node, size, filter_size, dilation, stride):
         if any(reader.open[2:]) and stride != (1, 1):
             raise Unsupported(f"auto_pad {auto} of images whose size the file leaves open")
         pads = []
-        for length, taps, step, skip in zip(size, filter_size, stride, dilation, strict=True):
-            total = max((-(-length // skip) - 1) * skip + (taps - 1) * step + 1 - length, 0)
+        for length, taps, step, gap in zip(size, filter_size, stride, dilation, strict=True):
+            total = max((-(-length // step) - 1) * step + (taps - 1) * gap + 1 - length, 0)
             less = total // 2
             pads.append((less, total - less) if auto == "SAME_UPPER" else (total - less, less))
         return tuple(pads)
@@ -61,11 +63,11 @@ def _symmetric(pads):
 
 
 def _conv(reader, node):
-    value = reader._named(node.inputs[0])
-    outer = ((0, 0), (0, 0))
+    value, outer = reader.named(node.inputs[0]), ((0, 0), (0, 0))
     if value.pads is not None and len(value.pads) == 4 and not any(sum(pair) for pair in value.pads[:2]):
-        value, outer = replace(value, pads=None), value.pads[2:]
-    value = reader.plain(value)
+        value, outer = reader.plain(replace(value, pads=None)), value.pads[2:]
+    else:
+        value = reader.input(node)
     weight, bias = reader.weights(node, 1, "weight"), reader.weights(node, 2, "bias")
     if weight is None or len(value.shape) != 4 or weight.ndim != 4:
         raise Unsupported(f"of {len(value.shape) - 2}-D images")
@@ -124,17 +126,18 @@ def _batch_norm(reader, node):
     weight, bias, mean, var = (reader.weights(node, place, what) for place, what in
                                enumerate(("scale", "bias", "mean", "variance"), 1))
     eps = node.get("epsilon", 1e-5)
-    value = reader._named(node.inputs[0])
+    value = reader.named(node.inputs[0])
     if len(value.seen) == 2:
         scale = weight / np.sqrt(var.astype(np.float64) + eps)
         reader.give(node, _scaled(reader, node, scale, bias - mean * scale))
         return
     value = reader.image(node)
+    for array in (weight, bias, mean, var):
+        if array.shape != value.shape[1:2]:
+            raise ValueError(f"constants of shape {array.shape} do not fit images of shape {value.shape}")
     layer = BatchNorm2d(value.shape[1], eps)
     for target, array in ((layer.weight.data, weight), (layer.bias.data, bias), (layer.running_mean, mean),
                           (layer.running_var, var)):
-        if array.shape != target.shape:
-            raise ValueError(f"constants of shape {array.shape} do not fit images of shape {value.shape}")
         np.copyto(target, array)
     reader.give(node, reader.add(reader.layer_name(node), layer, value))
 
@@ -230,23 +233,26 @@ def _arithmetic(reader, node):
 
 def _scaled(reader, node, scale, shift, place=0):
     """scale * x + shift, one each or one for each channel, in the layer before where that is possible."""
-    value = reader._named(node.inputs[place])
-    rank = len(value.seen)
-    channels = value.seen[1] if rank > 1 else 0
+    value = reader.named(node.inputs[place])
     along = [_per_channel(array, value.seen) for array in (scale, shift)]
-    if None in along:
+    axis = None if None in along else max(along)
+    if axis == 0 or axis is None or len(value.axes) not in (2, 4):
         raise Unsupported(f"of a constant of shape {np.broadcast_shapes(scale.shape, shift.shape)} and an "
                           f"array of shape {value.seen}")
-    axis = max(along)
-    if axis != 1 and axis != -1:
-        raise Unsupported(f"of a constant for each place on axis {axis}")
-    scale, shift = (np.broadcast_to(array.ravel(), channels).astype(np.float64) for array in (scale, shift))
     if value.pads is not None:
-        value = reader.plain(value)
+        value = reader.settled(value)
+    if axis != -1 and value.axes[axis] != 1:  # the axis of a layer's channels
+        value, inner = reader.settled(value), value.axes[axis]
+        order = (0, inner, *(one for one in range(1, len(value.axes)) if one != inner))
+        moved = reader.add(f"{value.node}_permute", Permute(order), value)
+        value = replace(moved, axes=tuple(order.index(one) for one in value.axes))
+    channels = value.shape[1]
+    reader.spend(channels)
+    scale, shift = (np.broadcast_to(array.ravel(), channels).astype(np.float64) for array in (scale, shift))
     if value.scale is not None:
         return replace(value, scale=value.scale * scale, shift=value.shift * scale + shift)
-    layer = reader.layers[value.node][0] if value.node in reader.layers else None
-    if type(layer) in (Conv2d, Linear) and value.plain and reader.reads[node.inputs[place]] == 1:
+    layer = reader.alone(node.inputs[place])
+    if type(layer) in (Conv2d, Linear):
         layer._fold(scale, shift)
         return value
     return replace(value, scale=scale, shift=shift)
@@ -283,7 +289,7 @@ def _concat(reader, node):
 
 
 def _identity(reader, node):
-    reader.give(node, reader._named(node.inputs[0]))
+    reader.give(node, reader.named(node.inputs[0]))
 
 
 def _dropout(reader, node):
@@ -324,9 +330,7 @@ def _lrn(reader, node):
 
 
 def _pad(reader, node):
-    value = reader._named(node.inputs[0])
-    if value.scale is not None or value.pads is not None:
-        value = reader.plain(value)
+    value = reader.input(node, plain=False)
     rank = len(value.shape)
     if node.get("mode", "constant") != "constant":
         raise Unsupported(f"mode {node.get('mode')}")
@@ -351,13 +355,11 @@ def _pad(reader, node):
 
 
 def _transpose(reader, node):
-    value = reader._named(node.inputs[0])
+    value = reader.named(node.inputs[0])
     rank = len(value.axes)
     order = node.ints("perm", tuple(reversed(range(rank))), rank)
     if sorted(order) != list(range(rank)):
         raise ValueError(f"perm must be 0 to {rank - 1} in any order, got {order}")
-    if value.scale is not None and order[1] != 1:
-        value = reader.plain(value)
     pads = value.pads and tuple(value.pads[axis] for axis in order)
     reader.give(node, replace(value, axes=tuple(value.axes[axis] for axis in order), pads=pads))
 
@@ -467,6 +469,13 @@ def _shape(reader, node):
                                                  np.int64)
 
 
+def _rbf(reader, node):
+    """The function that the writer makes of RBF."""
+    factor = reader.weights(node, 2, "factor")
+    layer = RBF(reader.weights(node, 1, "centres").copy(), -1 / (2 * float(factor)))
+    reader.give(node, reader.add(node.name, layer, reader.input(node)))
+
+
 def _elementwise(layer):
     """The converter to a layer without options that treats every element alike."""
     return lambda reader, node: reader.same_axes(node, layer())
@@ -506,5 +515,6 @@ CONVERTERS = {
     "Tanh": _elementwise(Tanh),
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
+    f"{DOMAIN}.RBF": _rbf,
 }
 SEVERAL_OUTPUTS = {"Dropout", "LSTM"}  # whose converters say which they can give

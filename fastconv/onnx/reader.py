@@ -7,6 +7,7 @@ reshape that leaves the images apart is known to be a flatten.
 
 import math
 import os
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from .. import init
 from ..extras import require
 from ..layers import BatchNorm2d, ConstantPad2d, Flatten, Graph, Parameter, Permute, Unflatten
 from . import constants, operators, tensors
-from .values import Unsupported, Value
+from .values import DOMAIN, Unsupported, Value
 
 PROBE = 1009  # images: a prime, so that it is no product of other sizes
 OPEN_SIZE = 224  # of other axes whose size the file leaves open
@@ -38,8 +39,9 @@ def load(path):
     model = _parse(path)
     try:
         return _Reader(model, Path(path).parent).graph()
-    except (ValueError, TypeError, Unsupported) as error:
-        raise ValueError(f"{path}: {error}") from None
+    except (ValueError, Unsupported) as error:
+        message = re.sub(rf"\b{PROBE}\b", "N", str(error))
+        raise ValueError(f"{path}: {message}") from None
 
 
 def _parse(path):
@@ -52,18 +54,23 @@ def _parse(path):
         raise ValueError(f"{path}: not an ONNX file: {error}") from None
     if not model.graph.node:
         raise ValueError(f"{path}: not an ONNX file: it holds no nodes")
-    if model.functions:
-        model = require("onnx.inliner", "onnx").inline_local_functions(model)
+    foreign = [(one.domain, one.name) for one in model.functions if one.domain != DOMAIN]
+    if foreign:
+        model = require("onnx.inliner", "onnx").inline_selected_functions(model, foreign)
     return model
+
+
+# What nodes that are not as they must be lead to; which of them is no matter to who reads the message.
+_DAMAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class _Node:
     """A NodeProto, its attributes as Python's values."""
 
     def __init__(self, proto, number):
-        self.op, self.domain = proto.op_type, proto.domain
+        self.op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
         self.inputs, self.outputs = list(proto.input), list(proto.output)
-        self.name = proto.name or f"{proto.op_type}_{number}"
+        self.name = proto.name or f"{self.op}_{number}"
         self._attributes = {attribute.name: attribute for attribute in proto.attribute}
 
     def get(self, name, default=None):
@@ -85,7 +92,7 @@ class _Node:
         return values
 
     def __str__(self):
-        return f"{self.domain + '.' if self.domain else ''}{self.op} ({self.name})"
+        return f"{self.op} ({self.name})"
 
 
 class _Reader:
@@ -96,7 +103,10 @@ class _Reader:
         self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
                          default=1)
         self.initializers = {tensor.name: tensor for tensor in self.proto.initializer}
-        self.constants, self.values, self.layers, self.shapes = {}, {}, {}, {}
+        self.constants, self.values, self.layers = {}, {}, {}
+        self.open = []  # whether the file leaves the size of an axis of the input open
+        self.given = {}  # layer -> the name in the file of what it gives
+        self.used = set()  # names of weights
         self.nodes = [_Node(proto, number) for number, proto in enumerate(self.proto.node)]
         self.reads = Counter(name for node in self.nodes for name in node.inputs)
         self.reads.update(output.name for output in self.proto.output)
@@ -106,8 +116,7 @@ class _Reader:
         unsupported, lost = [], set()
         with init.skipped():
             for node in self.nodes:
-                if node.domain not in ("", "ai.onnx") or (
-                        node.op not in operators.CONVERTERS and node.op not in constants.FUNCTIONS):
+                if node.op not in operators.CONVERTERS and node.op not in constants.FUNCTIONS:
                     unsupported.append(str(node))
                     lost.update(node.outputs)
                 elif lost.isdisjoint(node.inputs):
@@ -116,7 +125,7 @@ class _Reader:
                     except Unsupported as error:
                         unsupported.append(f"{node}: {error}")
                         lost.update(node.outputs)
-                    except (ValueError, TypeError) as error:
+                    except _DAMAGE as error:
                         raise ValueError(f"{node}: {error}") from None
                 else:
                     lost.update(node.outputs)
@@ -139,15 +148,14 @@ class _Reader:
         for axis, dim in enumerate(kind.shape.dim):
             size = dim.dim_value if dim.HasField("dim_value") else 0
             shape.append(size if size > 0 else OPEN_SIZE if axis else PROBE)
-            if not shape[-1] < 1 << 31:
+            self.open.append(size <= 0)
+            if size >= 1 << 31:
                 raise ValueError(f"its input {given.name!r} has an axis of {size}")
-        self.shapes["x"] = tuple(shape)
         self.values[given.name] = Value("x", tuple(shape), tuple(range(len(shape))))
-        self.open = [not dim.HasField("dim_value") for dim in kind.shape.dim]
 
     def _end(self):
         name = self.proto.output[0].name
-        value = self.plain(self._named(name))
+        value = self.plain(self.named(name))
         if value.node == "x":
             raise Unsupported("its output is its input or a constant")
         # What nothing reads, as an output of a node that is left out, and what leads there alone.
@@ -176,6 +184,9 @@ class _Reader:
             raise Unsupported(f"{what} is computed, not a constant")
         if array.dtype != np.float32:
             raise Unsupported(f"{what} is {array.dtype}, not float32")
+        if node.inputs[place] in self.used:  # every layer has parameters of its own
+            self.spend(array.size)
+        self.used.add(node.inputs[place])
         return array
 
     def parameters(self, node, name, place, count):
@@ -218,7 +229,7 @@ class _Reader:
 
     # ---- values -------------------------------------------------------------------------------------
 
-    def _named(self, name):
+    def named(self, name):
         if name not in self.values:
             if self.constant(name) is not None:
                 raise Unsupported(f"{name!r} is a constant, not computed from the input")
@@ -227,7 +238,7 @@ class _Reader:
 
     def seen(self, name):
         array = self.constant(name)
-        return self._named(name).seen if array is None else array.shape
+        return self.named(name).seen if array is None else array.shape
 
     def add(self, name, layer, *values):
         """The Value that a new layer gives of plain ones; its name is changed where it is taken."""
@@ -243,34 +254,41 @@ class _Reader:
 
     def plain(self, value):
         """The value as a layer gives it: what waits for a layer gets one of its own."""
-        if value.axes != tuple(range(len(value.axes))):
-            moved = self.add(f"{value.node}_permute", Permute(value.axes), value)
-            value = replace(value, node=moved.node, shape=moved.shape, axes=moved.axes)
+        value = self.settled(value)
+        if value.ordered:
+            return value
+        return self.add(f"{value.node}_permute", Permute(value.axes), value)
+
+    def settled(self, value):
+        """The value with nothing but its axes in another order."""
         if value.scale is not None:
-            return self._affine(value)
-        if value.pads is not None:
-            if len(value.pads) != 4 or any(sum(pair) for pair in value.pads[:2]):
-                raise Unsupported("pads other axes than height and width")
-            return self.add(f"{value.node}_pad", ConstantPad2d(value.pads[2:]), replace(value, pads=None))
-        return value
+            return replace(self._affine(value), axes=value.axes)
+        if value.pads is None:
+            return value
+        if len(value.pads) != 4 or any(sum(pair) for pair in value.pads[:2]):
+            raise Unsupported("pads other axes than height and width")
+        plain = self.plain(replace(value, pads=None))
+        return self.add(f"{plain.node}_pad", ConstantPad2d(value.pads[2:]), plain)
 
     def _affine(self, value):
         """A batch normalisation with constants for its averages is the product and sum per channel."""
+        if len(value.shape) not in (2, 4):
+            raise Unsupported(f"multiplies or adds constants to an array of shape {value.shape}")
         layer = BatchNorm2d(value.shape[1], eps=0.0)
         layer.weight = Parameter(value.scale.astype(np.float32))
         layer.bias = Parameter(value.shift.astype(np.float32))
-        bare, name = replace(value, scale=None, shift=None), f"{value.node}_scale"
+        name = f"{value.node}_scale"
         if len(value.shape) == 4:
-            return self.add(name, layer, bare)
-        if len(value.shape) != 2:
-            raise Unsupported(f"multiplies or adds constants to an array of shape {value.shape}")
-        image = self.add(f"{name}_image", Unflatten((value.shape[1], 1, 1)), bare)
+            return self.add(name, layer, value)
+        image = self.add(f"{name}_image", Unflatten((value.shape[1], 1, 1)), value)
         return self.add(f"{name}_rows", Flatten(), self.add(name, layer, image))
 
     def input(self, node, place=0, *, plain=True):
         """The Value that is an input of a node; not plain: its axes may still be in another order."""
-        value = self._named(node.inputs[place])
-        return self.plain(value) if plain or value.scale is not None or value.pads is not None else value
+        name = node.inputs[place]
+        value = self.named(name)
+        self.values[name] = self.plain(value) if plain else self.settled(value)
+        return self.values[name]
 
     def image(self, node):
         value = self.input(node)
@@ -279,7 +297,15 @@ class _Reader:
         return value
 
     def give(self, node, value, place=0):
+        """Says that output `place` of a node is the value."""
         self.values[node.outputs[place]] = value
+        self.given.setdefault(value.node, node.outputs[place])
+
+    def alone(self, name):
+        """The layer that gives what one node alone reads, under this name; None where there is no such."""
+        node = self.values[name].node
+        found = self.layers.get(node) if self.given.get(node) == name and self.reads[name] == 1 else None
+        return found and found[0]
 
     def same_axes(self, node, layer):
         """A layer that treats every element alike, whatever the order of the axes."""

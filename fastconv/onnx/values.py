@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 
+DOMAIN = "fastconv"  # of the functions that say in ONNX what layers do that ONNX has no operator for
+
+
 class Unsupported(Exception):
     """What a node asks for that the layers do not have."""
 
@@ -13,9 +16,9 @@ class Unsupported(Exception):
 class Value:
     """What a name of the file stands for: the array that layer `node` gives, seen in another way.
 
-    shape: of that array; axes: the order in which the file has its axes. Then `scale` and `shift` along the
-    file's axis 1 or, pads being there instead, a border of zeros: one (before, after) for each axis of the
-    file. They wait for a layer that takes them in.
+    shape: of that array; axes: the order in which the file has its axes. What waits for a layer that takes it
+    in is either scale * array + shift, by channel, or a border of zeros: pads, one (before, after) for each
+    axis of the file.
     """
 
     node: str
@@ -34,5 +37,5 @@ class Value:
         return tuple(shape)
 
     @property
-    def plain(self):
-        return self.scale is None and self.pads is None and self.axes == tuple(range(len(self.axes)))
+    def ordered(self):
+        return self.axes == tuple(range(len(self.axes)))

@@ -14,6 +14,7 @@ from ..models import LSTMClassifier
 from ..models.blocks import Fork
 from ..models.resnet import Subsample
 from . import recurrent
+from .values import DOMAIN
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what reads files of today reads them
 MOST_BYTES = 2**31 - 2**20  # of weights: a protobuf file ends before 2 GiB
@@ -53,7 +54,8 @@ class _Writer:
     def __init__(self):
         self.helper = require("onnx.helper", "onnx")
         self.from_array = require("onnx.numpy_helper", "onnx").from_array
-        self.nodes, self.initializers, self.taken, self.bytes = [], [], {"x", "y"}, 0
+        self.nodes, self.initializers, self.functions = [], [], {}
+        self.taken, self.bytes = {"x", "y"}, 0
 
     def model(self, model, shape, batch):
         """The contents of the file."""
@@ -65,7 +67,9 @@ class _Writer:
         wires = [helper.make_tensor_value_info(name, 1, [batch, *wire[1:]])
                  for name, wire in (("x", shape), ("y", y.shape))]
         graph = helper.make_graph(self.nodes, "fastconv", wires[:1], wires[1:], self.initializers)
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
+        domains = [("", OPSET), *([(DOMAIN, 1)] if self.functions else [])]
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid(*domain) for domain in domains],
+                                 functions=self.functions.values(), ir_version=IR_VERSION,
                                  producer_name="fastconv")
         return made.SerializeToString()
 
@@ -96,6 +100,13 @@ class _Writer:
         attributes = {key: value for key, value in attributes.items() if value is not None}
         self.nodes.append(self.helper.make_node(op, names, [name], name=name, **attributes))
         return Wire(name, tuple(shape))
+
+    def function(self, op, inputs, output, nodes):
+        """Defines an operator of our own by nodes (operator, inputs, output, attributes) of ONNX."""
+        helper = self.helper
+        nodes = [helper.make_node(kind, given, [made], **attributes) for kind, given, made, attributes in nodes]
+        self.functions[op] = helper.make_function(DOMAIN, op, inputs, [output], nodes,
+                                                  [helper.make_opsetid("", OPSET)])
 
     def constant(self, name, array):
         """The name of a new initializer."""
@@ -151,17 +162,13 @@ def _linear(writer, layer, name, x):
 
 
 def _rbf(writer, layer, name, x):
-    """-|x - c|^2 / (2 variance), as layers.RBF has it."""
-    (centres,) = writer.weights(name, centres=layer.centres)
-    factor = writer.constant(join(name, "factor"), -layer._precision / 2)
-    count, features = layer.centres.shape
-    rows = writer.node("Unsqueeze", join(name, "rows"), [x, _ints(writer, name, "axis", 1)],
-                       (x.shape[0], 1, features))
-    difference = writer.node("Sub", join(name, "difference"), [rows, centres], (x.shape[0], count, features))
-    squares = writer.node("Mul", join(name, "squares"), [difference, difference], difference.shape)
-    total = writer.node("ReduceSum", join(name, "sum"), [squares, _ints(writer, name, "summed", 2)],
-                        (x.shape[0], count), keepdims=0)
-    return writer.node("Mul", name, [total, factor], total.shape)
+    centres, factor = writer.weights(name, centres=layer.centres, factor=-layer._precision / 2)
+    writer.function("RBF", ("x", "centres", "factor"), "y", [
+        ("Constant", (), "one", {"value_ints": [1]}), ("Constant", (), "two", {"value_ints": [2]}),
+        ("Unsqueeze", ("x", "one"), "rows", {}), ("Sub", ("rows", "centres"), "difference", {}),
+        ("Mul", ("difference", "difference"), "squares", {}),
+        ("ReduceSum", ("squares", "two"), "sum", {"keepdims": 0}), ("Mul", ("sum", "factor"), "y", {})])
+    return writer.node("RBF", name, [x, centres, factor], layer.output_shape(x.shape), domain=DOMAIN)
 
 
 def _ints(writer, name, key, *values):
