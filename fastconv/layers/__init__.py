@@ -9,7 +9,7 @@ explicit: backward needs a forward before it and gives the gradient with respect
 RNN and LSTM take and give states too, as in torch: (output, h_n) and (output, (h_n, c_n)).
 """
 
-from .activation import Hardtanh, LogSoftmax, ReLU, ScaledTanh, Sigmoid, Softmax, Tanh
+from .activation import Hardtanh, LogSoftmax, ReLU, ScaledTanh, Sigmoid, Softmax, Square, Tanh
 from .base import Layer, Parameter
 from .containers import Concat, Residual, Sequential
 from .graph import Add, Graph, Join
@@ -22,5 +22,5 @@ from .shape import ConstantPad2d, Flatten, Permute, Select, Unflatten
 __all__ = ["LSTM", "RBF", "RNN", "AdaptiveAvgPool2d", "Add", "AvgPool2d", "BatchNorm2d", "Concat",
            "ConstantPad2d", "Conv2d", "Dropout", "Flatten", "Graph", "Hardtanh", "Join", "Layer", "Linear",
            "LocalResponseNorm", "LogSoftmax", "MappedConv2d", "MaxPool2d", "Parameter", "Permute", "ReLU",
-           "Residual", "ScaledTanh", "Select", "Sequential", "Sigmoid", "Softmax", "Subsample2d", "Tanh",
-           "Unflatten"]
+           "Residual", "ScaledTanh", "Select", "Sequential", "Sigmoid", "Softmax", "Square", "Subsample2d",
+           "Tanh", "Unflatten"]

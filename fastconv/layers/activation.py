@@ -98,6 +98,20 @@ class Hardtanh(Layer):
         return planner.step(np.clip, x, self.min_val, self.max_val, planner.place(out, x.shape), over=x)
 
 
+class Square(Layer):
+    """x * x."""
+
+    def forward(self, x):
+        return self._save(np.multiply(x, x), x)
+
+    def backward(self, grad_output):
+        (x,) = self._restore(grad_output)
+        return grad_output * x * 2
+
+    def plan(self, planner, x, out=None):
+        return planner.step(np.multiply, x, x, planner.place(out, x.shape), over=x)
+
+
 class Softmax(Layer):
     """exp(x) / sum of exp(x) over `axis`: functional.softmax."""
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 
 from ..layers import (
-    RBF,
     AdaptiveAvgPool2d,
     Add,
     AvgPool2d,
@@ -26,11 +25,12 @@ from ..layers import (
     Select,
     Sigmoid,
     Softmax,
+    Square,
     Tanh,
     Unflatten,
 )
 from . import recurrent, tensors
-from .values import DOMAIN, Unsupported
+from .values import Unsupported
 
 
 def _parameter(target, array):
@@ -214,6 +214,9 @@ def _arithmetic(reader, node):
     if len(node.inputs) != 2:
         raise Unsupported("of several arrays and constants")
     left, right = (reader.constant(name) for name in node.inputs)
+    if node.op == "Mul" and node.inputs[0] == node.inputs[1]:
+        reader.same_axes(node, Square())
+        return
     if left is None and right is None:
         raise Unsupported("of two arrays that are computed")
     first = left is None  # the value stands first
@@ -469,13 +472,6 @@ def _shape(reader, node):
                                                  np.int64)
 
 
-def _rbf(reader, node):
-    """The function that the writer makes of RBF."""
-    factor = reader.weights(node, 2, "factor")
-    layer = RBF(reader.weights(node, 1, "centres").copy(), -1 / (2 * float(factor)))
-    reader.give(node, reader.add(node.name, layer, reader.input(node)))
-
-
 def _elementwise(layer):
     """The converter to a layer without options that treats every element alike."""
     return lambda reader, node: reader.same_axes(node, layer())
@@ -515,6 +511,5 @@ CONVERTERS = {
     "Tanh": _elementwise(Tanh),
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
-    f"{DOMAIN}.RBF": _rbf,
 }
 SEVERAL_OUTPUTS = {"Dropout", "LSTM"}  # whose converters say which they can give

@@ -18,7 +18,7 @@ from .. import init
 from ..extras import require
 from ..layers import BatchNorm2d, ConstantPad2d, Flatten, Graph, Parameter, Permute, Unflatten
 from . import constants, operators, tensors
-from .values import DOMAIN, Unsupported, Value
+from .values import Unsupported, Value
 
 PROBE = 1009  # images: a prime, so that it is no product of other sizes
 OPEN_SIZE = 224  # of other axes whose size the file leaves open
@@ -54,9 +54,8 @@ def _parse(path):
         raise ValueError(f"{path}: not an ONNX file: {error}") from None
     if not model.graph.node:
         raise ValueError(f"{path}: not an ONNX file: it holds no nodes")
-    foreign = [(one.domain, one.name) for one in model.functions if one.domain != DOMAIN]
-    if foreign:
-        model = require("onnx.inliner", "onnx").inline_selected_functions(model, foreign)
+    if model.functions:
+        model = require("onnx.inliner", "onnx").inline_local_functions(model)
     return model
 
 

@@ -5,9 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 
-DOMAIN = "fastconv"  # of the functions that say in ONNX what layers do that ONNX has no operator for
-
-
 class Unsupported(Exception):
     """What a node asks for that the layers do not have."""
 

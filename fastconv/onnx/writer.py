@@ -14,7 +14,6 @@ from ..models import LSTMClassifier
 from ..models.blocks import Fork
 from ..models.resnet import Subsample
 from . import recurrent
-from .values import DOMAIN
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what reads files of today reads them
 MOST_BYTES = 2**31 - 2**20  # of weights: a protobuf file ends before 2 GiB
@@ -54,8 +53,7 @@ class _Writer:
     def __init__(self):
         self.helper = require("onnx.helper", "onnx")
         self.from_array = require("onnx.numpy_helper", "onnx").from_array
-        self.nodes, self.initializers, self.functions = [], [], {}
-        self.taken, self.bytes = {"x", "y"}, 0
+        self.nodes, self.initializers, self.taken, self.bytes = [], [], {"x", "y"}, 0
 
     def model(self, model, shape, batch):
         """The contents of the file."""
@@ -67,9 +65,7 @@ class _Writer:
         wires = [helper.make_tensor_value_info(name, 1, [batch, *wire[1:]])
                  for name, wire in (("x", shape), ("y", y.shape))]
         graph = helper.make_graph(self.nodes, "fastconv", wires[:1], wires[1:], self.initializers)
-        domains = [("", OPSET), *([(DOMAIN, 1)] if self.functions else [])]
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid(*domain) for domain in domains],
-                                 functions=self.functions.values(), ir_version=IR_VERSION,
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
                                  producer_name="fastconv")
         return made.SerializeToString()
 
@@ -100,13 +96,6 @@ class _Writer:
         attributes = {key: value for key, value in attributes.items() if value is not None}
         self.nodes.append(self.helper.make_node(op, names, [name], name=name, **attributes))
         return Wire(name, tuple(shape))
-
-    def function(self, op, inputs, output, nodes):
-        """Defines an operator of our own by nodes (operator, inputs, output, attributes) of ONNX."""
-        helper = self.helper
-        nodes = [helper.make_node(kind, given, [made], **attributes) for kind, given, made, attributes in nodes]
-        self.functions[op] = helper.make_function(DOMAIN, op, inputs, [output], nodes,
-                                                  [helper.make_opsetid("", OPSET)])
 
     def constant(self, name, array):
         """The name of a new initializer."""
@@ -162,13 +151,15 @@ def _linear(writer, layer, name, x):
 
 
 def _rbf(writer, layer, name, x):
-    centres, factor = writer.weights(name, centres=layer.centres, factor=-layer._precision / 2)
-    writer.function("RBF", ("x", "centres", "factor"), "y", [
-        ("Constant", (), "one", {"value_ints": [1]}), ("Constant", (), "two", {"value_ints": [2]}),
-        ("Unsqueeze", ("x", "one"), "rows", {}), ("Sub", ("rows", "centres"), "difference", {}),
-        ("Mul", ("difference", "difference"), "squares", {}),
-        ("ReduceSum", ("squares", "two"), "sum", {"keepdims": 0}), ("Mul", ("sum", "factor"), "y", {})])
-    return writer.node("RBF", name, [x, centres, factor], layer.output_shape(x.shape), domain=DOMAIN)
+    """x - c for all templates c by a matrix of ones and zeros, then the weighted sum of its squares."""
+    count, features = layer.centres.shape
+    copies = writer.constant(join(name, "copies"), np.tile(np.eye(features, dtype=np.float32), count))
+    centres = writer.constant(join(name, "centres"), -layer.centres.reshape(-1))
+    factors = np.repeat(np.eye(count, dtype=np.float32), features, axis=0) * (-layer._precision / 2)
+    shape = (x.shape[0], count * features)
+    x = writer.node("Gemm", join(name, "difference"), [x, copies, centres], shape)
+    x = writer.node("Mul", join(name, "square"), [x, x], shape)
+    return writer.node("Gemm", name, [x, writer.constant(join(name, "factors"), factors)], (x.shape[0], count))
 
 
 def _ints(writer, name, key, *values):
@@ -398,6 +389,7 @@ _WRITERS = {
     layers.Select: _select,
     layers.Sequential: _sequential,
     layers.Sigmoid: _elementwise("Sigmoid"),
+    layers.Square: lambda writer, layer, name, x: writer.node("Mul", name, [x, x], x.shape),
     layers.Softmax: _along_axis("Softmax"),
     layers.Subsample2d: _subsample2d,
     layers.Tanh: _elementwise("Tanh"),
