@@ -13,10 +13,15 @@ from .linear import Conv2d
 from .norm import BatchNorm2d
 
 
-class Add(Layer):
-    """The sum of arrays of one shape: a node of a Graph, whose forward takes the arrays and backward gives
-    a tuple of gradients.
-    """
+class _OfSeveral(Layer):
+    """A node of a Graph of several arrays: forward takes these, backward gives a tuple of gradients."""
+
+    def __call__(self, *arrays):
+        return self.forward(*arrays)
+
+
+class Add(_OfSeveral):
+    """The sum of arrays of one shape: a node of a Graph. backward gives a tuple of gradients."""
 
     fuses = ("activation",)
 
@@ -38,8 +43,8 @@ class Add(Layer):
         return input_shape
 
 
-class Join(Layer):
-    """Arrays side by side along axis 1: a node of a Graph, as Add is."""
+class Join(_OfSeveral):
+    """Arrays side by side along axis 1: a node of a Graph. backward gives a tuple of gradients."""
 
     def forward(self, *arrays):
         shape = self.output_shape(*(array.shape for array in arrays))
@@ -108,7 +113,7 @@ class Graph(Container):
         self._inputs = {name: tuple(inputs) for name, (_, *inputs) in nodes.items()}
         known = {"x"}
         for name, inputs in self._inputs.items():
-            several = isinstance(getattr(self, name), (Add, Join))
+            several = isinstance(getattr(self, name), _OfSeveral)
             if name == "x" or not inputs or (len(inputs) > 1 and not several):
                 raise ValueError(f"layer {name!r} of Graph has the inputs {inputs}")
             if unknown := [one for one in inputs if one not in known]:

@@ -107,7 +107,7 @@ class ConstantPad2d(Layer):
 
     def backward(self, grad_output):
         self._restore(grad_output)
-        return self._inside(grad_output)
+        return self._inside(grad_output).copy(order="K")
 
     def output_shape(self, input_shape):
         if len(input_shape) != 4:

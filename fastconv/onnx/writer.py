@@ -153,13 +153,13 @@ def _linear(writer, layer, name, x):
 def _rbf(writer, layer, name, x):
     """x - c for all templates c by a matrix of ones and zeros, then the weighted sum of its squares."""
     count, features = layer.centres.shape
-    copies = writer.constant(join(name, "copies"), np.tile(np.eye(features, dtype=np.float32), count))
-    centres = writer.constant(join(name, "centres"), -layer.centres.reshape(-1))
+    copies = writer.constant(f"{name}_copies", np.tile(np.eye(features, dtype=np.float32), count))
+    centres = writer.constant(f"{name}_centres", -layer.centres.reshape(-1))
     factors = np.repeat(np.eye(count, dtype=np.float32), features, axis=0) * (-layer._precision / 2)
     shape = (x.shape[0], count * features)
     x = writer.node("Gemm", join(name, "difference"), [x, copies, centres], shape)
     x = writer.node("Mul", join(name, "square"), [x, x], shape)
-    return writer.node("Gemm", name, [x, writer.constant(join(name, "factors"), factors)], (x.shape[0], count))
+    return writer.node("Gemm", name, [x, writer.constant(f"{name}_factors", factors)], (x.shape[0], count))
 
 
 def _ints(writer, name, key, *values):
