@@ -463,7 +463,7 @@ def test_every_layer_is_tried():
     (lambda: layers.Permute((1, 0)).output_shape((2, 3, 4)), ValueError, "x must have 2 axes, got shape"),
     (lambda: Unflatten((3, 0)), ValueError, "sizes must be positive, got 0"),
     (lambda: Unflatten((3, 2)).output_shape((4, 5)), ValueError, r"x must have shape \(N, 6\), got \(4, 5\)"),
-    (lambda: Select(3)(np.zeros((1, 3, 2), np.float32)), ValueError, "x must have 3 axes and a step 3"),
+    (lambda: Select(3)(np.zeros((1, 3, 2), np.float32)), ValueError, "x must have 3 axes or more and a"),
     (lambda: Subsample2d(0, 2), ValueError, "num_features must be positive, got 0"),
     (lambda: RBF(CENTRES[0]), ValueError, r"centres must be a float32 array \(K, D\), got float32 \(7,\)"),
     (lambda: RBF(CENTRES, variance=0), ValueError, "variance must be positive, got 0"),

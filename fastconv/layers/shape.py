@@ -117,14 +117,14 @@ class ConstantPad2d(Layer):
 
 
 class Select(Layer):
-    """One step of sequences: x (N, T, D) -> x[:, index], (N, D)."""
+    """One step of sequences: x (N, T, ...) -> x[:, index], (N, ...)."""
 
     def __init__(self, index):
         self.index = index
 
     def forward(self, x):
-        if x.ndim != 3 or not -x.shape[1] <= self.index < x.shape[1]:
-            raise ValueError(f"x must have 3 axes and a step {self.index}, got shape {x.shape}")
+        if x.ndim < 3 or not -x.shape[1] <= self.index < x.shape[1]:
+            raise ValueError(f"x must have 3 axes or more and a step {self.index}, got shape {x.shape}")
         return self._save(x[:, self.index], x.shape)
 
     def backward(self, grad_output):

@@ -257,6 +257,7 @@ def _scaled(reader, node, scale, shift, place=0):
     layer = reader.alone(node.inputs[place])
     if type(layer) in (Conv2d, Linear):
         layer._fold(scale, shift)
+        reader.given[value.node] = node.outputs[0]
         return value
     return replace(value, scale=scale, shift=shift)
 
@@ -302,14 +303,14 @@ def _dropout(reader, node):
     if any(reader.reads[name] for name in node.outputs[1:]):
         raise Unsupported("its mask is used")
     ratio = reader.constant(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
-    reader.same_axes(node, Dropout(node.get("ratio", 0.5) if ratio is None else float(ratio)))
+    reader.same_axes(node, Dropout(node.get("ratio", 0.5) if ratio is None else ratio.item()))
 
 
 def _clip(reader, node):
     bounds = []
     for place, (name, default) in enumerate((("min", -math.inf), ("max", math.inf)), 1):
         array = reader.weights(node, place, name)
-        bounds.append(node.get(name, default) if array is None else float(array))
+        bounds.append(node.get(name, default) if array is None else array.item())
     reader.same_axes(node, Hardtanh(*bounds))
 
 
@@ -339,7 +340,7 @@ def _pad(reader, node):
         raise Unsupported(f"mode {node.get('mode')}")
     filling = node.get("value", 0.0)
     if len(node.inputs) > 2 and node.inputs[2]:
-        filling = float(reader.weights(node, 2, "its value"))
+        filling = reader.weights(node, 2, "its value").item()
     axes = reader.parameters(node, "axes", 3, None) or tuple(range(rank))
     pads = reader.parameters(node, "pads", 1, 2 * len(axes))
     if pads is None or min(pads) < 0:
@@ -448,9 +449,9 @@ def _select(reader, node):
     """Gather of one step of sequences."""
     value = reader.input(node, plain=False)
     index, axis = reader.constant(node.inputs[1]), node.get("axis", 0)
-    if index is None or index.ndim or value.axes[axis % len(value.axes)] != 1 or len(value.axes) != 3:
+    if index is None or index.ndim or value.axes[axis % len(value.axes)] != 1 or len(value.axes) < 3:
         raise Unsupported("of anything but one step of sequences")
-    y = reader.add(node.name, Select(int(index)), value)
+    y = reader.add(node.name, Select(index.item()), value)
     rest = [one for one in value.axes if one != 1]
     reader.give(node, replace(y, axes=tuple(sorted(rest).index(one) for one in rest)))
 

@@ -103,7 +103,7 @@ class _Writer:
         if self.bytes > MOST_BYTES:
             raise ValueError(f"the weights take more than the {MOST_BYTES} bytes that an ONNX file can hold")
         name = self.unique(name)
-        self.initializers.append(self.from_array(np.ascontiguousarray(array), name))
+        self.initializers.append(self.from_array(np.asarray(array, order="C"), name))
         return name
 
     def weights(self, name, **arrays):
@@ -260,8 +260,13 @@ def _constant_pad2d(writer, layer, name, x):
 
 
 def _select(writer, layer, name, x):
-    step = writer.constant(join(name, "index"), np.array(layer.index))
-    return writer.node("Gather", name, [x, step], (x.shape[0], x.shape[2]), axis=1)
+    return _step(writer, name, x, layer.index)
+
+
+def _step(writer, name, x, index):
+    """x[:, index]."""
+    place = writer.constant(join(name, "index"), np.array(index))
+    return writer.node("Gather", name, [x, place], (x.shape[0], *x.shape[2:]), axis=1)
 
 
 # ---- LSTM -------------------------------------------------------------------------------------------------
@@ -313,9 +318,19 @@ def _lstm_classifier(writer, layer, name, x):
 
 
 def _steps(writer, layer, name, x):
-    outputs, last = _lstm_layers(writer, layer, name, x)
-    y, perm = (last, (1, 0, 2)) if layer.last else (outputs, (2, 0, 1, 3))
-    return writer.node("Transpose", name, [y], [y.shape[axis] for axis in perm], perm=perm)
+    outputs, _ = _lstm_layers(writer, layer, name, x)
+    perm = (2, 0, 1, 3)
+    return writer.node("Transpose", name, [outputs], [outputs.shape[axis] for axis in perm], perm=perm)
+
+
+def _ends(writer, layer, name, x):
+    directions, features = x.shape[2:]
+    ends = [_step(writer, join(name, f"end{reverse}"),
+                  _step(writer, join(name, f"step{reverse}"), x, 0 if reverse else -1), reverse)
+            for reverse in range(directions)]
+    shape = _ints(writer, name, "shape", 0, directions, features)
+    return writer.node("Reshape", name, [_concatenated(writer, join(name, "concat"), ends), shape],
+                       (x.shape[0], directions, features))
 
 
 # ---- containers -------------------------------------------------------------------------------------------
@@ -394,5 +409,6 @@ _WRITERS = {
     layers.Subsample2d: _subsample2d,
     layers.Tanh: _elementwise("Tanh"),
     layers.Unflatten: _unflatten,
+    recurrent.Ends: _ends,
     recurrent.Steps: _steps,
 }
