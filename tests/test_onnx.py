@@ -1,5 +1,10 @@
 """ONNX files: what fastconv writes and onnxruntime reads, and what others write."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from check import assert_same_bits, assert_within
@@ -72,6 +77,14 @@ def test_a_multilayer_perceptron_and_a_graph_that_was_read(rng, tmp_path):
     loaded = check(path, floats(rng, 4, 3, 4))
     fastconv.onnx.save(loaded, path, (2, 3, 4))
     check(path, floats(rng, 2, 3, 4))
+
+
+def test_the_example_runs(tmp_path):
+    example = Path(__file__).parents[1] / "examples" / "onnx" / "classify.py"
+    done = subprocess.run([sys.executable, example, tmp_path / "lenet5.onnx"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    share = int(re.match(r"fastconv: (\d+)% of 64 digits, \d+ us\n", done.stdout)[1])
+    assert share > 90
 
 
 def test_layers_that_come_from_files_are_written(rng, tmp_path):
@@ -172,7 +185,10 @@ def test_constants_behind_a_convolution_go_into_its_weight(rng, tmp_path):
     path = file_of(tmp_path, [node("Conv", "x w", "c"), node("Mul", "s c", "m"), node("Sub", "b m", "d"),
                               node("Div", "d b", "y")], constants)
     assert [type(layer) for layer in check(path, images_of(rng, 2))] == [Conv2d]
-    # Not where something else reads the convolution.
+    # Not along another axis, nor where something else reads the convolution.
+    along = {**constants, "s": floats(rng, 8)}
+    path = file_of(tmp_path, [node("Conv", "x w", "c"), node("Mul", "c s", "y")], along)
+    assert BatchNorm2d in [type(layer) for layer in check(path, images_of(rng, 2))]
     several = [node("Conv", "x w", "c"), node("Mul", "s c", "m"), node("Add", "m c", "y")]
     path = file_of(tmp_path, several, constants)
     assert [type(layer) for layer in check(path, images_of(rng, 2))] == [Conv2d, BatchNorm2d, layers.Add]

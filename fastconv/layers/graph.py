@@ -9,7 +9,7 @@ from .. import functional as F
 from .activation import ReLU
 from .base import Layer
 from .containers import Container, _add, _prefixed
-from .linear import Conv2d
+from .linear import Conv2d, MappedConv2d
 from .norm import BatchNorm2d
 
 
@@ -92,9 +92,9 @@ class _Step:
         options = {} if self.residual is None else {"residual": values[self.residual]}
         return options if self.activation is None else {**options, "activation": self.activation}
 
-    def takes(self, what):
-        """Whether the layer can do this too, before what it does already."""
-        return what in self.layer.fuses and self.activation is None and self.residual is None
+    def takes_residual(self):
+        """Whether the layer can add one, before what it does already."""
+        return "residual" in self.layer.fuses and self.activation is None and self.residual is None
 
 
 class Graph(Container):
@@ -150,7 +150,7 @@ class Graph(Container):
                 step = steps.pop(own[0])
                 step.activation = "relu"
             elif type(layer) is Add and len(inputs) == 2 and inputs[0] != inputs[1] and (
-                    able := [one for one in steps if one in own and steps[one].takes("residual")]):
+                    able := [one for one in steps if one in own and steps[one].takes_residual()]):
                 step = steps.pop(able[-1])
                 (step.residual,) = set(inputs) - {able[-1]}
             else:
@@ -191,7 +191,7 @@ class Graph(Container):
         for name, (layer, *names) in self.nodes.items():
             before = getattr(self, renamed[names[0]], None)
             if (type(layer) is BatchNorm2d and layer.running_mean is not None
-                    and type(before) is Conv2d and read[names[0]] == 1):
+                    and type(before) in (Conv2d, MappedConv2d) and read[names[0]] == 1):
                 before._fold(*layer._scale_and_shift())
                 delattr(self, name)
                 renamed[name] = renamed[names[0]]

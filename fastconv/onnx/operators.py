@@ -43,7 +43,7 @@ def _window(reader, node, size, filter_size, dilation, stride):
     if auto == "VALID":
         return (0, 0), (0, 0)
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        if any(reader.open[2:]) and stride != (1, 1):
+        if any(reader.open[1:]) and stride != (1, 1):
             raise Unsupported(f"auto_pad {auto} of images whose size the file leaves open")
         pads = []
         for length, taps, step, gap in zip(size, filter_size, stride, dilation, strict=True):
@@ -226,7 +226,7 @@ def _arithmetic(reader, node):
         scale = number
     elif node.op == "Div" and first:
         scale = 1 / number
-    elif node.op in ("Add", "Sub"):
+    elif node.op in ("Add", "Sub", "Sum"):
         scale = np.asarray(-1.0 if node.op == "Sub" and not first else 1.0)
         shift = -number if node.op == "Sub" and first else number
     else:
@@ -255,7 +255,7 @@ def _scaled(reader, node, scale, shift, place=0):
     if value.scale is not None:
         return replace(value, scale=value.scale * scale, shift=value.shift * scale + shift)
     layer = reader.alone(node.inputs[place])
-    if type(layer) in (Conv2d, Linear):
+    if type(layer) in (Conv2d, Linear) and value.node == reader.named(node.inputs[place]).node:
         layer._fold(scale, shift)
         reader.given[value.node] = node.outputs[0]
         return value
@@ -296,9 +296,15 @@ def _identity(reader, node):
     reader.give(node, reader.named(node.inputs[0]))
 
 
+def _cast(reader, node):
+    if node.get("to") != 1:
+        raise Unsupported("to another type than float32")
+    _identity(reader, node)
+
+
 def _dropout(reader, node):
-    if len(node.inputs) > 2 and node.inputs[2] and reader.constant(node.inputs[2]) is not None and (
-            reader.constant(node.inputs[2]).any()):
+    training = reader.constant(node.inputs[2]) if any(node.inputs[2:]) else np.zeros(1)
+    if training is None or training.any():
         raise Unsupported("training_mode")
     if any(reader.reads[name] for name in node.outputs[1:]):
         raise Unsupported("its mask is used")
@@ -482,6 +488,7 @@ CONVERTERS = {
     "Add": _add,
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
+    "Cast": _cast,
     "Clip": _clip,
     "Concat": _concat,
     "Constant": _constant,

@@ -28,7 +28,8 @@ MOST_COMPUTED = 1 << 26  # elements of all that is computed from constants
 def load(path):
     """The network of an ONNX file as a layer in evaluation mode, which takes and gives float32 arrays.
 
-    Its axes are those of the file; the number of images is free, other sizes are where the layers allow it.
+    Its axes are those of the file; the number of images is free. Other sizes than those of the file are too,
+    where the layers allow them, but padding that the file leaves to the size is that for the file's.
     state_dict has the names of the file's weights where these end in .weight and .bias, else those of its
     nodes. compile(shape) gives a plan, as for every layer.
 
@@ -113,7 +114,7 @@ class _Reader:
     def graph(self):
         self._begin()
         unsupported, lost = [], set()
-        with init.skipped():
+        with init.skipped(), np.errstate(all="ignore"):
             for node in self.nodes:
                 if node.op not in operators.CONVERTERS and node.op not in constants.FUNCTIONS:
                     unsupported.append(str(node))
@@ -205,20 +206,14 @@ class _Reader:
     def _convert(self, node):
         given = [self.constant(name) for name in node.inputs if name]
         if node.op in constants.FUNCTIONS and all(array is not None for array in given):
-            self.constants[node.outputs[0]] = self._fold(node, given)
+            array = constants.FUNCTIONS[node.op](self, node, *given)
+            self.constants[node.outputs[0]] = np.asarray(array)
         elif node.op not in operators.CONVERTERS:
             raise Unsupported("of what is no constant")
         elif node.op not in operators.SEVERAL_OUTPUTS and any(self.reads[name] for name in node.outputs[1:]):
             raise Unsupported(f"its output {node.outputs[1]!r} is used")
         else:
             operators.CONVERTERS[node.op](self, node)
-
-    def _fold(self, node, given):
-        with np.errstate(all="ignore"):
-            try:
-                return np.asarray(constants.FUNCTIONS[node.op](self, node, *given))
-            except (IndexError, OverflowError) as error:
-                raise ValueError(str(error)) from None
 
     def spend(self, *shape):
         """Allows a constant of this shape to be computed."""
