@@ -172,6 +172,18 @@ def test_channels_last_models(rng, tmp_path):
                      "Permute", "Flatten", "Linear", "Softmax"]
 
 
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_the_mean_of_channels_last_images(keepdims, rng, tmp_path):
+    """The first scale is one number, of images whose height the file leaves open."""
+    constants = {"scale": np.float32(1 / 127.5), "one": np.float32(1), "axes": np.array([1, 2])}
+    path = file_of(tmp_path, [
+        node("Mul", "x scale", "s"), node("Sub", "s one", "c"),
+        node("Transpose", "c", "t", perm=[0, 3, 1, 2]), node("Relu", "t", "r"),
+        node("Transpose", "r", "back", perm=[0, 2, 3, 1]),
+        node("ReduceMean", "back axes", "y", keepdims=keepdims)], constants, ("N", "H", "W", 3), opset=18)
+    check(path, images_of(rng, 2, (7, 5, 3)))
+
+
 def test_normalisation_in_the_graph_is_one_layer(rng, tmp_path):
     constants = {"mean": floats(rng, 1, 3, 1, 1), "std": np.float32([[[0.5]], [[0.25]], [[2]]]),
                  "w": weights(rng, 4, 3, 3, 3)}

@@ -185,11 +185,11 @@ def _global_average_pool(reader, node):
 
 
 def _reduce_mean(reader, node):
-    value = reader.image(node)
+    value = reader.input(node, plain=False)
     axes = reader.parameters(node, "axes", 1, None)
-    if axes is None or {axis % 4 for axis in axes} != {2, 3}:
-        raise Unsupported(f"over the axes {axes}, not height and width")
-    y = reader.add(node.name, AdaptiveAvgPool2d(1), value)
+    if len(value.axes) != 4 or axes is None or {value.axes[axis % 4] for axis in axes} != {2, 3}:
+        raise Unsupported(f"of the shape {value.seen} over the axes {axes}, not height and width")
+    y = replace(reader.add(node.name, AdaptiveAvgPool2d(1), value), axes=value.axes)
     if not node.get("keepdims", 1):
         y = reader.add(f"{node.name}_flatten", Flatten(), y)
     reader.give(node, y)
@@ -221,13 +221,13 @@ def _arithmetic(reader, node):
         raise Unsupported("of two arrays that are computed")
     first = left is None  # the value stands first
     number = np.asarray(right if first else left, np.float64)
-    shift = np.zeros(())
+    scale, shift = np.ones(()), np.zeros(())
     if node.op == "Mul":
         scale = number
     elif node.op == "Div" and first:
         scale = 1 / number
     elif node.op in ("Add", "Sub", "Sum"):
-        scale = np.asarray(-1.0 if node.op == "Sub" and not first else 1.0)
+        scale = -scale if node.op == "Sub" and not first else scale
         shift = -number if node.op == "Sub" and first else number
     else:
         raise Unsupported("of a constant by an array that is computed")
@@ -249,14 +249,12 @@ def _scaled(reader, node, scale, shift, place=0):
         order = (0, inner, *(one for one in range(1, len(value.axes)) if one != inner))
         moved = reader.add(f"{value.node}_permute", Permute(order), value)
         value = replace(moved, axes=tuple(order.index(one) for one in value.axes))
-    channels = value.shape[1]
-    reader.spend(channels)
-    scale, shift = (np.broadcast_to(array.ravel(), channels).astype(np.float64) for array in (scale, shift))
+    scale, shift = np.broadcast_arrays(*(array.reshape(() if axis == -1 else -1) for array in (scale, shift)))
     if value.scale is not None:
         return replace(value, scale=value.scale * scale, shift=value.shift * scale + shift)
     layer = reader.alone(node.inputs[place])
     if type(layer) in (Conv2d, Linear) and value.node == reader.named(node.inputs[place]).node:
-        layer._fold(scale, shift)
+        layer._fold(*(np.broadcast_to(array, value.shape[1]) for array in (scale, shift)))
         reader.given[value.node] = node.outputs[0]
         return value
     return replace(value, scale=scale, shift=shift)

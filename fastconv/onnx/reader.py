@@ -248,14 +248,20 @@ class _Reader:
 
     def plain(self, value):
         """The value as a layer gives it: what waits for a layer gets one of its own."""
-        value = self.settled(value)
+        return self._ordered(self.settled(value))
+
+    def _ordered(self, value):
+        """The value with its axes as the file has them."""
         if value.ordered:
             return value
-        return self.add(f"{value.node}_permute", Permute(value.axes), value)
+        moved = self.add(f"{value.node}_permute", Permute(value.axes), value)
+        return replace(value, node=moved.node, shape=moved.shape, axes=moved.axes)
 
     def settled(self, value):
         """The value with nothing but its axes in another order."""
         if value.scale is not None:
+            if not value.scale.ndim:  # the channels are where the file has them
+                value = self._ordered(value)
             return replace(self._affine(value), axes=value.axes)
         if value.pads is None:
             return value
@@ -268,9 +274,11 @@ class _Reader:
         """A batch normalisation with constants for its averages is the product and sum per channel."""
         if len(value.shape) not in (2, 4):
             raise Unsupported(f"multiplies or adds constants to an array of shape {value.shape}")
-        layer = BatchNorm2d(value.shape[1], eps=0.0)
-        layer.weight = Parameter(value.scale.astype(np.float32))
-        layer.bias = Parameter(value.shift.astype(np.float32))
+        channels = value.shape[1]
+        self.spend(channels)
+        layer = BatchNorm2d(channels, eps=0.0)
+        layer.weight = Parameter(np.array(np.broadcast_to(value.scale, channels), np.float32))
+        layer.bias = Parameter(np.array(np.broadcast_to(value.shift, channels), np.float32))
         name = f"{value.node}_scale"
         if len(value.shape) == 4:
             return self.add(name, layer, value)

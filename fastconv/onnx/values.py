@@ -14,8 +14,8 @@ class Value:
     """What a name of the file stands for: the array that layer `node` gives, seen in another way.
 
     shape: of that array; axes: the order in which the file has its axes. What waits for a layer that takes it
-    in is either scale * array + shift, by channel, or a border of zeros: pads, one (before, after) for each
-    axis of the file.
+    in is either scale * array + shift, both one number or one for each channel of the array, or a border of
+    zeros: pads, one (before, after) for each axis of the file.
     """
 
     node: str

@@ -61,7 +61,8 @@ class _Writer:
         y = self.layer(model, "", Wire("x", shape))
         if y.name == "x":
             y = self.node("Identity", "identity", [y], y.shape)
-        self.nodes[-1].output[0] = "y"  # y comes last: all layers before are read
+        (last,) = (node for node in self.nodes if y.name in node.output)
+        last.output[0] = "y"
         wires = [helper.make_tensor_value_info(name, 1, [batch, *wire[1:]])
                  for name, wire in (("x", shape), ("y", y.shape))]
         graph = helper.make_graph(self.nodes, "fastconv", wires[:1], wires[1:], self.initializers)
@@ -93,7 +94,6 @@ class _Writer:
         """A node with one output, of `shape`; inputs are Wires or names of constants."""
         name = self.unique(name or op.lower())
         names = [one.name if isinstance(one, Wire) else one for one in inputs]
-        attributes = {key: value for key, value in attributes.items() if value is not None}
         self.nodes.append(self.helper.make_node(op, names, [name], name=name, **attributes))
         return Wire(name, tuple(shape))
 
