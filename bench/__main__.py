@@ -8,16 +8,16 @@ from pathlib import Path
 from . import NETWORKS
 from .workers import Team, installed
 
-SUITES = ("conv", "inference", "training", "memory", "threads", "sizes",
+SUITES = ("conv", "inference", "onnx", "training", "memory", "threads", "sizes",
           "pool", "norm", "activation", "overhead", "lenet", "import")
-IN_WORKERS = ("conv", "inference", "training", "sizes")
+IN_WORKERS = ("conv", "inference", "onnx", "training", "sizes")
 
 
 def _arguments(argv):
     parser = argparse.ArgumentParser(prog="python -m bench", description="Times fastconv against its peers.")
     parser.add_argument("suite", nargs="?", default="all", choices=(*SUITES, "all"))
     parser.add_argument("--network", dest="networks", type=lambda text: text.split(","), metavar="LIST",
-                        default=",".join(NETWORKS), help="conv, inference, training: of %(default)s")
+                        default=",".join(NETWORKS), help="conv, inference, onnx, training: of %(default)s")
     parser.add_argument("--batch", type=int, default=16,
                         help="conv: images in a batch, of VGG at most 4 (default %(default)s)")
     parser.add_argument("--layers", default="", metavar="SUBSTRING",
@@ -63,6 +63,8 @@ def _tables(suite, options, peak):
                 yield from convolution.tables(layers, options.passes, options.seconds, team, peak)
             elif suite == "inference":
                 yield from networks.inference_tables(options.networks, options.seconds, team)
+            elif suite == "onnx":
+                yield from networks.onnx_tables(options.networks, options.seconds, team)
             elif suite == "training":
                 yield from networks.training_tables(options.networks, options.seconds, team)
             else:

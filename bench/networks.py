@@ -1,4 +1,4 @@
-"""inference, training, memory: whole networks."""
+"""inference, onnx, training, memory: whole networks."""
 
 import sys
 import tempfile
@@ -17,33 +17,46 @@ COMPARISONS = {
     "over torch compiled": ("fastconv NHWC", ("torch compiled",)),
     "over best peer": ("fastconv NHWC", PEERS),
 }
+# Both libraries take the arrays that the file asks for, contiguous ones.
+FROM_FILE_COMPARISONS = {
+    "over onnxrt": ("fastconv NCHW", ("onnxrt",)),
+    "over OpenVINO": ("fastconv NCHW", ("OpenVINO",)),
+    "over best peer": ("fastconv NCHW", PEERS),
+}
 MEMORY_CONTENDERS = ("fastconv NHWC", "torch NHWC", "torch NCHW")
 MEMORY_NETWORK = "resnet50"
 
 
 @contextmanager
-def exported(team, network, batch):
-    """The path of the network as an ONNX file, which torch writes, or None where torch cannot."""
+def exported(team, library, network, batch):
+    """The path of the network as an ONNX file, which `library` writes, or None where it cannot."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, f"{network}.onnx"))
         try:
-            if "torch" in team.libraries:
-                team.ask("torch", "export", network, batch, path)
+            if library in team.libraries:
+                team.ask(library, "export", network, batch, path)
         except RuntimeError as error:
-            print(f"bench: no ONNX file of {network}: {error}", file=sys.stderr)
+            print(f"bench: no ONNX file of {network} by {library}: {error}", file=sys.stderr)
         yield path if Path(path).exists() else None
 
 
-def _row(network, batch, found, budget, team):
+def _row(network, batch, found, budget, team, comparisons=COMPARISONS):
     seconds = best_of_turns(team.turns(found), budget)
-    return Measurement(f"{network} N{batch}", seconds, ratios(seconds, COMPARISONS), work=batch)
+    return Measurement(f"{network} N{batch}", seconds, ratios(seconds, comparisons), work=batch)
 
 
 def _inference_rows(networks, batch, budget, team):
     for network in networks:
-        with exported(team, network, batch) as path:
+        with exported(team, "fastconv", network, batch) as path:
             found = team.build("inference", network, batch, path)
             yield _row(network, batch, found, budget, team)
+
+
+def _from_file_rows(networks, batch, budget, team):
+    for network in networks:
+        with exported(team, "torch", network, batch) as path:
+            found = team.build("from_file", network, batch, path)
+            yield _row(network, batch, found, budget, team, FROM_FILE_COMPARISONS)
 
 
 def _training_rows(networks, budget, team):
@@ -55,6 +68,12 @@ def _training_rows(networks, budget, team):
 def inference_tables(networks, budget, team):
     for batch in INFERENCE_BATCHES:
         yield Table(f"inference, N = {batch}", "images/s", _inference_rows(networks, batch, budget, team))
+
+
+def onnx_tables(networks, budget, team):
+    for batch in INFERENCE_BATCHES:
+        yield Table(f"inference from torch's ONNX files, N = {batch}", "images/s",
+                    _from_file_rows(networks, batch, budget, team))
 
 
 def training_tables(networks, budget, team):

@@ -73,17 +73,20 @@ def test_convolutions_agree(team, layer, direction, capsys):
 
 
 def test_networks_agree(capsys):
-    """LeNet-5, from torch's ONNX file for some; through five layers 1e-5 are a few roundings of 2^-24."""
+    """LeNet-5, from our ONNX file for some; through five layers 1e-5 are a few roundings of 2^-24."""
     pytest.importorskip("torch")
     pytest.importorskip("onnx")
     with Team(2) as team:
-        with networks.exported(team, "lenet5", 3) as path:
+        with networks.exported(team, "fastconv", "lenet5", 3) as path:
             found = team.build("inference", "lenet5", 3, path)
             scores = team.results(found)
+        with networks.exported(team, "torch", "lenet5", 3) as path:
+            from_file = team.results(team.build("from_file", "lenet5", 3, path))
         losses = team.results(team.build("training", "lenet5", 3))
     expected = scores["fastconv NHWC"]
     assert set(LIBRARIES["torch"]) <= set(scores)
-    for name, y in scores.items():
+    assert {*LIBRARIES["fastconv"], *LIBRARIES["onnxruntime"]} <= set(from_file)
+    for name, y in (*scores.items(), *from_file.items()):
         assert abs(y - expected).max() <= 1e-5 * abs(expected).max(), name
     for name, loss in losses.items():
         assert abs(loss - losses["fastconv NHWC"]) <= 1e-5 * loss, name

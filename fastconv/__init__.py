@@ -18,7 +18,7 @@ from .threads import default_num_threads, get_num_threads, num_threads, set_num_
 __version__ = "0.1.0"
 
 _SUBMODULES = ("augment", "challenge", "checkpoint", "data", "functional", "init", "layers", "losses",
-               "metrics", "models", "optim", "plots", "reference", "summary", "train")
+               "metrics", "models", "onnx", "optim", "plots", "reference", "summary", "train")
 
 __all__ = [*_SUBMODULES, "algorithms", "available_isas", "explain", "get_num_threads", "info",
            "is_grad_enabled", "isa", "memory_stats", "no_grad", "num_threads", "set_isa", "set_num_threads",

@@ -35,12 +35,24 @@ class Storage:
 
 @dataclass(frozen=True)
 class Value:
-    """An array of the plan: a view of a storage. strides in bytes; None: those of the network's input."""
+    """An array of the plan: a view of a storage. strides in bytes; None: those of the network's input.
+
+    axes: of the network's input, in this order, where they are not in its own.
+    """
 
     storage: Storage
     shape: tuple
     strides: tuple | None
     offset: int = 0
+    axes: tuple | None = None
+
+    def transpose(self, axes):
+        """The axes in another order, as of ndarray.transpose."""
+        shape = tuple(self.shape[axis] for axis in axes)
+        if self.strides is None:
+            return Value(self.storage, shape, None, 0,
+                         tuple(axes if self.axes is None else (self.axes[axis] for axis in axes)))
+        return Value(self.storage, shape, tuple(self.strides[axis] for axis in axes), self.offset)
 
     def channels(self, begin, end):
         """The channels from `begin` up to `end`."""
@@ -191,7 +203,7 @@ class Plan:
                 if not isinstance(value, Value):
                     continue
                 if value.storage in places:
-                    places[value.storage].append((bound, place))
+                    places[value.storage].append((bound, place, value.axes))
                     bound[place] = None
                 else:
                     offset = value.storage.home.offset + value.offset
@@ -219,14 +231,14 @@ class Plan:
             bound = self._bind()
         calls, x_places, y_places = bound
         try:
-            for arguments, place in x_places:
-                arguments[place] = x
-            for arguments, place in y_places:
+            for arguments, place, axes in x_places:
+                arguments[place] = x if axes is None else x.transpose(axes)
+            for arguments, place, _ in y_places:
                 arguments[place] = out
             for function, arguments in calls:
                 function(*arguments)
         finally:
-            for arguments, place in (*x_places, *y_places):
+            for arguments, place, _ in (*x_places, *y_places):
                 arguments[place] = None
             self._idle.append(bound)
         return out

@@ -105,6 +105,7 @@ MAY_IMPORT = {
     "challenge": {"augment", "data", "extras", "files", "losses", "models", "optim", "train"},
     "chart": {"files", "init", "models", "summary"},
     "benchmark": {"functional", "init", "layers", "models"},
+    "onnx": {"extras", "files", "functional", "init", "layers", "models"},
     "choice": {"_core", "functional", "summary"},
     "cli": {"*"},
 }

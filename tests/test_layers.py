@@ -13,21 +13,28 @@ from fastconv.layers import (
     AvgPool2d,
     BatchNorm2d,
     Concat,
+    ConstantPad2d,
     Conv2d,
     Dropout,
     Flatten,
+    Hardtanh,
     Linear,
     LocalResponseNorm,
+    LogSoftmax,
     MappedConv2d,
     MaxPool2d,
     Parameter,
     ReLU,
     Residual,
     ScaledTanh,
+    Select,
     Sequential,
     Sigmoid,
+    Softmax,
+    Square,
     Subsample2d,
     Tanh,
+    Unflatten,
 )
 
 STATISTICS = {"running_mean": np.float32([0.1, -0.2, 0.3]), "running_var": np.float32([0.5, 1.5, 1.0])}
@@ -94,6 +101,10 @@ CASES = {
     "Sigmoid": (lambda rng: Sigmoid(), (2, 3, 4, 4), lambda x, p: reference.sigmoid(x)),
     "Tanh": (lambda rng: Tanh(), (2, 3, 4, 4), lambda x, p: reference.tanh(x)),
     "ScaledTanh": (lambda rng: ScaledTanh(), (2, 3, 4, 4), lambda x, p: 1.7159 * reference.tanh(2 * x / 3)),
+    "Hardtanh": (lambda rng: Hardtanh(-0.5, 0.25), (2, 3, 4, 4), lambda x, p: np.clip(x, -0.5, 0.25)),
+    "Square": (lambda rng: Square(), (2, 3, 4, 4), lambda x, p: x * x),
+    "Softmax": (lambda rng: Softmax(1), (2, 3, 4, 4), lambda x, p: reference.softmax(x, 1)),
+    "LogSoftmax": (lambda rng: LogSoftmax(), (4, 7), lambda x, p: reference.log_softmax(x)),
     "BatchNorm2d": (lambda rng: BatchNorm2d(3), (2, 3, 4, 3), lambda x, p: batch_norm(x, p, True)),
     "BatchNorm2d, plain": (lambda rng: BatchNorm2d(3, affine=False, track_running_stats=False).eval(),
                            (2, 3, 4, 3), lambda x, p: batch_norm(x, p, True)),
@@ -102,6 +113,10 @@ CASES = {
     "LocalResponseNorm": (lambda rng: LocalResponseNorm(4, alpha=3.0, k=0.5), (2, 6, 3, 4),
                           lambda x, p: reference.local_response_norm(x, 4, alpha=3.0, k=0.5)),
     "Flatten": (lambda rng: Flatten(), (2, 3, 4, 3), lambda x, p: x.reshape(2, 36)),
+    "Unflatten": (lambda rng: Unflatten((3, 4)), (2, 12), lambda x, p: x.reshape(2, 3, 4)),
+    "ConstantPad2d": (lambda rng: ConstantPad2d(((1, 0), (2, 3)), 0.5), (2, 3, 4, 3),
+                      lambda x, p: np.pad(x, ((0, 0), (0, 0), (1, 0), (2, 3)), constant_values=0.5)),
+    "Select": (lambda rng: Select(-2), (2, 3, 4), lambda x, p: x[:, 1]),
     "Dropout, evaluation": (lambda rng: evaluating(Dropout()), (2, 3, 4, 3), lambda x, p: x),
     "Sequential": (lambda rng: Sequential({"conv": Conv2d(3, 2, 3, rng=rng), "tanh": Tanh()}), (2, 3, 4, 5),
                    lambda x, p: reference.tanh(conv(x, p, "conv."))),
@@ -407,12 +422,16 @@ def test_output_shape_leaves_the_layer_as_it_was():
 
 ONE_OF_EACH = [Conv2d(3, 4, 1), Linear(3, 2), MaxPool2d(1), AvgPool2d(1), AdaptiveAvgPool2d(2), ReLU(),
                Sigmoid(), Tanh(), BatchNorm2d(3), LocalResponseNorm(5), Flatten(), Dropout(), Concat(ReLU()),
-               RBF(CENTRES[:, :3]), MappedConv2d(3, CONNECTIONS, 2), ScaledTanh(), Subsample2d(3, 2)]
+               RBF(CENTRES[:, :3]), MappedConv2d(3, CONNECTIONS, 2), ScaledTanh(), Subsample2d(3, 2),
+               Hardtanh(), Square(), Softmax(), LogSoftmax(), ConstantPad2d(((1, 1), (1, 1))),
+               Unflatten((3, 1)), Select(0)]
 
 
 @pytest.mark.parametrize("layer", ONE_OF_EACH, ids=lambda layer: type(layer).__name__)
 def test_backward_needs_a_forward_and_the_shape_of_its_output(layer):
-    x = images(4, 3) if isinstance(layer, (Linear, RBF)) else images(4, 3, 5, 5)
+    x = images(4, 3, 5, 5)
+    if isinstance(layer, (Linear, RBF, Unflatten, Select)):
+        x = images(4, 3, 5) if isinstance(layer, Select) else images(4, 3)
     grad = np.ones_like(layer(x))
     with pytest.raises(ValueError, match=r"grad_output must have shape \(4, .*\), got \(3, "):
         layer.backward(grad[1:])
@@ -423,7 +442,7 @@ def test_backward_needs_a_forward_and_the_shape_of_its_output(layer):
 
 def test_every_layer_is_tried():
     tried = {type(layer).__name__ for layer in ONE_OF_EACH}
-    elsewhere = {"LSTM", "RNN"}  # test_recurrent.py
+    elsewhere = {"LSTM", "RNN", "Add", "Graph", "Join", "Permute"}  # test_recurrent.py, test_graph.py
     assert tried == set(layers.__all__) - {"Layer", "Parameter", "Residual", "Sequential"} - elsewhere
 
 
@@ -437,6 +456,14 @@ def test_every_layer_is_tried():
     (lambda: MappedConv2d(2, ((0, 0),), 3), ValueError, r"connections\[0\] must .*, got \(0, 0\)"),
     (lambda: MappedConv2d(2, ((),), 3), ValueError, r"connections\[0\] must .*, got \(\)"),
     (lambda: MappedConv2d(2, (), 3), ValueError, "number of connections must be positive, got 0"),
+    (lambda: Hardtanh(1, 1), ValueError, "min_val must be below max_val, got 1 and 1"),
+    (lambda: ConstantPad2d(((1, -1), (0, 0))), ValueError, "padding must be at least 0, got"),
+    (lambda: ConstantPad2d((1, 1, 1)), ValueError, r"padding must be \(\(top, bottom\), \(left, right\)\)"),
+    (lambda: layers.Permute((0, 2)), ValueError, r"axes must be 0 to 1 in any order, got \(0, 2\)"),
+    (lambda: layers.Permute((1, 0)).output_shape((2, 3, 4)), ValueError, "x must have 2 axes, got shape"),
+    (lambda: Unflatten((3, 0)), ValueError, "sizes must be positive, got 0"),
+    (lambda: Unflatten((3, 2)).output_shape((4, 5)), ValueError, r"x must have shape \(N, 6\), got \(4, 5\)"),
+    (lambda: Select(3)(np.zeros((1, 3, 2), np.float32)), ValueError, "x must have 3 axes or more and a"),
     (lambda: Subsample2d(0, 2), ValueError, "num_features must be positive, got 0"),
     (lambda: RBF(CENTRES[0]), ValueError, r"centres must be a float32 array \(K, D\), got float32 \(7,\)"),
     (lambda: RBF(CENTRES, variance=0), ValueError, "variance must be positive, got 0"),

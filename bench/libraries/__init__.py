@@ -2,8 +2,10 @@
 
 start(threads)                            -> None
 convolution(contender, layer, direction)  -> a callable, or None where the library has no such thing
-inference(contender, network, batch, path) -> the same; path: the network as an ONNX file
+inference(contender, network, batch, path) -> the same; path: the network as an ONNX file, or None
+from_file(contender, network, batch, path) -> the same, of the file alone
 training(contender, network, batch)       -> the same
+export(network, batch, path)              -> None; writes the network in evaluation as an ONNX file
 to_numpy(y)                               -> what a callable returns as an array, channels second
 
 All compute in float32. Inputs lie in memory as the contender wants them; the weights of all networks are

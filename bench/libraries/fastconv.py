@@ -3,6 +3,7 @@
 from functools import partial
 
 import fastconv
+import fastconv.onnx
 from fastconv import functional
 
 from . import LEARNING_RATE, MOMENTUM, channels_last, conv_arrays, images, model
@@ -40,6 +41,18 @@ def _in_layout(contender, x):
 def inference(contender, network, batch, path):
     x = _in_layout(contender, images(network, batch)[0])
     return partial(model(network).eval().compile(x.shape), x)
+
+
+def from_file(contender, network, batch, path):
+    if not path:
+        return None
+    x = _in_layout(contender, images(network, batch)[0])
+    return partial(fastconv.onnx.load(path).compile(x.shape), x)
+
+
+def export(network, batch, path):
+    """With normalisation folded into the convolutions."""
+    fastconv.onnx.save(model(network).eval().fuse(), path, images(network, batch)[0].shape)
 
 
 def training(contender, network, batch):

@@ -1,4 +1,4 @@
-"""An ONNX file of a convolutional network as a function of NHWC images, in another library's operations."""
+"""A file of fastconv.onnx.save as a function of NHWC images, in another library's operations."""
 
 import onnx
 from onnx import numpy_helper
@@ -8,16 +8,12 @@ def load(path, operations):
     """function(x): (N, H, W, C) -> scores.
 
     operations: conv, max_pool, relu, concat, mean, matmul, reshape, transpose and constant of a library, on
-    channels-last arrays. Raises NotImplementedError for an operation that the networks of the benchmark lack.
+    channels-last arrays; batch normalisation must be folded. Raises NotImplementedError for an operation
+    that the networks of the benchmark lack.
     """
     graph = onnx.load(path).graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in constants:  # several layers share zeros or ones
-            constants[node.output[0]] = constants[node.input[0]]
-        if node.op_type == "Constant":
-            constants[node.output[0]] = numpy_helper.to_array(_attributes(node)["value"])
-    nodes = [(node, _attributes(node)) for node in graph.node if node.output[0] not in constants]
+    nodes = [(node, _attributes(node)) for node in graph.node]
     weights = {name: operations.constant(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array)
                for name, array in constants.items()}
 
@@ -48,18 +44,14 @@ def _apply(operations, name, given, attributes):
         return x + others[0]
     if name == "Concat":
         return operations.concat(given)
-    if name in ("ReduceMean", "GlobalAveragePool"):
+    if name == "GlobalAveragePool":
         return operations.mean(x)
-    # Adaptive pooling to the size that x has already is exported as a window of one pixel.
-    if name in ("Identity", "Dropout") or (name == "AveragePool" and attributes["kernel_shape"] == [1, 1]):
-        return x
     if name == "Flatten":
         if len(x.shape) == 4:
             x = operations.transpose(x, (0, 3, 1, 2))  # the weights that follow are in this order
         return operations.reshape(x, (x.shape[0], -1))
     if name == "Gemm":
-        weight = operations.transpose(others[0], (1, 0)) if attributes.get("transB") else others[0]
-        return operations.matmul(x, weight) + others[1]
+        return operations.matmul(x, operations.transpose(others[0], (1, 0))) + others[1]
     raise NotImplementedError(f"no {name} on channels-last arrays")
 
 

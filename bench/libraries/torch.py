@@ -99,7 +99,7 @@ def training(contender, network, batch):
 
 
 def export(network, batch, path):
-    """Writes the network in evaluation as an ONNX file, normalisation folded into the convolutions."""
+    """With normalisation folded into the convolutions."""
     net = _network(network)[0].eval()
     with warnings.catch_warnings():
         # The successor of this exporter needs onnxscript and leaves normalisation as nodes of its own.

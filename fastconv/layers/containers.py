@@ -23,8 +23,10 @@ class Container(Layer):
 
     flat: this container's own name is left out of the names of what is below it. So torch's names do not
     depend on how many containers it takes here to say what is computed from what.
+    dotted: of a class, that names of children may have dots.
     """
 
+    dotted = False
     _needs_input_grad = True
 
     def __init__(self, named, flat=False):
@@ -35,7 +37,7 @@ class Container(Layer):
         for name, layer in named.items():
             if not isinstance(layer, Layer):
                 raise TypeError(f"layer {name!r} of {owner} must be a Layer, got {layer!r}")
-            if not name or "." in name or hasattr(self, name):
+            if not name or ("." in name and not self.dotted) or hasattr(self, name):
                 raise ValueError(f"layer name {name!r} of {owner} is empty, has a dot or is taken")
             setattr(self, name, layer)
         names = [name for name, layer in self.named_modules() if not layer.flat]
@@ -204,11 +206,12 @@ class Residual(Container):
         if "residual" in self.body.fuses:
             return self.body.plan(planner, x, out, residual=skip, activation=activation)
         y = self.body.plan(planner, x)
-        return planner.step(_add, y, skip, activation, planner.place(out, y.shape), over=y)
+        return planner.step(_add, activation, y, skip, planner.place(out, y.shape), over=y)
 
 
-def _add(x, y, activation, out):
-    F.add(x, y, activation=activation, out=out)
+def _add(activation, *arrays):
+    """The step of a sum: into the last array, of those before."""
+    F.add(*arrays[:-1], activation=activation, out=arrays[-1])
 
 
 class Concat(Container):

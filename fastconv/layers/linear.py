@@ -194,6 +194,9 @@ class Linear(Layer):
             self.bias.accumulate(lambda out: F.linear_backward_bias(grad_output, out=out))
         return F.linear_backward_input(grad_output, self.weight.data) if self.needs_input_grad else None
 
+    def _fold(self, scale, shift):
+        self.bias = _scale(self.weight, self.bias, scale, shift)
+
     def plan(self, planner, x, out=None):
         bias = None if self.bias is None else self.bias.data
         y = planner.place(out, (x.shape[0], self.out_features))

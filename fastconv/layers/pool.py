@@ -1,6 +1,4 @@
-"""Layers that change the shape of an image: pooling and Flatten."""
-
-import math
+"""Layers over windows of an image: pooling and subsampling."""
 
 import numpy as np
 
@@ -112,27 +110,3 @@ class AdaptiveAvgPool2d(Layer):
     def plan(self, planner, x, out=None):
         y = planner.place(out, self.output_shape(x.shape))
         return planner.step(_core.avg_pool2d, x, (1, 1), (1, 1), (0, 0), self.output_size, False, True, y)
-
-
-class Flatten(Layer):
-    """x (N, ...) -> (N, D); an image's elements in the order C, H, W, whatever the memory layout."""
-
-    def forward(self, x):
-        return self._save(x.reshape(len(x), math.prod(x.shape[1:])), x)
-
-    def backward(self, grad_output):
-        (x,) = self._restore(grad_output)
-        grad_input = grad_output.reshape(x.shape)
-        if x.flags.c_contiguous:
-            return grad_input
-        # Back to the layout of x, so that the layers before see gradients as they saw the images.
-        out = np.empty_like(x)
-        np.copyto(out, grad_input)
-        return out
-
-    def plan(self, planner, x, out=None):
-        y = x.rows()
-        if y is None:
-            y = planner.place(None, self.output_shape(x.shape))
-            planner.copy(x, y.images(x.shape))
-        return y
