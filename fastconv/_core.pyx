@@ -147,6 +147,7 @@ cdef extern from "ops/ops.h":
         fc_tensor dc
     int fc_recurrent_forward(const fc_recurrent *) nogil
     int fc_recurrent_backward(const fc_recurrent *) nogil
+    double fc_multiply_adds(size_t rounds) nogil
 
 
 # ---- the process ------------------------------------------------------------------------------------
@@ -198,6 +199,14 @@ def process_info():
         "cache_bytes": [fc_cpu_cache_bytes(1), fc_cpu_cache_bytes(2), fc_cpu_cache_bytes(3)],
         "openmp": fc_threads_runtime().decode(),
     }
+
+
+def multiply_adds(size_t rounds):
+    """Keeps the allowed threads busy with multiply-adds on registers; returns how many were done."""
+    cdef double count
+    with nogil:
+        count = fc_multiply_adds(rounds)
+    return count
 
 
 def memory_stats():

@@ -1,0 +1,1 @@
+def html(profiles, path=None): pass
