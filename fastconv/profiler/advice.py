@@ -31,14 +31,18 @@ def _advice(row, peaks):
     if waiting >= 0.2:
         return f"threads wait for each other {waiting:.0%} of the time: few tasks of unequal size"
     if row.threads < peaks.threads:
-        return (f"too little work for more than {_threads(row.threads)}: "
-                "give it more images at once" if row.best < 1e-3 else f"runs on {_threads(row.threads)} alone")
+        return (f"too little work for more than {_threads(row.threads)}: give it more images at once"
+                if row.best < 1e-3 else f"runs on {_threads(row.threads)} alone")
     if row.bound == "memory":
-        return (f"bound by memory: {1e-9 * row.bytes_per_second:.0f} of {1e-9 * peaks.bandwidth:.0f} GB/s; "
-                "let the layer before it do this in its own pass (compile, or fuse)"
-                if row.op in ("activation", "add", "batch_norm") else
-                f"bound by memory: {1e-9 * row.bytes_per_second:.0f} of {1e-9 * peaks.bandwidth:.0f} GB/s")
+        return _of_memory(row, peaks)
     return ""
+
+
+def _of_memory(row, peaks):
+    moved = f"{1e-9 * row.bytes_per_second:.1f} of {1e-9 * peaks.bandwidth:.0f} GB/s"
+    if row.op in ("activation", "add", "batch_norm"):
+        return f"bound by memory, {moved}: let the layer before it do this in its own pass (compile, or fuse)"
+    return f"bound by memory, {moved}"
 
 
 def _of_convolution(row, phases):
@@ -47,7 +51,7 @@ def _of_convolution(row, phases):
     pixels = problem.x_shape[0] * problem.output_shape[2] * problem.output_shape[3]
     moved = 1 - phases["multiply"] if phases.get("multiply") else None
     if problem.groups > 1 and channels == 1:
-        return "depthwise: one product for each number loaded, bound by copies and loads and not by multiply-adds"
+        return "depthwise: one product for each number loaded; bound by loads and copies, not multiply-adds"
     if channels <= 4:
         return (f"C={channels}: bound by sums of {channels * taps} terms, after which every result is stored"
                 + (f"; {moved:.0%} of the time is not multiplication" if moved else ""))
@@ -61,7 +65,8 @@ def _of_convolution(row, phases):
         return f"winograd: {transformed:.0%} of the time in transforms, since {channels} channels are few"
     copied = phases.get("copy", 0.0)
     if copied >= 0.3:
-        return f"{copied:.0%} of the time copies pixels or packs weights, for {taps} taps and {channels} channels"
+        return (f"{copied:.0%} of the time goes to copies of pixels and weights, "
+                f"for sums of {channels * taps} terms")
     return None
 
 

@@ -95,7 +95,7 @@ def _layout(array):
         return ""
     if array.strides is None:
         return "unknown"
-    n, c, h, w = array.shape
+    _, c, h, w = array.shape
     steps = [step // array.itemsize for step in array.strides]
     for name, dense in (("NCHW", (c * h * w, h * w, w, 1)), ("NHWC", (h * w * c, 1, w * c, c))):
         if all(size < 2 or step == of for size, step, of in zip(array.shape, steps, dense, strict=True)):

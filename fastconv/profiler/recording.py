@@ -1,9 +1,9 @@
-"""What is recorded while a profile is open, and how: the kernels are swapped for ones that look at the clock.
+"""What is recorded while a profile is open, and how: kernels are swapped for ones that look at the clock.
 
-The functions of _core are found by their names there at every call, by functional and by layers, and Plan._run
-calls those of a plan; the forward and backward of every Layer class say which layer is at work. All of them
-are exchanged when the first profile opens and put back when the last one closes, so that nothing is left to
-run, not even a test, while there is none.
+The functions of _core are found by their names there at every call, by functional and by layers, and
+Plan._run calls those of a plan; the forward and backward of every Layer class say which layer is at work. All
+of them are exchanged when the first profile opens and put back when the last one closes, so that nothing is
+left to run, not even a test, while there is none.
 """
 
 import inspect
@@ -68,7 +68,7 @@ class Recording:
             try:
                 self._counters = Counters()
             except Unavailable as error:
-                self.counters_note = str(error)
+                self.counters_note = error.strerror or str(error)
         self._began = time.perf_counter_ns()
         _open(self)
         return self

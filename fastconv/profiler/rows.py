@@ -125,7 +125,7 @@ def _means(counts):
 
 
 def last_lap(records, most=2000):
-    """The records from the last call like the first one on: the last turn of a loop; at most the last `most`."""
+    """The records from the last call like the first one on, the last turn of a loop; at most `most`."""
     if not records:
         return []
     keys = [_key(record) for record in records]

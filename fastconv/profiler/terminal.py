@@ -55,12 +55,12 @@ def _columns(rows):
         _Column("FLOP/B", 9, lambda row: f"{row.intensity:.1f}"),
         _Column("of roof", 1, lambda row: percent(row.of_roof)),
     ]
-    for kind, priority in (("alternatives", 2), ("peers", 2)):
+    for kind in ("alternatives", "peers"):
         for name in dict.fromkeys(name for row in rows for name in getattr(row, kind)):
-            columns.append(_Column(f"{name}, ms", priority, lambda row, kind=kind, name=name: (
+            columns.append(_Column(name, 0, lambda row, kind=kind, name=name: (
                 milliseconds(getattr(row, kind)[name]) if name in getattr(row, kind) else "-")))
     if any(row.naive for row in rows):
-        columns.append(_Column("naive, ms", 2, lambda row: milliseconds(row.naive) if row.naive else "-"))
+        columns.append(_Column("naive", 0, lambda row: milliseconds(row.naive) if row.naive else "-"))
     if any(row.counters for row in rows):
         columns.append(_Column("instr/cycle", 4, _instructions_per_cycle))
     if any(row.phases for row in rows):
@@ -106,8 +106,8 @@ def head_lines(profile):
     facts, peaks = info(), profile.peaks
     return [*([profile.title] if profile.title else []),
             f"{facts['cpu']}, {peaks.isa}, {peaks.threads} thread{'s' if peaks.threads > 1 else ''}: "
-            f"at most {1e-9 * peaks.flops:.0f} GFLOP/s of multiply-adds and {1e-9 * peaks.bandwidth:.1f} GB/s "
-            "copied, measured now"]
+            f"at most {1e-9 * peaks.flops:.0f} GFLOP/s of multiply-adds and "
+            f"{1e-9 * peaks.bandwidth:.1f} GB/s copied, measured now"]
 
 
 def end_lines(profile, others=0, share=0.0):
@@ -121,11 +121,13 @@ def end_lines(profile, others=0, share=0.0):
     if profile.laps:
         best, turns = min(profile.laps), len(profile.laps)
         outside = max(0.0, 1 - kernels / sum(profile.laps))
-        lines.append(f"best of {turns} turns: {milliseconds(best)} ms, {percent(outside)} of the time outside kernels")
+        lines.append(f"best of {turns} turns: {milliseconds(best)} ms, "
+                     f"{percent(outside)} of the time outside kernels")
     if profile.counters_note:
         lines.append(profile.counters_note)
     advised = sorted((row for row in profile.rows if row.advice), key=lambda row: -row.total)
-    lines += [f"{row.name} ({SHORT.get(row.op, row.op)}, {percent(row.share)}): {row.advice}" for row in advised[:8]]
+    lines += [f"{row.name} ({SHORT.get(row.op, row.op)}, {percent(row.share)}): {row.advice}"
+              for row in advised[:8]]
     return lines
 
 
