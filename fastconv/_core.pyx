@@ -28,6 +28,11 @@ cdef extern from "runtime/threads.h":
     int fc_threads_default() nogil
     const char *fc_threads_runtime() nogil
 
+cdef extern from "runtime/timers.h":
+    enum: FC_CLOCKS
+    void fc_timers_switch(int on) nogil
+    int fc_timers_take(long long *ns) nogil
+
 cdef extern from "runtime/memory.h":
     void *fc_alloc(size_t size) nogil
     void fc_free(void *block) nogil
@@ -199,6 +204,21 @@ def process_info():
         "cache_bytes": [fc_cpu_cache_bytes(1), fc_cpu_cache_bytes(2), fc_cpu_cache_bytes(3)],
         "openmp": fc_threads_runtime().decode(),
     }
+
+
+PHASES = ("other", "copy", "transform", "multiply", "store", "wait")   # by the numbers of timers.h
+
+
+def time_phases(bint on):
+    """Has the kernels take the time of their phases, or (False) undoes one such call."""
+    fc_timers_switch(1 if on else -1)
+
+
+def take_phases():
+    """(threads, nanoseconds of each of PHASES) of the calling thread's kernels since it asked last."""
+    cdef long long ns[FC_CLOCKS]
+    cdef int threads = fc_timers_take(ns)
+    return (threads, *[ns[clock] for clock in range(FC_CLOCKS)])
 
 
 def multiply_adds(size_t rounds):

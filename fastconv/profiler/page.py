@@ -136,8 +136,8 @@ def _roofline(profile):
     keys = "".join(_key(f"m{drawing.MARKS[name]}", name) for name in drawing.MARKS if name in kinds)
     wide, narrow = drawing.roofline(profile, 900, 420), drawing.roofline(profile, 360, 330)
     return (f'<h3>Roofline</h3><figure><div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
-            f"<p class=soft>{keys}Areas are shares of the time; operations are those of the direct sum, so that "
-            "Winograd's algorithm can be above the roof.</p>"
+            f"<p class=soft>{keys}Areas are shares of the time; operations are those of the direct sum, so "
+            "that Winograd's algorithm can be above the roof.</p>"
             '<p class="soft tip">Point at a mark, or touch it, for its name.</p></figure>')
 
 

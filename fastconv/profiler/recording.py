@@ -17,7 +17,7 @@ from ..layers import Layer
 from . import operations
 from .counters import Counters, Unavailable
 
-PHASES = ("copy", "transform", "multiply", "store", "wait")
+PHASES = _core.PHASES[1:]  # those with a name of their own
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class Recording:
 
     def _record(self, op, layer, isa, allowed, thread, start, end, phases, counts, arguments, result):
         work = operations.work(op, arguments, result)
-        threads, spent = (phases[0], phases[1:]) if phases else (allowed, ())
-        named = {name: 1e-9 * spent_ns for name, spent_ns in zip(PHASES, spent, strict=False) if spent_ns}
-        return Record(op, layer, work.shapes, work.layout, work.algorithm, threads, isa,
+        threads, _, *named = phases
+        named = {name: 1e-9 * spent for name, spent in zip(PHASES, named, strict=True) if spent}
+        return Record(op, layer, work.shapes, work.layout, work.algorithm, threads or 1, isa,
                       1e-9 * (start - self._began), 1e-9 * (end - start), thread, work.flops, work.bytes,
                       named, counts, work.convolution)
 
@@ -132,6 +132,7 @@ def _open(recording):
     with _lock:
         if not _open_ones:
             _swap()
+            _core.time_phases(True)
         _open_ones = (*_open_ones, recording)
 
 
@@ -140,6 +141,7 @@ def _close(recording):
     with _lock:
         _open_ones = tuple(one for one in _open_ones if one is not recording)
         if not _open_ones:
+            _core.time_phases(False)
             while _originals:
                 setattr(*_originals.pop())
 
@@ -159,7 +161,7 @@ def _swap():
         for name in vars(layer).keys() & {"forward", "backward"}:
             _put(layer, name, _named(vars(layer)[name]))
     _put(plan.Plan, "_run", _run_of(timed))
-    _put(plan.Planner, "step", _step_of(plan.Planner.step))
+    _put(plan.Planner, "step", _step_of(plan.Planner.step, timed))
 
 
 def _subclasses(base):
@@ -171,7 +173,7 @@ def _subclasses(base):
 def _timed(op, kernel):
     """The kernel, recorded. What one kernel calls of others is its own."""
     clock, here, seen, thread = time.perf_counter_ns, _here, operations.seen, threading.get_ident
-    isa, allowed = _core.isa, _core.get_num_threads
+    isa, allowed, take_phases = _core.isa, _core.get_num_threads, _core.take_phases
 
     @wraps(kernel)
     def call(*arguments, **keywords):
@@ -189,8 +191,9 @@ def _timed(op, kernel):
             end = clock()
         finally:
             here.busy = False
+            phases = take_phases()
         counts = counters.since(before) if counters else {}
-        record = (op, here.layer, isa(), allowed(), thread(), start, end, None, counts,
+        record = (op, here.layer, isa(), allowed(), thread(), start, end, phases, counts,
                   tuple(map(seen, arguments)), seen(result))
         for recording in recordings:
             recording._calls.append(record)
@@ -233,10 +236,12 @@ def _run_of(timed):
     return run
 
 
-def _step_of(step):
+def _step_of(step, timed):
     """Planner.step that keeps the kernel itself: plans outlive profiles."""
+    kernels = {call: kernel for kernel, call in timed.items()}
+
     @wraps(step)
     def call(self, function, *arguments, **keywords):
-        return step(self, getattr(function, "__wrapped__", function), *arguments, **keywords)
+        return step(self, kernels.get(function, function), *arguments, **keywords)
 
     return call
