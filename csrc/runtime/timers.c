@@ -15,7 +15,7 @@ typedef struct thread_clock {
 static _Thread_local thread_clock own;
 static _Thread_local fc_times here;
 
-static long long now(void)
+long long fc_timers_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -35,14 +35,14 @@ int fc_timers_take(long long ns[FC_CLOCKS])
 
 void fc_timers_begin(void)
 {
-    own = (thread_clock){.running = 1, .clock = FC_OTHER, .since = now()};
+    own = (thread_clock){.running = 1, .clock = FC_OTHER, .since = fc_timers_now()};
 }
 
 void fc_timers_enter(int clock)
 {
     if (!own.running || clock == own.clock)
         return;
-    const long long time = now();
+    const long long time = fc_timers_now();
     own.ns[own.clock] += time - own.since;
     own.clock = clock;
     own.since = time;
@@ -52,7 +52,7 @@ void fc_timers_end(fc_times *times, int threads)
 {
     if (!own.running)                    /* they were switched on meanwhile */
         return;
-    own.ns[own.clock] += now() - own.since;
+    own.ns[own.clock] += fc_timers_now() - own.since;
     own.running = 0;
     for (int clock = 0; clock < FC_CLOCKS; clock++)
         if (own.ns[clock])

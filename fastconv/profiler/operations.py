@@ -8,8 +8,6 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
 from .. import _core
 
 _choices = lru_cache(maxsize=4096)(_core.conv2d_choices)
@@ -61,22 +59,8 @@ class Work(NamedTuple):
     convolution: Convolution | None = None
 
 
-def seen(value):
-    """The array arguments of a call as Seen, tuples of them likewise, all other arguments as they are."""
-    if type(value) is np.ndarray:
-        return value.shape, value.strides, value.itemsize
-    if type(value) is tuple and value and hasattr(value[0], "shape"):
-        return tuple(map(seen, value))
-    if hasattr(value, "shape"):
-        return tuple(value.shape), None, 4  # another library's float32 array
-    return value if type(value) in _PLAIN else None
-
-
-_PLAIN = {int, float, bool, str, tuple, type(None)}
-
-
 def work(op, arguments, result):
-    """The Work of a call; arguments and result as `seen` gave them."""
+    """The Work of a call; its arguments and result as _core.Timed recorded them."""
     return _DESCRIBE[op](arguments, result)
 
 

@@ -8,7 +8,6 @@ left to run, not even a test, while there is none.
 
 import inspect
 import threading
-import time
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 
@@ -57,7 +56,6 @@ class Recording:
         self._wants_counters = counters
         self._counters = None
         self._calls = []
-        self._networks = {}  # id(layer) -> (layer, {id(layer): name}) of those that were called from outside
         self._began = None
         self.counters_note = None
 
@@ -69,7 +67,7 @@ class Recording:
                 self._counters = Counters()
             except Unavailable as error:
                 self.counters_note = error.strerror or str(error)
-        self._began = time.perf_counter_ns()
+        self._began = _core.clock_ns()
         _open(self)
         return self
 
@@ -78,7 +76,6 @@ class Recording:
         if self._counters:
             self._counters.close()
             self._counters = None
-        self._networks = {}
 
     @property
     def records(self):
@@ -92,58 +89,60 @@ class Recording:
     def _made(self):
         return []
 
-    def _record(self, op, layer, isa, allowed, thread, start, end, phases, counts, arguments, result):
+    def _record(self, op, layer, isa, allowed, start, end, threads, phases, counts, arguments, result,
+                thread):
         work = operations.work(op, arguments, result)
-        threads, _, *named = phases
-        named = {name: 1e-9 * spent for name, spent in zip(PHASES, named, strict=True) if spent}
-        return Record(op, layer, work.shapes, work.layout, work.algorithm, threads or 1, isa,
+        named = {name: 1e-9 * spent for name, spent in zip(PHASES, phases, strict=True) if spent}
+        return Record(op, layer, work.shapes, work.layout, work.algorithm, threads or 1, isa.decode(),
                       1e-9 * (start - self._began), 1e-9 * (end - start), thread, work.flops, work.bytes,
-                      named, counts, work.convolution)
-
-    def _names(self, layer):
-        """The names of all layers of the network that `layer` is."""
-        known = self._networks.get(id(layer))
-        if known is None:
-            names = {id(part): name for name, part in layer.named_modules()}
-            names[id(layer)] = type(layer).__name__
-            known = self._networks[id(layer)] = layer, names  # which keeps the ids from being used again
-        return known[1]
+                      named, counts or {}, work.convolution)
 
 
 # ---- the swap -----------------------------------------------------------------------------------------
 
 
 class _Here(threading.local):
-    """Of a thread: the layer at work, the names of its network, whether a kernel is at work."""
+    """Of a thread: the name of the layer at work, and the names of its network."""
 
     layer = ""
     names = None
-    busy = False
 
 
 _here = _Here()
 _lock = threading.Lock()
-_open_ones = ()  # the recordings; replaced, never changed
+_open_ones = []  # the recordings
+_lists = []  # their lists of calls
+_networks = {}  # id(layer) -> (layer, {id(layer): name}) of those that were called from outside
 _originals = []  # (owner, name, what was there)
 
 
 def _open(recording):
-    global _open_ones
     with _lock:
         if not _open_ones:
             _swap()
             _core.time_phases(True)
-        _open_ones = (*_open_ones, recording)
+        _open_ones.append(recording)
+        _lists.append(recording._calls)
+        _count()
 
 
 def _close(recording):
-    global _open_ones
     with _lock:
-        _open_ones = tuple(one for one in _open_ones if one is not recording)
+        _lists.pop(_open_ones.index(recording))
+        _open_ones.remove(recording)
+        _count()
         if not _open_ones:
             _core.time_phases(False)
             while _originals:
                 setattr(*_originals.pop())
+            _networks.clear()
+
+
+def _count():
+    """Gives the kernels the counters of a recording that has some."""
+    counters = next((one._counters for one in _open_ones if one._counters), None)
+    for op in operations.names():
+        getattr(_core, op).counters = counters
 
 
 def _put(owner, name, replacement):
@@ -155,7 +154,7 @@ def _swap():
     timed = {}
     for op in operations.names():
         kernel = getattr(_core, op)
-        timed[kernel] = _timed(op, kernel)
+        timed[kernel] = _core.Timed(op, kernel, _here, _lists, _bound)
         _put(_core, op, timed[kernel])
     for layer in _subclasses(Layer):
         for name in vars(layer).keys() & {"forward", "backward"}:
@@ -170,36 +169,19 @@ def _subclasses(base):
         yield from _subclasses(one)
 
 
-def _timed(op, kernel):
-    """The kernel, recorded. What one kernel calls of others is its own."""
-    clock, here, seen, thread = time.perf_counter_ns, _here, operations.seen, threading.get_ident
-    isa, allowed, take_phases = _core.isa, _core.get_num_threads, _core.take_phases
+def _bound(kernel, arguments, keywords):
+    """All arguments of a call by their places."""
+    return inspect.signature(kernel).bind(*arguments, **keywords).args
 
-    @wraps(kernel)
-    def call(*arguments, **keywords):
-        if here.busy or not _open_ones:
-            return kernel(*arguments, **keywords)
-        if keywords:
-            arguments = inspect.signature(kernel).bind(*arguments, **keywords).args
-        recordings = _open_ones
-        counters = next((one._counters for one in recordings if one._counters), None)
-        before = counters.read() if counters else None
-        here.busy = True
-        start = clock()
-        try:
-            result = kernel(*arguments)
-            end = clock()
-        finally:
-            here.busy = False
-            phases = take_phases()
-        counts = counters.since(before) if counters else {}
-        record = (op, here.layer, isa(), allowed(), thread(), start, end, phases, counts,
-                  tuple(map(seen, arguments)), seen(result))
-        for recording in recordings:
-            recording._calls.append(record)
-        return result
 
-    return call
+def _names(layer):
+    """{id(layer): name} of all layers of the network that `layer` is."""
+    known = _networks.get(id(layer))
+    if known is None:
+        names = {id(part): name for name, part in layer.named_modules()}
+        names[id(layer)] = type(layer).__name__
+        known = _networks[id(layer)] = layer, names  # which keeps the ids from being used again
+    return known[1]
 
 
 def _named(method):
@@ -209,8 +191,8 @@ def _named(method):
     @wraps(method)
     def call(layer, *arguments, **keywords):
         outer = here.layer, here.names
-        if here.names is None and _open_ones:
-            here.names = _open_ones[0]._names(layer)
+        if here.names is None:
+            here.names = _names(layer)
         here.layer = (here.names or {}).get(id(layer), here.layer)
         try:
             return method(layer, *arguments, **keywords)
