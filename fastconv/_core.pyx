@@ -235,7 +235,11 @@ cdef object seen(object value):
         return tuple([seen(one) for one in <tuple>value])
     if hasattr(value, "shape"):
         return tuple(value.shape), None, 4
-    return None
+    try:
+        with memoryview(value) as memory:
+            return memory.shape, memory.strides, memory.itemsize
+    except TypeError:
+        return None
 
 
 cdef class Timed:
