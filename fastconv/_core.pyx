@@ -1,6 +1,7 @@
 # cython: language_level=3, binding=True, embedsignature=True, freethreading_compatible=True
 """Checked calls of the C kernels: check, call with the GIL released, raise. Everything else is Python."""
 
+cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDED, PyBUF_STRIDED_RO, PyBUF_WRITABLE
 from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
 from libc.stddef cimport ptrdiff_t
@@ -229,10 +230,10 @@ cdef object seen(object value):
         return value.shape, value.strides, value.itemsize
     if value is None or isinstance(value, (int, float, str)):
         return value
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         if not value or isinstance(value[0], (int, tuple)):
-            return value
-        return tuple([seen(one) for one in <tuple>value])
+            return tuple(value)
+        return tuple([seen(one) for one in value])
     if hasattr(value, "shape"):
         return tuple(value.shape), None, 4
     try:
@@ -242,6 +243,7 @@ cdef object seen(object value):
         return None
 
 
+@cython.auto_pickle(False)
 cdef class Timed:
     """A function of this module that records its calls, for the profiler: in place of the function, not part of it.
 
@@ -279,8 +281,9 @@ cdef class Timed:
         counts = None if counters is None else counters.since(before)
         for value in arguments:
             facts.append(seen(value))
+        # Tuples of what the garbage collector need not look at: it lets go of them at once.
         record = (self.name, self.here.layer, fc_kernels_active().isa, fc_threads_allowed(), start, end, threads,
-                  (ns[1], ns[2], ns[3], ns[4], ns[5]), counts, facts, seen(result), get_ident())
+                  (ns[1], ns[2], ns[3], ns[4], ns[5]), counts, tuple(facts), seen(result), get_ident())
         for one in self.records:
             (<list>one).append(record)
         return result
