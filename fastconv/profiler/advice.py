@@ -17,8 +17,7 @@ def _advice(row, peaks):
     phases = row.phase_shares()
     copied = phases.get("copy", 0.0)
     if row.layout in ("NCHW", "strided") and copied >= 0.15:
-        return (f"{row.layout} input: {copied:.0%} of the time in conversion; keep channels-last "
-                "(N x H x W x C arrays through transpose(0, 3, 1, 2))")
+        return f"{row.layout} input: {100 * copied:.0f} % in conversion; keep channels-last"
     if row.of_roof >= FAR:
         return ""
     if row.op == "prepare_conv2d":
@@ -29,7 +28,7 @@ def _advice(row, peaks):
             return found
     waiting = phases.get("wait", 0.0)
     if waiting >= 0.2:
-        return f"threads wait for each other {waiting:.0%} of the time: few tasks of unequal size"
+        return f"threads wait for each other {100 * waiting:.0f} % of the time: few tasks of unequal size"
     if row.threads < peaks.threads:
         return (f"too little work for more than {_threads(row.threads)}: give it more images at once"
                 if row.best < 1e-3 else f"runs on {_threads(row.threads)} alone")
@@ -42,7 +41,7 @@ def _of_memory(row, peaks):
     moved = f"{1e-9 * row.bytes_per_second:.1f} of {1e-9 * peaks.bandwidth:.0f} GB/s"
     if row.op in ("activation", "add", "batch_norm"):
         return f"bound by memory, {moved}: let the layer before it do this in its own pass (compile, or fuse)"
-    return f"bound by memory, {moved}"
+    return f"memory allows more: {moved}"
 
 
 def _of_convolution(row, phases):
@@ -52,9 +51,13 @@ def _of_convolution(row, phases):
     moved = 1 - phases["multiply"] if phases.get("multiply") else None
     if problem.groups > 1 and channels == 1:
         return "depthwise: one product for each number loaded; bound by loads and copies, not multiply-adds"
+    if channels <= 4 and problem.direction == "backward_input":
+        return f"C={channels}: needs_input_grad = False spares a gradient of the data that nobody needs"
+    if channels <= 4 and problem.direction == "backward_weight":
+        return f"C={channels}: all pixels are read for the gradient of few weights"
     if channels <= 4:
         return (f"C={channels}: bound by sums of {channels * taps} terms, after which every result is stored"
-                + (f"; {moved:.0%} of the time is not multiplication" if moved else ""))
+                + (f"; {100 * moved:.0f} % of the time is not multiplication" if moved else ""))
     if pixels <= FEW_PIXELS:
         return (f"{pixels} pixels in all: each weight is read for few products; "
                 "give it more images at once")
@@ -62,10 +65,10 @@ def _of_convolution(row, phases):
         return None
     transformed = phases.get("transform", 0.0)
     if row.algorithm == "winograd" and transformed >= 0.4:
-        return f"winograd: {transformed:.0%} of the time in transforms, since {channels} channels are few"
+        return f"{100 * transformed:.0f} % of the time in Winograd's transforms: {channels} channels are few"
     copied = phases.get("copy", 0.0)
     if copied >= 0.3:
-        return (f"{copied:.0%} of the time goes to copies of pixels and weights, "
+        return (f"{100 * copied:.0f} % of the time goes to copies of pixels and weights, "
                 f"for sums of {channels * taps} terms")
     return None
 

@@ -122,7 +122,7 @@ def _advice(profile):
     if not rows:
         return ""
     items = "".join(f"<li><b>{escape(row.name)}</b> ({escape(SHORT.get(row.op, row.op))}, "
-                    f"{percent(row.share)}): {escape(row.advice)}</li>" for row in rows[:12])
+                    f"{percent(row.share)}): {escape(row.advice)}</li>" for row in rows[:8])
     return f'<h3>Far from the roof</h3><ul class="advice">{items}</ul>'
 
 

@@ -72,7 +72,7 @@ def _of_model(model, name, shape, layout, train):
     if not train:
         plan = model.eval().compile(shape)
         return Workload(title, lambda: plan(x), True)
-    model.train()
+    model.train().needs_input_grad = False  # as in train.fit
     loss = CrossEntropyLoss()
     if hasattr(model, "aux_weight"):
         loss = AuxiliaryLoss(loss, model.aux_weight)
