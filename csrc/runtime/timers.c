@@ -40,7 +40,7 @@ void fc_timers_begin(void)
 
 void fc_timers_enter(int clock)
 {
-    if (!own.running || clock == own.clock)
+    if (!own.running || clock == own.clock)      /* not running: they were switched on meanwhile */
         return;
     const long long time = fc_timers_now();
     own.ns[own.clock] += time - own.since;
@@ -50,8 +50,6 @@ void fc_timers_enter(int clock)
 
 void fc_timers_end(fc_times *times, int threads)
 {
-    if (!own.running)                    /* they were switched on meanwhile */
-        return;
     own.ns[own.clock] += fc_timers_now() - own.since;
     own.running = 0;
     for (int clock = 0; clock < FC_CLOCKS; clock++)

@@ -63,6 +63,7 @@ class Recording:
         if self._began is not None:
             raise RuntimeError("a profile can be opened once")
         if self._wants_counters:
+            _core.multiply_adds(1)  # the threads of a team must be there to be counted
             try:
                 self._counters = Counters()
             except Unavailable as error:
