@@ -9,7 +9,7 @@ from html import escape
 from .labels import place, short
 from .picture import kind, plotted
 from .rows import last_lap
-from .terminal import SHORT, milliseconds, percent
+from .terminal import SHORT, label, milliseconds, percent
 
 # What the bars of the timeline are coloured by; the first two are algorithms of convolutions.
 FAMILIES = {
@@ -92,18 +92,20 @@ def roofline(profile, width, height):
     parts.append(f'<polyline class="roof" points="{points}"/>')
     top, end = plane.y(1e-9 * peaks.flops), width - plane.right
     slope = [(low * (knee / low) ** (part / 20)) for part in range(21)]
-    taken = [(plane.x(knee), top - 3, end, top + 3), (plane.x(knee) - 90, top - 8, plane.x(knee), top + 6),
+    text = f"{1e-9 * peaks.flops:.0f} GFLOP/s"
+    at = (plane.x(knee) - 8, top + 4) if plane.x(knee) > plane.left + 100 else (end, top - 6)
+    beside = at[0] - 90, at[1] - 12, at[0], at[1] + 2
+    taken = [(plane.x(knee), top - 3, end, top + 3), beside,
              *((plane.x(i) - 4, plane.y(1e-9 * peaks.roof(i)) - 4, plane.x(i) + 4,
                 plane.y(1e-9 * peaks.roof(i)) + 4) for i in slope)]
-    parts.append(f'<text class="label" x="{plane.x(knee) - 8:.1f}" y="{top + 4:.1f}" text-anchor="end">'
-                 f"{1e-9 * peaks.flops:.0f} GFLOP/s</text>")
+    parts.append(f'<text class="label" x="{at[0]:.1f}" y="{at[1]:.1f}" text-anchor="end">{text}</text>')
     marks = []
     for row in sorted(rows, key=lambda row: -row.total):  # the small ones on top
         x, y = plane.x(row.intensity), plane.y(1e-9 * row.flops_per_second)
         tip = (f"{row.name}, {SHORT.get(row.op, row.op)}: {1e-9 * row.flops_per_second:.0f} GFLOP/s, "
                f"{row.intensity:.1f} operations a byte, {percent(row.of_roof)} of the roof, "
                f"{percent(row.share)} of the time")
-        marks.append((short(row.name), x, y, 3 + 16 * math.sqrt(row.share)))
+        marks.append((short(label(row)), x, y, 3 + 16 * math.sqrt(row.share)))
         parts.append(f'<circle class="mark m{MARKS[kind(row)]}" cx="{x:.1f}" cy="{y:.1f}" '
                      f'r="{marks[-1][3]:.1f}" data-tip="{escape(tip)}"><title>{escape(tip)}</title></circle>')
     bounds = plane.left, plane.top, width - 2, height - plane.bottom

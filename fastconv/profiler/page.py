@@ -24,8 +24,8 @@ h3 { font-size: .95rem; margin: 22px 0 6px; } p { margin: 4px 0; } .soft { color
   .87rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(135px, 1fr)); gap: 8px; margin:
   12px 0; }
-.card { background: var(--card); border-radius: 8px; padding: 8px 12px; } .card b { display: block; font-
-  size: 1.15rem; }
+.card { background: var(--card); border-radius: 8px; padding: 8px 12px; } .card b { display: block;
+  font-size: 1.15rem; }
 .card span { color: var(--soft); font-size: .8rem; }
 ul.advice { margin: 0; padding-left: 18px; } ul.advice li { margin: 3px 0; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; height: auto; } svg.bars { background: var(--card); border-radius: 4px; }
@@ -36,10 +36,10 @@ svg text { fill: var(--soft); font-size: 11px; } svg .name { fill: var(--ink); }
 .m0, .f0 { fill: var(--a); } .m1, .f1 { fill: var(--b); } .m2, .f7 { fill: var(--c); } .f2 { fill:
   var(--d); }
 .f3 { fill: var(--e); } .f4 { fill: var(--g); } .f5 { fill: var(--f); } .f6 { fill: var(--h); }
-.wide { display: block; } .narrow { display: none; } .ends { display: flex; justify-content: space-
-  between; }
-.key { display: inline-flex; align-items: center; margin-right: 12px; } .key svg { width: 11px; margin-
-  right: 5px; }
+.wide { display: block; } .narrow { display: none; } .ends { display: flex; justify-content:
+  space-between; }
+.key { display: inline-flex; align-items: center; margin-right: 12px; } .key svg { width: 11px;
+  margin-right: 5px; }
 .tip { min-height: 2.9em; } .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-size: .84rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 8px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }

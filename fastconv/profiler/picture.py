@@ -5,6 +5,7 @@ import math
 from ..extras import require
 from ..files import atomic_write
 from .labels import place, short
+from .terminal import label
 
 _LABELS, _POINTS = 8, 7  # names beside marks, and their size
 _COLOURS = {"winograd": "tab:blue", "direct": "tab:orange", "other kernels": "tab:grey"}
@@ -58,7 +59,7 @@ def _names(axes, rows, corner):
     marks = []
     for row in sorted(rows, key=lambda row: -row.total):
         x, y = pixels((row.intensity, 1e-9 * row.flops_per_second))
-        marks.append((short(row.name), x, -y, scale * math.sqrt((12 + 600 * row.share) / math.pi)))
+        marks.append((short(label(row)), x, -y, scale * math.sqrt((12 + 600 * row.share) / math.pi)))
     box, (x, y) = axes.bbox, pixels(corner)
     roof = x, -y - 2 * scale, box.x1, -y + 2 * scale
     return place(marks, (box.x0, -box.y1, box.x1, -box.y0), [roof], _LABELS,

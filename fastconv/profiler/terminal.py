@@ -33,6 +33,12 @@ def percent(share):
     return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.1f} %"
 
 
+def label(row):
+    """The layer, and dx, dw or db where the row is a gradient."""
+    kernel = SHORT.get(row.op, row.op)
+    return " ".join([row.layer, *kernel.split()[1:]]) if row.layer else kernel
+
+
 def phases_of(row, most=3):
     """"multiply 71 %, transform 18 %": the largest phases."""
     shares = sorted(row.phase_shares().items(), key=lambda item: -item[1])
