@@ -3,7 +3,7 @@
 from html import escape
 
 from . import document, drawing
-from .terminal import SHORT, milliseconds, percent, phases_of
+from .terminal import SHORT, label, milliseconds, percent, phases_of
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b2430; --soft: #5a6675; --paper: #fff; --card: #f3f5f8; --line:
@@ -152,7 +152,7 @@ def _timeline(profile):
 def _table(profile):
     rows = profile.rows
     columns = [  # head, class, value to sort by, text
-        ("layer", "text", lambda row: row.name, None),
+        ("layer", "text", label, None),
         ("best ms", "", lambda row: row.best, lambda row: milliseconds(row.best)),
         ("share", "", lambda row: row.share, lambda row: percent(row.share)),
         ("of roof", "", lambda row: row.of_roof, lambda row: percent(row.of_roof)),
