@@ -255,17 +255,19 @@ cdef class Timed:
     cdef readonly object kernel
     cdef object here, bind
     cdef list records
+    cdef dict known
     cdef public object counters
 
     def __init__(self, str name, kernel, here, list records, bind):
         self.name, self.kernel, self.here, self.records, self.bind = name, kernel, here, records, bind
+        self.known = {}
 
     def __call__(self, *arguments, **keywords):
         cdef long long start, end
         cdef long long ns[FC_CLOCKS]
         cdef int threads
         cdef list facts = []
-        cdef object counters, before, counts, result, record, value, one
+        cdef object counters, before, counts, result, record, known, value, one
         if not self.records:
             return self.kernel(*arguments, **keywords)
         if keywords:
@@ -282,9 +284,12 @@ cdef class Timed:
         counts = None if counters is None else counters.since(before)
         for value in arguments:
             facts.append(seen(value))
-        # Tuples of what the garbage collector need not look at: it lets go of them at once.
+        facts.append(seen(result))
+        # One tuple for all calls that are alike: millions of small ones would keep the garbage collector busy.
+        known = tuple(facts)
+        known = self.known.setdefault(known, known)
         record = (self.name, self.here.layer, fc_kernels_active().isa, fc_threads_allowed(), start, end, threads,
-                  (ns[1], ns[2], ns[3], ns[4], ns[5]), counts, tuple(facts), seen(result), get_ident())
+                  (ns[1], ns[2], ns[3], ns[4], ns[5]), counts, known, get_ident())
         for one in self.records:
             (<list>one).append(record)
         return result

@@ -90,8 +90,8 @@ class Recording:
     def _made(self):
         return []
 
-    def _record(self, op, layer, isa, allowed, start, end, threads, phases, counts, arguments, result,
-                thread):
+    def _record(self, op, layer, isa, allowed, start, end, threads, phases, counts, facts, thread):
+        *arguments, result = facts
         work = operations.work(op, arguments, result)
         named = {name: 1e-9 * spent for name, spent in zip(PHASES, phases, strict=True) if spent}
         return Record(op, layer, work.shapes, work.layout, work.algorithm, threads or 1, isa.decode(),
