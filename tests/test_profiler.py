@@ -16,7 +16,18 @@ from fastconv import _core, cli, layers, optim, plan
 from fastconv import functional as F
 from fastconv.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Residual, Sequential
 from fastconv.losses import CrossEntropyLoss
-from fastconv.profiler import compare, counters, drawing, labels, operations, peaks, rows, terminal, workload
+from fastconv.profiler import (
+    advice,
+    compare,
+    counters,
+    drawing,
+    labels,
+    operations,
+    peaks,
+    rows,
+    terminal,
+    workload,
+)
 from fastconv.profiler.operations import Convolution
 
 # What _core has besides kernels.
@@ -317,6 +328,34 @@ def test_peaks_are_measured(monkeypatch):
     assert measured.flops > 1e8
     assert measured.bandwidth > 1e7
     assert _core.multiply_adds(1000) > 0
+
+
+def advice_of(shapes, layout="NHWC", seconds=1.0, phases=None):
+    x_shape, weight_shape = shapes
+    one = Convolution("forward", x_shape, weight_shape, (1, 1), ((0, 0), (0, 0)), (1, 1),
+                      x_shape[1] // weight_shape[1])
+    machine = peaks.Peaks(2, "any", 100e9, 10e9)
+    row = rows.Row("conv2d", "conv", "", layout, "direct", 2, "any", 10**9, 10**6, [seconds], phases or {},
+                   {}, one, share=1.0, peaks=machine)
+
+    class OfMachine:
+        peaks = machine
+
+    return advice.advised([row], OfMachine)[0].advice
+
+
+IMAGES = (16, 64, 56, 56)
+
+
+def test_advice():
+    assert advice_of((IMAGES, (64, 64, 3, 3)), seconds=0.011) == ""  # near the roof
+    assert "C=3: bound by sums of 147 terms" in advice_of(((16, 3, 224, 224), (64, 3, 7, 7)))
+    assert "depthwise" in advice_of((IMAGES, (64, 1, 3, 3)))
+    assert "49 pixels" in advice_of(((1, 512, 7, 7), (512, 512, 1, 1)))
+    assert "sums of 64 terms" in advice_of((IMAGES, (256, 64, 1, 1)))
+    assert advice_of((IMAGES, (64, 64, 3, 3)), "NCHW", phases={"copy": 0.62, "multiply": 1.38}) == (
+        "NCHW input: 31 % in conversion; keep channels-last")
+    assert "wait" in advice_of((IMAGES, (64, 64, 3, 3)), phases={"wait": 0.8, "multiply": 1.2})
 
 
 # ---- output ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 LEAST_SHARE = 0.01  # of the time of all rows: below it nothing is gained
 FAR = 0.6  # of the roof: nearer than this there is nothing to say
+SHORT_SUM = 128  # terms: beside so few products storing the result shows
 FEW_PIXELS = 256  # of the results of a batch: fewer than some tiles for each of a few threads
 
 
@@ -70,6 +71,8 @@ def _of_convolution(row, phases):
     if copied >= 0.3:
         return (f"{100 * copied:.0f} % of the time goes to copies of pixels and weights, "
                 f"for sums of {channels * taps} terms")
+    if problem.direction == "forward" and channels * taps <= SHORT_SUM:
+        return f"sums of {channels * taps} terms: a result is stored for every {channels * taps} products"
     return None
 
 

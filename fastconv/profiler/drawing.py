@@ -47,7 +47,7 @@ def _number(value):
 class _Plane:
     """A logarithmic plane of `width` x `height` pixels, with room for text around it."""
 
-    left, right, top, bottom = 46, 10, 14, 40
+    left, right, top, bottom = 46, 16, 14, 40
 
     def __init__(self, width, height, x_span, y_span):
         self.width, self.height = width, height
