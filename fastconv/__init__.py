@@ -21,8 +21,8 @@ _SUBMODULES = ("augment", "challenge", "checkpoint", "data", "functional", "init
                "metrics", "models", "onnx", "optim", "plots", "reference", "summary", "train")
 
 __all__ = [*_SUBMODULES, "algorithms", "available_isas", "explain", "get_num_threads", "info",
-           "is_grad_enabled", "isa", "memory_stats", "no_grad", "num_threads", "set_isa", "set_num_threads",
-           "trim"]
+           "is_grad_enabled", "isa", "memory_stats", "no_grad", "num_threads", "profile", "set_isa",
+           "set_num_threads", "trim"]
 
 
 def algorithms():
@@ -34,6 +34,18 @@ def explain(x_shape, weight_shape, stride=1, padding=0, dilation=1, groups=1):
     """What algorithm="auto" takes for a convolution and its gradients, and why: see choice.explain."""
     module = importlib.import_module("fastconv.choice")
     return module.explain(x_shape, weight_shape, stride, padding, dilation, groups)
+
+
+def profile(title="", counters=False):
+    """A context in which every call of a kernel is timed and compared with what the machine can do.
+
+        with fastconv.profile() as p:
+            model(images)
+        print(p.table())
+
+    See profiler.Profile. While none is open nothing is timed, and calls take the time they always do.
+    """
+    return importlib.import_module("fastconv.profiler").Profile(title, counters)
 
 
 def info():

@@ -1,12 +1,16 @@
 # cython: language_level=3, binding=True, embedsignature=True, freethreading_compatible=True
 """Checked calls of the C kernels: check, call with the GIL released, raise. Everything else is Python."""
 
+cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDED, PyBUF_STRIDED_RO, PyBUF_WRITABLE
 from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uintptr_t
 
+from threading import get_ident
+
 import numpy as np
+from numpy import ndarray
 
 cdef extern from "runtime/cpu.h":
     size_t fc_cpu_cache_bytes(int level) nogil
@@ -27,6 +31,12 @@ cdef extern from "runtime/threads.h":
     void fc_threads_set_default(int threads) nogil
     int fc_threads_default() nogil
     const char *fc_threads_runtime() nogil
+
+cdef extern from "runtime/timers.h":
+    enum: FC_CLOCKS
+    void fc_timers_switch(int on) nogil
+    int fc_timers_take(long long *ns) nogil
+    long long fc_timers_now() nogil
 
 cdef extern from "runtime/memory.h":
     void *fc_alloc(size_t size) nogil
@@ -147,6 +157,7 @@ cdef extern from "ops/ops.h":
         fc_tensor dc
     int fc_recurrent_forward(const fc_recurrent *) nogil
     int fc_recurrent_backward(const fc_recurrent *) nogil
+    double fc_multiply_adds(size_t rounds) nogil
 
 
 # ---- the process ------------------------------------------------------------------------------------
@@ -198,6 +209,98 @@ def process_info():
         "cache_bytes": [fc_cpu_cache_bytes(1), fc_cpu_cache_bytes(2), fc_cpu_cache_bytes(3)],
         "openmp": fc_threads_runtime().decode(),
     }
+
+
+PHASES = ("other", "copy", "transform", "multiply", "store", "wait")   # by the numbers of timers.h
+
+
+def time_phases(bint on):
+    """Has the kernels take the time of their phases, or (False) undoes one such call."""
+    fc_timers_switch(1 if on else -1)
+
+
+def clock_ns():
+    """The time of the records of Timed."""
+    return fc_timers_now()
+
+
+cdef object seen(object value):
+    """(shape, strides, itemsize) of an array, tuples of arrays likewise, other values as they are: no array is kept."""
+    if isinstance(value, ndarray):
+        return value.shape, value.strides, value.itemsize
+    if value is None or isinstance(value, (int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        if not value or isinstance(value[0], (int, tuple)):
+            return tuple(value)
+        return tuple([seen(one) for one in value])
+    if hasattr(value, "shape"):
+        return tuple(value.shape), None, 4
+    try:
+        with memoryview(value) as memory:
+            return memory.shape, memory.strides, memory.itemsize
+    except TypeError:
+        return None
+
+
+@cython.auto_pickle(False)
+cdef class Timed:
+    """A function of this module that records its calls, for the profiler: in place of the function, not part of it.
+
+    records: lists that each record is appended to. here: of the calling thread, its `layer` is part of the record.
+    bind(kernel, arguments, keywords): all arguments by their places. counters: None, or what read() and
+    since(reading) count.
+    """
+    cdef readonly str name
+    cdef readonly object kernel
+    cdef object here, bind
+    cdef list records
+    cdef dict known
+    cdef public object counters
+
+    def __init__(self, str name, kernel, here, list records, bind):
+        self.name, self.kernel, self.here, self.records, self.bind = name, kernel, here, records, bind
+        self.known = {}
+
+    def __call__(self, *arguments, **keywords):
+        cdef long long start, end
+        cdef long long ns[FC_CLOCKS]
+        cdef int threads
+        cdef list facts = []
+        cdef object counters, before, counts, result, record, known, value, one
+        if not self.records:
+            return self.kernel(*arguments, **keywords)
+        if keywords:
+            arguments = self.bind(self.kernel, arguments, keywords)
+        counters = self.counters
+        before = None if counters is None else counters.read()
+        fc_timers_take(ns)  # what calls from C have left
+        start = fc_timers_now()
+        try:
+            result = self.kernel(*arguments)
+            end = fc_timers_now()
+        finally:
+            threads = fc_timers_take(ns)
+        counts = None if counters is None else counters.since(before)
+        for value in arguments:
+            facts.append(seen(value))
+        facts.append(seen(result))
+        # One tuple for all calls that are alike: millions of small ones would keep the garbage collector busy.
+        known = tuple(facts)
+        known = self.known.setdefault(known, known)
+        record = (self.name, self.here.layer, fc_kernels_active().isa, fc_threads_allowed(), start, end, threads,
+                  (ns[1], ns[2], ns[3], ns[4], ns[5]), counts, known, get_ident())
+        for one in self.records:
+            (<list>one).append(record)
+        return result
+
+
+def multiply_adds(size_t rounds):
+    """Keeps the allowed threads busy with multiply-adds on registers; returns how many were done."""
+    cdef double count
+    with nogil:
+        count = fc_multiply_adds(rounds)
+    return count
 
 
 def memory_stats():
@@ -658,7 +761,7 @@ def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, object 
     with nogil:
         status = fc_conv2d_forward(&conv, &tx, &tw, &extras, &ty)
     raise_for_status(status, "conv2d")
-    return add((hy.array, hr.array), relu, hy.array) if added_later else hy.array
+    return sum_of((hy.array, hr.array), relu, hy.array) if added_later else hy.array
 
 
 cdef int same_gradient_shape(const fc_tensor *dy, Py_ssize_t n, Py_ssize_t k, const ptrdiff_t *size) except -1:
@@ -1067,6 +1170,10 @@ cdef enum:
 
 def add(tuple arrays, bint relu, out):
     """Sum of at most MOST_ARRAYS arrays of one shape, from left to right."""
+    return sum_of(arrays, relu, out)
+
+
+cdef object sum_of(tuple arrays, bint relu, object out):
     cdef const float *place[MOST_ARRAYS]
     cdef size_t terms = len(arrays), n, i
     if not 0 < terms <= MOST_ARRAYS:

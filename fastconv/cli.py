@@ -1,4 +1,4 @@
-"""The ``fastconv`` command: info, models, chart, bench, train, evaluate, mnist-challenge.
+"""The ``fastconv`` command: info, models, chart, profile, train, evaluate, mnist-challenge.
 
 Exit codes: 0; 1 where a training diverged; 2 for wrong options, files and missing packages, with one line on
 standard error; 130 after Ctrl-C.
@@ -16,12 +16,12 @@ import numpy as np
 
 from . import (
     augment,
-    benchmark,
     challenge,
     chart,
     checkpoint,
     data,
     extras,
+    get_num_threads,
     info,
     init,
     losses,
@@ -144,26 +144,49 @@ def _chart(arguments):
     return 0
 
 
-def _bench(arguments):
-    passes = benchmark.PASSES if arguments.gradients else benchmark.PASSES[:1]
-    facts = info()
-    print(f"{arguments.model}, batches of {arguments.batch_size}, {facts['cpu']}, {facts['isa']}, "
-          f"{facts['num_threads']} thread{'s' if facts['num_threads'] > 1 else ''}: ms and GFLOP/s\n")
-    print(f"{'convolution':<32}{'times':>6}" + "".join(f"{name:>20}" for name in passes))
-    flops, seconds = 0, dict.fromkeys(passes, 0.0)
+def _profile(arguments):
+    from .profiler import compare, document, page, terminal, workload
 
-    def show(name, count, flops, seconds):
-        cells = (f"{1e3 * taken:12.3f}{flops / taken / 1e9:8.0f}" for taken in seconds.values())
-        print(f"{name:<32}{count:>6}" + "".join(cells), flush=True)
-
-    rows = benchmark.measure(arguments.model, arguments.batch_size, passes, arguments.seconds)
-    for row in rows:
-        show(*row)
-        flops += row.count * row.flops
-        for name in passes:
-            seconds[name] += row.count * row.seconds[name]
-    show("all convolutions", "", flops, seconds)
+    profiles, libraries = [], {}
+    for threads in arguments.profile_threads or [get_num_threads()]:
+        for layout in arguments.layout:
+            work = _workload(arguments, layout, workload)
+            with num_threads(threads):
+                profile = workload.run(work, threads, arguments.repeat, arguments.counters)
+                if arguments.all_algorithms:
+                    compare.algorithms(profile.rows, threads, work.prepared)
+                if arguments.naive:
+                    compare.naive(profile.rows)
+                if arguments.peers:
+                    libraries |= compare.peers(profile.rows, threads)
+                print("\n" if profiles else "", end="")
+                terminal.show(profile, arguments.rows, sys.stdout)
+            profiles.append(profile)
+    if libraries:
+        print("; ".join(f"{library} {version}" for library, version in libraries.items()))
+    if arguments.output:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        written = ["profile.html", "profile.json", "profile.csv", "trace.json"]
+        writers = page.html, document.json_text, document.csv_text, document.chrome_trace
+        for name, write in zip(written, writers, strict=True):
+            write(profiles, arguments.output / name)
+        if find_spec("matplotlib"):
+            for number, profile in enumerate(profiles, 1):
+                written.append("roofline.png" if len(profiles) == 1 else f"roofline-{number}.png")
+                profile.roofline(arguments.output / written[-1])
+        print(f"{', '.join(written)} are in {arguments.output}")
     return 0
+
+
+def _workload(arguments, layout, workload):
+    """What is profiled, on arrays of this layout; `workload` is the module."""
+    if (arguments.what is None) == (arguments.conv is None):
+        raise ValueError("profile needs a network, a .onnx file or --conv, and one of them alone")
+    if arguments.conv:
+        return workload.convolution(arguments.conv, layout, arguments.train)
+    if arguments.what.endswith(".onnx"):
+        return workload.onnx_file(arguments.what, arguments.batch, layout, arguments.train, arguments.image)
+    return workload.network(arguments.what, arguments.batch, layout, arguments.train)
 
 
 def _train(arguments):
@@ -346,16 +369,33 @@ def _parser():
     option("--output", type=Path, default=Path("runs", "chart"), metavar="DIR",
            help="folder of the results (default: runs/chart)")
 
-    parser_bench = add("bench", _bench, "time each distinct convolution of a network on this machine")
-    parser_bench.epilog = "The comparison with other libraries is python -m bench, in the repository."
-    option = parser_bench.add_argument
-    option("--model", choices=models.available(), metavar="NAME", default="resnet50",
-           help="network (default: resnet50)")
-    option("--batch-size", type=_at_least(1), default=1, metavar="N", help="default: 1")
-    option("--gradients", action="store_true", help="both gradients too")
-    option("--seconds", type=_number(above_zero=True), default=0.1, metavar="S",
-           help="of calls of which the shortest is shown, for each figure (default: 0.1)")
-    option("--threads", type=_at_least(1), metavar="N", help="threads to use")
+    parser_profile = add("profile", _profile,
+                         "time each kernel of a network or a convolution, beside what this machine can do")
+    parser_profile.usage = "fastconv profile (NETWORK | FILE.onnx | --conv TEXT) [options]"
+    option = parser_profile.add_argument
+    option("what", nargs="?", metavar="NETWORK", help="name of fastconv models, or a .onnx file")
+    option("--conv", metavar="TEXT",
+           help='a convolution, as in "N16 C64 H56 W56 K64 R3 p1"; also S columns of the filter, s stride, '
+                "d dilation, g groups")
+    option("--batch", type=_at_least(1), default=1, metavar="N", help="images (default: 1)")
+    option("--image", type=_image, metavar="CxHxW",
+           help="size of the images, where a .onnx file leaves it open")
+    option("--train", action="store_true", help="steps of a training, or both gradients of a convolution")
+    option("--threads", dest="profile_threads", type=_list_of(_at_least(1)), metavar="N[,N..]",
+           help="numbers of threads (default: those allowed)")
+    option("--layout", type=_list_of(_layout), default=["nhwc"], metavar="LAYOUT[,LAYOUT]",
+           help="of the images: nchw, or nhwc alias channels_last (default)")
+    option("--repeat", type=_at_least(1), default=10, metavar="K",
+           help="turns after two that are not recorded (default: 10)")
+    option("--rows", type=_at_least(1), default=60, metavar="K", help="of the table at most (default: 60)")
+    option("--all-algorithms", action="store_true", help="time each algorithm of each convolution")
+    option("--naive", action="store_true", help="time the reference in NumPy too, on one image, times N")
+    option("--peers", action="store_true",
+           help="time the convolutions of torch and onnxruntime too, where installed")
+    option("--counters", action="store_true",
+           help="count cycles, instructions and cache misses too, by Linux perf events")
+    option("--output", type=Path, metavar="DIR",
+           help="also write profile.html, profile.json, profile.csv, trace.json and roofline.png there")
 
     parser_train = add("train", _train, "train a network and save its weights")
     parser_train.epilog = (
@@ -414,6 +454,26 @@ def _at_least(least):
             raise argparse.ArgumentTypeError(f"must be an integer of at least {least}, got {text!r}")
         return int(text)
     return integer
+
+
+def _list_of(one):
+    def values(text):
+        return [one(part) for part in text.split(",")]
+    return values
+
+
+def _layout(text):
+    layouts = ("nchw", "nhwc", "channels_last")
+    if text.lower() not in layouts:
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(layouts)}, got {text!r}")
+    return text.lower()
+
+
+def _image(text):
+    sizes = text.split("x")
+    if len(sizes) != 3:
+        raise argparse.ArgumentTypeError(f"must be as 3x224x224, got {text!r}")
+    return tuple(map(_at_least(1), sizes))
 
 
 def _number(above_zero=False, below_one=False):

@@ -89,11 +89,23 @@ def _copy(x, out):
 
 
 class Planner:
-    """What the layers add their steps to. x: the Value of the network's input."""
+    """What the layers add their steps to. x: the Value of the network's input.
 
-    def __init__(self, input_shape):
+    names: {id(layer): name} of the network's layers; step_names: of the layer of each step.
+    """
+
+    def __init__(self, input_shape, names):
         self.x = Value(Storage(0), input_shape, None)
         self.steps = []  # (function, arguments, over)
+        self.step_names = []
+        self._names, self._name = names, ""
+
+    def add(self, layer, *arguments, **options):
+        """layer.plan(self, *arguments, **options), whose steps have the layer's name."""
+        outer, self._name = self._name, self._names.get(id(layer), self._name)
+        y = layer.plan(self, *arguments, **options)
+        self._name = outer
+        return y
 
     def place(self, out, shape):
         """`out`, or where it is None a new Value: images channels-last, other arrays contiguous."""
@@ -112,6 +124,7 @@ class Planner:
             if isinstance(value, Value):
                 value.storage.need(len(self.steps))
         self.steps.append((function, arguments, over))
+        self.step_names.append(self._name)
         return arguments[-1]
 
     def copy(self, x, out):
@@ -182,14 +195,15 @@ class Plan:
         if not input_shape or min(input_shape) < 1:
             raise ValueError(f"input_shape must be positive ints, got {input_shape}")
         model.output_shape(input_shape)  # raises what forward would raise
-        planner = Planner(input_shape)
+        planner = Planner(input_shape, {id(layer): name for name, layer in model.named_modules()})
         self._x = planner.x
-        self._y = planner.finish(model.plan(planner, planner.x))
+        self._y = planner.finish(planner.add(model, planner.x))
         storages = planner.storages(self._y)
         offsets, self.memory_bytes = arrange([(one.bytes, one.first, one.last) for one in storages])
         for storage, offset in zip(storages, offsets, strict=True):
             storage.offset = offset
         self._steps = [(function, arguments) for function, arguments, _ in planner.steps]
+        self._step_names = planner.step_names
         self.input_shape, self.output_shape = input_shape, self._y.shape
         self._idle = [self._bind()]
 
@@ -210,6 +224,11 @@ class Plan:
                     bound[place] = np.ndarray(value.shape, np.float32, arena, offset, value.strides)
             calls.append((function, bound))
         return calls, places[self._x.storage], places[self._y.storage]
+
+    def _run(self, calls):
+        """The calls of all steps, each of the layer that _step_names has for it."""
+        for function, arguments in calls:
+            function(*arguments)
 
     def __call__(self, x, out=None):
         """The network's output for x, a new array or `out`; a new one of images is channels-last.
@@ -235,8 +254,7 @@ class Plan:
                 arguments[place] = x if axes is None else x.transpose(axes)
             for arguments, place, _ in y_places:
                 arguments[place] = out
-            for function, arguments in calls:
-                function(*arguments)
+            self._run(calls)
         finally:
             for arguments, place, _ in (*x_places, *y_places):
                 arguments[place] = None

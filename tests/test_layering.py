@@ -104,14 +104,15 @@ MAY_IMPORT = {
               "metrics", "optim", "plots", "progress"},
     "challenge": {"augment", "data", "extras", "files", "losses", "models", "optim", "train"},
     "chart": {"files", "init", "models", "summary"},
-    "benchmark": {"functional", "init", "layers", "models"},
     "onnx": {"extras", "files", "functional", "init", "layers", "models"},
     "choice": {"_core", "functional", "summary"},
+    "profiler": {"_core", "extras", "files", "functional", "layers", "losses", "models", "optim", "plan",
+                 "reference", "summary"},
     "cli": {"*"},
 }
 PYTHON_FILES = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyx")])
 OPTIONAL = {"safetensors", "tqdm", "matplotlib", "torch", "sklearn", "onnx", "onnxruntime", "jax", "mpi4py",
-            "tensorboardX", "threadpoolctl"}
+            "tensorboardX", "threadpoolctl", "rich"}
 
 
 def python_id(path):
@@ -155,7 +156,7 @@ def test_imports_point_downwards(path):
         if package != "fastconv" or target == module or target not in MAY_IMPORT:
             continue
         assert {target, "*"} & MAY_IMPORT.get(module, set()), f"{module} must not import {target}"
-        assert target != "reference", "the reference is for tests and benchmarks"
+        assert target != "reference" or module == "profiler", "the reference is for tests and comparisons"
 
 
 @pytest.mark.parametrize("path", [p for p in PYTHON_FILES if p.suffix == ".py"], ids=python_id)

@@ -116,6 +116,8 @@ typedef struct fc_lrn {
     float scale, beta, k;
 } fc_lrn;
 
+enum { FC_CHAINS = 12 };        /* independent sums of multiply_add_chains (see peak.h) */
+
 enum { FC_RELU, FC_SIGMOID, FC_TANH, FC_ACTIVATIONS };
 
 typedef struct fc_kernels {
@@ -163,6 +165,7 @@ typedef struct fc_kernels {
     void (*lstm_cell_span)(size_t n, float *gates, const float *c_before, float *c, float *h);
     void (*lstm_cell_backward_span)(size_t n, const float *gates, const float *c_before, const float *c,
                                     const float *dh, float *dc, float *dz);
+    void (*multiply_add_chains)(size_t rounds, const float *start, float *result);
 } fc_kernels;
 
 #endif

@@ -2,6 +2,7 @@
 /* The work of one thread in a correlation: packing, copying and multiplying blocks. */
 #include <string.h>
 
+#include "../runtime/timers.h"
 #include "correlate_plan.h"
 #include "integers.h"
 #include "rows.h"
@@ -39,6 +40,7 @@ void fc_pack_tap(const fc_kernels *kernels, const fc_tensor *w, const float *tap
  * channels leaves the rest of each tap unused. */
 static void pack_piece(const plan *plan, ptrdiff_t group, const phase *ph, ptrdiff_t panel, ptrdiff_t part, float *out)
 {
+    fc_clock(FC_COPY);
     const fc_tensor *w = &plan->p.w;
     const ptrdiff_t width = plan->panel_width, channels = part_channels(plan, part);
     const ptrdiff_t used = min(width, plan->outputs - panel * width);
@@ -86,6 +88,7 @@ size_t fc_correlation_preparations(const plan *plan)
 void fc_correlation_prepare(const plan *plan, size_t index)
 {
     const fc_correlation *p = &plan->p;
+    fc_clock(FC_COPY);
     if (plan->by_panel && plan->strided.x.data) {
         const ptrdiff_t pieces = ceil_div(p->x.size[3], STRIDED_PIXELS);
         const ptrdiff_t group = (ptrdiff_t)index / pieces, first = (ptrdiff_t)index % pieces * STRIDED_PIXELS;
@@ -184,14 +187,20 @@ static void multiply_piece(const plan *plan, const phase *ph, const block *b, pt
                 .relu = last_part && p->relu,
             };
             multiply_row(plan, &t, columns, used);
-            if (plan->staged && last_part && !whole)
+            if (plan->staged && last_part && !whole) {
+                fc_clock(FC_STORE);
                 fc_store_row(plan->kernels, stage, plan->panel_width, columns, used, out, y->stride[1], y_pixel);
+                fc_clock(FC_MULTIPLY);
+            }
         }
-        if (plan->staged && last_part && whole && u_end > b->u0)
+        if (plan->staged && last_part && whole && u_end > b->u0) {
+            fc_clock(FC_STORE);
             fc_store_row(plan->kernels, stage - (u_end - b->u0) * columns * plan->panel_width, plan->panel_width,
                          (u_end - b->u0) * columns, used,
                          y->data + n * y->stride[0] + k_all * y->stride[1] + b->u0 * y->stride[2], y->stride[1],
                          y_pixel);
+            fc_clock(FC_MULTIPLY);
+        }
     }
 }
 
@@ -206,6 +215,7 @@ static void multiply_phase(const plan *plan, const phase *ph, const block *b, fl
         else
             packed = ph->panels + (size_t)(b->group * plan->panels + panel) * ph->panel_floats +
                      (size_t)b->part * ph->piece_floats;
+        fc_clock(FC_MULTIPLY);
         multiply_piece(plan, ph, b, panel, packed, stage);
     }
 }
@@ -232,6 +242,7 @@ static void find_input(const plan *plan, block *b, float *copy)
         b->x = plan->input + b->part * plan->input_part + (b->group * p->x.size[2] + b->h0) * b->x_row;
         return;
     }
+    fc_clock(FC_COPY);
     const ptrdiff_t rows = max(0, min(p->x.size[2] - 1, h_last) - b->h0 + 1);
     b->x_image = rows * b->x_row;
     b->x = copy;

@@ -8,6 +8,7 @@
  * With K outputs of FC_LANES lanes the other way (correlate_block.c) wastes all but K of them. The chain of
  * multiply-adds of an output is the same, r, s, c, so the choice does not change a bit. */
 #include "../runtime/memory.h"
+#include "../runtime/timers.h"
 #include "correlate_plan.h"
 #include "integers.h"
 #include "rows.h"
@@ -118,9 +119,12 @@ static void multiply_row(const planar *plan, const block *b, size_t phase, ptrdi
             };
             plan->plan->kernels->tile_cols[vectors][outputs](&t);
         }
-        if (plan->staged)
+        if (plan->staged) {
+            fc_clock(FC_STORE);
             fc_store_row(plan->plan->kernels, b->stage, plan->unit_columns, outputs, columns, out,
                          y->stride[3] * p->y_step[1], y->stride[1]);
+            fc_clock(FC_MULTIPLY);
+        }
     }
 }
 
@@ -140,6 +144,7 @@ static void run_task(void *context, size_t task, int thread)
         .x = copy,
         .stage = copy + plan->copy_floats,
     };
+    fc_clock(FC_COPY);
     b.u1 = min(plan->plan->rows, b.u0 + plan->block_rows);
     b.h0 = max(0, b.u0 * p->x_step[0] + plan->plan->row_min);
     const ptrdiff_t h_end = min(p->x.size[2], (b.u1 - 1) * p->x_step[0] + plan->plan->row_max + 1);
@@ -147,6 +152,7 @@ static void run_task(void *context, size_t task, int thread)
         fc_copy_row_planar(plan->plan->kernels, &p->x, b.n, b.group * plan->plan->channels, plan->plan->channels, h,
                            b.v0 + plan->plan->column_min, plan->in_columns, copy + (h - b.h0) * plan->in_columns,
                            plan->plane);
+    fc_clock(FC_MULTIPLY);
     for (size_t phase = 0; phase < plan->plan->phase_count; phase++) {
         const ptrdiff_t i = (ptrdiff_t)phase / p->phases[1], j = (ptrdiff_t)phase % p->phases[1];
         const ptrdiff_t rows = ceil_div(p->y.size[2] - i, p->y_step[0]);

@@ -10,6 +10,7 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
+#include "../runtime/timers.h"
 #include "correlate_plan.h"
 #include "integers.h"
 #include "ops.h"
@@ -63,6 +64,7 @@ static void add_part(const forward *f, ptrdiff_t k0, ptrdiff_t outputs, ptrdiff_
 static void run_forward(void *context, size_t i, int thread)
 {
     const forward *f = context;
+    fc_clock(FC_MULTIPLY);
     const ptrdiff_t k0 = (ptrdiff_t)i * f->block, outputs = min(f->block, f->w->size[0] - k0);
     const ptrdiff_t images = f->x->size[3], inputs = f->w->size[1], y_row = f->y->stride[3];
     float *sums = f->sums + thread * images * f->block, *y = f->y->data + k0;
@@ -110,6 +112,7 @@ typedef struct outer {
 static void run_task(void *context, size_t i, int thread)
 {
     (void)thread;
+    fc_clock(FC_MULTIPLY);
     const outer *o = context;
     const ptrdiff_t first = (ptrdiff_t)i * TASK_ROWS, end = min(first + TASK_ROWS, o->rows);
     for (ptrdiff_t m = first; m < end; m += FC_OUTER_ROWS) {

@@ -137,6 +137,10 @@ int fc_local_response_forward(const fc_local_response *norm, const fc_tensor *x,
 int fc_local_response_backward(const fc_local_response *norm, const fc_tensor *dy, const fc_tensor *x,
                                const fc_tensor *dx);
 
+/* Does nothing but multiply-adds on registers, `rounds` of FC_CHAINS vectors in each allowed thread; returns their
+ * number, counted in floats. */
+double fc_multiply_adds(size_t rounds);
+
 /* All steps of a recurrent layer of H units over N sequences of T steps, the last axis of every array contiguous,
  * and one of weight's. An LSTM (gates i, f, g, o), or h = tanh(gates) without cells.
  * Forward finds in gates what the inputs contribute, and leaves what the activations make of it.

@@ -19,6 +19,7 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
+#include "../runtime/timers.h"
 #include "integers.h"
 #include "rows.h"
 #include "winograd.h"
@@ -72,12 +73,14 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, float *
     const ptrdiff_t stride = plan->conv.stride[0], dilation = plan->conv.dilation[0], pad = plan->conv.pad[0][0];
     const ptrdiff_t k0 = panel * plan->panel_width, used = min(plan->panel_width, plan->outputs - k0);
 
+    fc_clock(FC_COPY);
     const ptrdiff_t dy_row = q_count * plan->panel_width, dy_image = (b->p1 - b->p0) * dy_row;
     for (ptrdiff_t n = 0; n < b->images; n++)
         for (ptrdiff_t p = b->p0; p < b->p1; p++)
             pack_gradient(plan, b->n + n, b->group * plan->outputs + k0, used, p,
                           b->dy + n * dy_image + (p - b->p0) * dy_row);
 
+    fc_clock(FC_MULTIPLY);
     const ptrdiff_t run = plan->dense ? filter_columns * plan->channels : plan->channels;
     const ptrdiff_t parts = plan->dense ? 1 : filter_columns;
     const ptrdiff_t most = (ptrdiff_t)kernels->max_rows[plan->vectors];
@@ -122,6 +125,7 @@ static void find_rows(const plan *plan, block *b, float *copy)
     const ptrdiff_t c0 = b->group * plan->channels;
     b->h0 = max(0, b->p0 * stride - pad);
     b->x = copy;
+    fc_clock(FC_COPY);
     if (plan->in_place)
         b->x = plan->x.data + b->n * plan->x.stride[0] + c0 * plan->x.stride[1] + b->h0 * plan->x.stride[2];
     else
@@ -160,6 +164,7 @@ static void run_task(const plan *plan, size_t task, float *scratch)
 /* Adds up the chunks of one (group, panel) and writes it to dw. */
 static void write_panel(const plan *plan, size_t index)
 {
+    fc_clock(FC_STORE);
     const size_t panels = (size_t)(plan->conv.groups * plan->panels);
     float *sums = plan->sums + index * plan->sum_floats;
     for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)

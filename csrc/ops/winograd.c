@@ -17,6 +17,7 @@
 
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
+#include "../runtime/timers.h"
 #include "correlate_plan.h"
 #include "integers.h"
 #include "rows.h"
@@ -61,6 +62,7 @@ static ptrdiff_t panel_outputs(const plan *plan, ptrdiff_t panel)
 /* U[36][c][NB] of one part of a panel. */
 static void make_filters(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, float *pack, float *u)
 {
+    fc_clock(FC_TRANSFORM);
     const fc_correlation *p = &plan->p;
     const ptrdiff_t channels = part_channels(plan, part), used = panel_outputs(plan, panel);
     const ptrdiff_t width = plan->panel_width;
@@ -86,6 +88,7 @@ static void make_filters(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 /* V of tiles first .. end - 1 of one group; `v` is where the first of them goes. */
 static void make_points(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdiff_t end, float *v, float *scratch)
 {
+    fc_clock(FC_TRANSFORM);
     const ptrdiff_t origin[2] = {plan->p.taps[0]->offset[0], plan->p.taps[1]->offset[0]};
     for (ptrdiff_t t = first; t < end;) {
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
@@ -101,6 +104,7 @@ static void make_points(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrd
 static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t end,
                          const float *m, float *stage)
 {
+    fc_clock(FC_STORE);
     const fc_correlation *p = &plan->p;
     const fc_tensor *y = &p->y;
     const ptrdiff_t k0 = panel * plan->panel_width, tile = plan->batch * plan->panel_width;
@@ -173,6 +177,7 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t block, float 
     make_points(plan, group, first, end, v, scratch);
     for (ptrdiff_t panel = 0; panel < plan->panels; panel += plan->batch) {
         const ptrdiff_t panel_end = min(plan->panels, panel + plan->batch);
+        fc_clock(FC_MULTIPLY);
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
             for (ptrdiff_t q = panel; q < panel_end; q++)
                 for (ptrdiff_t part = 0; part < plan->parts; part++)
@@ -194,6 +199,7 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, float 
             filters = plan->filters + (group * plan->panels + panel) * plan->panel_floats + part * PLANES * plan->piece;
         else
             make_filters(plan, group, panel, part, pack, u);
+        fc_clock(FC_MULTIPLY);
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
             multiply(plan, plan->tiles, part, panel_outputs(plan, panel),
                      plan->v + group * plan->v_group + part * plan->v_part + plane * plan->v_plane,

@@ -15,6 +15,7 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
+#include "../runtime/timers.h"
 #include "correlate_plan.h"
 #include "integers.h"
 #include "rows.h"
@@ -97,7 +98,9 @@ static void run_chunk(const plan *plan, ptrdiff_t chunk, float *scratch)
     const ptrdiff_t begin = chunk * plan->chunk_tiles, stop = min(plan->tiles, begin + plan->chunk_tiles);
     for (ptrdiff_t first = begin; first < stop; first += plan->block) {
         const ptrdiff_t end = min(stop, first + plan->block);
+        fc_clock(FC_TRANSFORM);
         transform(plan, first, end, v, d, copy);
+        fc_clock(FC_MULTIPLY);
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
             for (ptrdiff_t panel = 0; panel < plan->panels; panel++)
                 multiply(plan, end - first, v + plane * plan->v_plane, d + plane * plan->d_plane, panel, first == begin,
@@ -111,6 +114,7 @@ static void run_blocks(plan *plan, int thread, int threads, float *copy)
     const ptrdiff_t products = PLANES * plan->panels;
     for (ptrdiff_t first = 0, block = 0; first < plan->tiles; first += plan->block, block++) {
         const ptrdiff_t end = min(plan->tiles, first + plan->block), pieces = ceil_div(end - first, TRANSFORM_TILES);
+        fc_clock(FC_TRANSFORM);
         for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next[block])) < pieces;) {
             const ptrdiff_t at = i * TRANSFORM_TILES;
             transform(plan, first + at, min(end, first + at + TRANSFORM_TILES), plan->v + at * plan->v_tile,
@@ -118,6 +122,7 @@ static void run_blocks(plan *plan, int thread, int threads, float *copy)
         }
         if (threads > 1)
             fc_team_barrier();
+        fc_clock(FC_MULTIPLY);
         for (ptrdiff_t i = thread * products / threads; i < (thread + 1) * products / threads; i++) {
             const ptrdiff_t plane = i / plan->panels;
             multiply(plan, end - first, plan->v + plane * plan->v_plane, plan->d + plane * plan->d_plane,
@@ -169,6 +174,7 @@ static void body(void *context, int thread, int threads)
             run_chunk(plan, i, scratch);
         if (threads > 1)
             fc_team_barrier();
+        fc_clock(FC_STORE);
         for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next_sum)) < PLANES && plan->chunks > 1;)
             for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
                 plan->kernels->add_span((size_t)plan->sum_plane,
@@ -177,6 +183,7 @@ static void body(void *context, int thread, int threads)
         if (threads > 1)
             fc_team_barrier();
     }
+    fc_clock(FC_STORE);
     for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next_output) * OUTPUT_CHANNELS) < plan->channels;)
         write_channels(plan, i, scratch + plan->scratch_floats - plan->stage_floats);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Runs of tiles and their points: what the forward pass and the gradient of the weights share. */
+#include "../runtime/timers.h"
 #include "integers.h"
 #include "rows.h"
 #include "winograd.h"
@@ -53,12 +54,14 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
         in.left = w - w0;
         in.inside = max(0, x->size[3] - w);
     } else {
+        fc_clock(FC_COPY);
         in.x = scratch;
         in.pixel = (ptrdiff_t)round_up(channels);
         in.row = columns * in.pixel;
         in.inside = columns;
         for (ptrdiff_t i = in.first_row; i < in.last_row; i++)
             fc_copy_row(kernels, x, run->n, c0, channels, h0 + i, w0, columns, scratch + i * in.row, in.pixel);
+        fc_clock(FC_TRANSFORM);
     }
     transform(&in);
 }

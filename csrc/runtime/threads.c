@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include "cpu.h"
+#include "timers.h"
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -58,37 +59,50 @@ int fc_team_size(double cost_ns)
     return pays < allowed ? (int)pays : allowed;
 }
 
-static void run_one(int flush_denormals, void (*body)(void *, int, int), void *context, int thread, int threads)
+static void run_body(void (*body)(void *, int, int), void *context, int thread, int threads, fc_times *times)
+{
+    if (times)
+        fc_timers_begin();
+    body(context, thread, threads);
+    if (times)
+        fc_timers_end(times, threads);
+}
+
+static void run_one(int flush_denormals, void (*body)(void *, int, int), void *context, int thread, int threads,
+                    fc_times *times)
 {
     if (!flush_denormals) {
-        body(context, thread, threads);
+        run_body(body, context, thread, threads, times);
         return;
     }
     unsigned long long state = fc_cpu_flush_denormals();
-    body(context, thread, threads);
+    run_body(body, context, thread, threads, times);
     fc_cpu_restore(state);
 }
 
 void fc_team_run(int threads, int flush_denormals, void (*body)(void *, int, int), void *context)
 {
+    fc_times *times = atomic_load_explicit(&fc_timers_are_on, memory_order_relaxed) ? fc_timers_here() : NULL;
 #if defined(_OPENMP)
     if (threads > 1) {
         static pthread_once_t once = PTHREAD_ONCE_INIT;
         pthread_once(&once, register_fork_handler);
         atomic_store(&had_team, 1);
 #pragma omp parallel num_threads(threads)
-        run_one(flush_denormals, body, context, omp_get_thread_num(), omp_get_num_threads());
+        run_one(flush_denormals, body, context, omp_get_thread_num(), omp_get_num_threads(), times);
         return;
     }
 #endif
     (void)threads;
-    run_one(flush_denormals, body, context, 0, 1);
+    run_one(flush_denormals, body, context, 0, 1, times);
 }
 
 void fc_team_barrier(void)
 {
 #if defined(_OPENMP)
+    fc_clock(FC_WAIT);
 #pragma omp barrier
+    fc_clock(FC_OTHER);
 #endif
 }
 

@@ -149,7 +149,7 @@ class Sequential(Container):
     def plan(self, planner, x, out=None, **fused):
         steps = self._steps(**fused)
         for layer, options in steps:
-            x = layer.plan(planner, x, out if layer is steps[-1][0] else None, **options)
+            x = planner.add(layer, x, out if layer is steps[-1][0] else None, **options)
         return x
 
     def trace(self, input_shape):
@@ -202,10 +202,10 @@ class Residual(Container):
         return F.add(grad_body, grad_skip) if self.needs_input_grad else None
 
     def plan(self, planner, x, out=None, *, activation=None):
-        skip = x if self.shortcut is None else self.shortcut.plan(planner, x)
+        skip = x if self.shortcut is None else planner.add(self.shortcut, x)
         if "residual" in self.body.fuses:
-            return self.body.plan(planner, x, out, residual=skip, activation=activation)
-        y = self.body.plan(planner, x)
+            return planner.add(self.body, x, out, residual=skip, activation=activation)
+        y = planner.add(self.body, x)
         return planner.step(_add, activation, y, skip, planner.place(out, y.shape), over=y)
 
 
@@ -246,7 +246,7 @@ class Concat(Container):
         for branch in self.children():
             end = begin + branch.output_shape(x.shape)[1]
             part = y.channels(begin, end)
-            result = branch.plan(planner, x, part)
+            result = planner.add(branch, x, part)
             if result != part:
                 planner.copy(result, part)
             begin = end

@@ -215,8 +215,8 @@ class Graph(Container):
         values = {"x": x}
         for step in steps:
             given = [values[name] for name in step.inputs]
-            values[step.name] = step.layer.plan(planner, *given, out=places.get(step.name),
-                                                **step.options(values))
+            values[step.name] = planner.add(step.layer, *given, out=places.get(step.name),
+                                             **step.options(values))
         return values[steps[-1].name]
 
     def _shapes(self, input_shape):

@@ -49,7 +49,7 @@ class Fork(Container):
         return rest.backward(tuple(grads) if len(grads) > 1 else grads[0]) + head.backward(grad_head)
 
     def plan(self, planner, x, out=None):
-        return self.rest.plan(planner, x, out)
+        return planner.add(self.rest, x, out)
 
     def trace(self, input_shape):
         return super().trace(input_shape) if self.training else self.rest.trace(input_shape)
