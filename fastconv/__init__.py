@@ -9,6 +9,7 @@ summary, reference. FASTCONV_ISA forces an instruction set, FASTCONV_NUM_THREADS
 
 import importlib
 import os
+from pathlib import Path
 
 from . import _core
 from ._core import available_isas, isa, memory_stats, set_isa, trim
@@ -20,7 +21,7 @@ __version__ = "0.1.0"
 _SUBMODULES = ("augment", "challenge", "checkpoint", "data", "functional", "init", "layers", "losses",
                "metrics", "models", "optim", "plots", "reference", "summary", "train")
 
-__all__ = [*_SUBMODULES, "algorithms", "available_isas", "explain", "get_num_threads", "info",
+__all__ = [*_SUBMODULES, "algorithms", "available_isas", "explain", "get_include", "get_num_threads", "info",
            "is_grad_enabled", "isa", "memory_stats", "no_grad", "num_threads", "set_isa", "set_num_threads",
            "trim"]
 
@@ -34,6 +35,11 @@ def explain(x_shape, weight_shape, stride=1, padding=0, dilation=1, groups=1):
     """What algorithm="auto" takes for a convolution and its gradients, and why: see choice.explain."""
     module = importlib.import_module("fastconv.choice")
     return module.explain(x_shape, weight_shape, stride, padding, dilation, groups)
+
+
+def get_include():
+    """The folder of fastconv.h, for the compiler of C and Cython code that calls the kernels."""
+    return str(Path(__file__).parent / "include")
 
 
 def info():

@@ -3,6 +3,7 @@
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDED, PyBUF_STRIDED_RO, PyBUF_WRITABLE
 from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uintptr_t
 
@@ -147,6 +148,15 @@ cdef extern from "ops/ops.h":
         fc_tensor dc
     int fc_recurrent_forward(const fc_recurrent *) nogil
     int fc_recurrent_backward(const fc_recurrent *) nogil
+
+cdef extern from "fastconv.h":
+    int FASTCONV_API_VERSION
+    ctypedef struct fastconv_api
+    const fastconv_api *fastconv_get_api(int version) nogil
+
+
+# What fastconv_import() of fastconv.h looks for.
+_C_API = PyCapsule_New(<void *>fastconv_get_api(FASTCONV_API_VERSION), b"fastconv._core._C_API", NULL)
 
 
 # ---- the process ------------------------------------------------------------------------------------
