@@ -343,7 +343,7 @@ def _parser():
 
     add("info", _info, "show the processor, the instruction set and the threads in use")
 
-    parser_config = add("config", _config, "what the compiler of C and Cython code that calls the kernels needs")
+    parser_config = add("config", _config, "what a compiler of C or Cython code needs to call the kernels")
     options = parser_config.add_mutually_exclusive_group(required=True)
     for name, description in (("cflags", "flags of the compiler"),
                               ("pkgconfigdir", "folder of fastconv.pc, for PKG_CONFIG_PATH"),

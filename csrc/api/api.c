@@ -137,11 +137,14 @@ static int conv2d_output_size(const fastconv_conv2d *given, const fastconv_tenso
 {
     fc_tensor tx, tw;
     fc_conv2d conv;
+    ptrdiff_t own[2];
     int relu;
     FC_TRY(sizes_of("x", x, &tx));
     FC_TRY(sizes_of("weight", weight, &tw));
     FC_TRY(fc_check_vector("size", size));
-    return conv2d_geometry(given, &tx, &tw, &conv, size, &relu);
+    FC_TRY(conv2d_geometry(given, &tx, &tw, &conv, own, &relu));
+    memcpy(size, own, sizeof own);
+    return FASTCONV_OK;
 }
 
 /* What both forms of a linear map share: bias, and a result apart from everything. */
@@ -251,7 +254,7 @@ static int check_matrix(const char *name, const fc_tensor *t, ptrdiff_t rows, pt
 
 static int check_rows(const char *name, const fc_tensor *t)
 {
-    if (t->size[1] > 1 && t->stride[1] != 1)
+    if (t->size[0] && t->size[1] > 1 && t->stride[1] != 1)
         return fc_fail(FASTCONV_BAD_LAYOUT, "%s must have contiguous rows, got stride[1] %td", name, t->stride[1]);
     return FASTCONV_OK;
 }
@@ -340,9 +343,12 @@ static int pool2d_output_size(const fastconv_pool2d *given, const fastconv_tenso
 {
     fc_tensor tx;
     fc_pool2d pool;
+    ptrdiff_t own[2];
     FC_TRY(sizes_of("x", x, &tx));
     FC_TRY(fc_check_vector("size", size));
-    return pool2d_geometry(given, &tx, &pool, size);
+    FC_TRY(pool2d_geometry(given, &tx, &pool, own));
+    memcpy(size, own, sizeof own);
+    return FASTCONV_OK;
 }
 
 /* The geometry between an image and what it is pooled to, either of which may be the result. */
