@@ -116,7 +116,6 @@ def test_strides_are_read_and_written(kind, rng):
     out = wrap(memory)
     assert F.conv2d(wrap(x), wrap(w), residual=wrap(np.ones_like(memory)), activation="relu", out=out) is out
     equal(memory, np.maximum(F.conv2d(x, w) + 1, 0))
-    assert F.relu(wrap(x), out=wrap(x[...])) is not None
 
 
 def test_a_flat_buffer_is_enough():
@@ -139,7 +138,7 @@ def test_memory_is_taken_where_it_lies(kind):
         with pytest.raises(ValueError, match="out must not overlap x"):
             F.conv2d(KINDS[kind](x), w, out=memory)
         with pytest.raises(ValueError, match="out must not overlap weight"):
-            F.conv2d(x.copy(), KINDS[kind](memory[0, :, :4, :1, None].transpose(0, 1, 2, 3)), out=memory)
+            F.conv2d(x.copy(), KINDS[kind](memory[0, :, :4, :1, None]), out=memory)
 
 
 @pytest.mark.parametrize("kind", WRITABLE)
