@@ -17,6 +17,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
+INCLUDE = Path("fastconv/include")  # the public header
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"]
 # Contraction into FMA is wanted; nothing else of -ffast-math is.
 KERNEL_FLAGS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
@@ -39,17 +40,19 @@ class BuildKernels(build_ext):
         isas = {isa: flags for isa, flags in ISA_FLAGS.items()
                 if all(self.accepts(flag, "int main(void) { return 0; }\n") for flag in flags)}
         have = [(f"FC_HAVE_{isa.upper()}", "1") for isa in isas]
+        macros = [*have, ("FASTCONV_VERSION", f'"{self.distribution.get_version()}"')]
 
         jobs = [(CSRC / "kernels" / "isa" / f"{isa}.c", KERNEL_FLAGS + flags)
                 for isa, flags in isas.items()]
-        jobs += [(source, openmp) for folder in ("runtime", "ops")
+        jobs += [(source, openmp) for folder in ("runtime", "ops", "api")
                  for source in sorted((CSRC / folder).glob("*.c"))]
-        headers = [str(p) for p in CSRC.rglob("*.[hi]*") if p.is_file()]
+        headers = [str(p) for folder in (CSRC, INCLUDE) for p in folder.rglob("*.[hi]*") if p.is_file()]
 
         def compile_one(job):
             source, flags = job
-            return self.compiler.compile([str(source)], output_dir=self.build_temp, macros=have,
-                                         extra_postargs=FLAGS + flags, depends=headers)
+            return self.compiler.compile([str(source)], output_dir=self.build_temp, macros=macros,
+                                         include_dirs=[str(INCLUDE)], extra_postargs=FLAGS + flags,
+                                         depends=headers)
 
         workers = int(os.environ.get("FASTCONV_BUILD_JOBS") or len(os.sched_getaffinity(0))
                       if hasattr(os, "sched_getaffinity") else os.cpu_count())
@@ -75,8 +78,8 @@ class BuildKernels(build_ext):
 
 setup(
     ext_modules=cythonize(
-        [Extension("fastconv._core", ["fastconv/_core.pyx"], include_dirs=["csrc"],
-                   depends=[str(p) for p in CSRC.rglob("*") if p.is_file()])],
+        [Extension("fastconv._core", ["fastconv/_core.pyx"], include_dirs=[str(CSRC), str(INCLUDE)],
+                   depends=[str(p) for folder in (CSRC, INCLUDE) for p in folder.rglob("*") if p.is_file()])],
         language_level=3,
     ),
     cmdclass={"build_ext": BuildKernels},

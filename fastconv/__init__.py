@@ -9,6 +9,7 @@ summary, reference. FASTCONV_ISA forces an instruction set, FASTCONV_NUM_THREADS
 
 import importlib
 import os
+from pathlib import Path
 
 from . import _core
 from ._core import available_isas, isa, memory_stats, set_isa, trim
@@ -20,7 +21,7 @@ __version__ = "0.1.0"
 _SUBMODULES = ("augment", "challenge", "checkpoint", "data", "functional", "init", "layers", "losses",
                "metrics", "models", "onnx", "optim", "plots", "reference", "summary", "train")
 
-__all__ = [*_SUBMODULES, "algorithms", "available_isas", "explain", "get_num_threads", "info",
+__all__ = [*_SUBMODULES, "algorithms", "available_isas", "explain", "get_include", "get_num_threads", "info",
            "is_grad_enabled", "isa", "memory_stats", "no_grad", "num_threads", "profile", "set_isa",
            "set_num_threads", "trim"]
 
@@ -46,6 +47,11 @@ def profile(title="", counters=False):
     See profiler.Profile. While none is open nothing is timed, and calls take the time they always do.
     """
     return importlib.import_module("fastconv.profiler").Profile(title, counters)
+
+
+def get_include():
+    """The folder of fastconv.h, for the compiler of C and Cython code that calls the kernels."""
+    return str(Path(__file__).parent / "include")
 
 
 def info():

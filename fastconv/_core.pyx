@@ -3,7 +3,8 @@
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDED, PyBUF_STRIDED_RO, PyBUF_WRITABLE
-from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uintptr_t
 
@@ -158,6 +159,15 @@ cdef extern from "ops/ops.h":
     int fc_recurrent_forward(const fc_recurrent *) nogil
     int fc_recurrent_backward(const fc_recurrent *) nogil
     double fc_multiply_adds(size_t rounds) nogil
+
+cdef extern from "fastconv.h":
+    int FASTCONV_API_VERSION
+    ctypedef struct fastconv_api
+    const fastconv_api *fastconv_get_api(int version) nogil
+
+
+# What fastconv_import() of fastconv.h looks for.
+_C_API = PyCapsule_New(<void *>fastconv_get_api(FASTCONV_API_VERSION), b"fastconv._core._C_API", NULL)
 
 
 # ---- the process ------------------------------------------------------------------------------------
@@ -369,12 +379,38 @@ cdef object new_array(tuple shape, bint channels_last=False, object dtype=np.flo
 
 
 cdef class View:
-    """The buffer of an argument, held for one call; `array` is what it belongs to."""
+    """The buffer of an argument, held for one call. `array` is the argument, or, where it has no buffer, a NumPy array
+    on its memory; `given` is the argument."""
     cdef Py_buffer buffer
     cdef object array
+    cdef object given
 
     def __dealloc__(self):
         PyBuffer_Release(&self.buffer)
+
+
+# Devices of DLPack whose memory is that of the CPU: kDLCPU, kDLCUDAHost, kDLROCMHost.
+HOST_MEMORY = (1, 3, 11)
+
+
+cdef object without_buffer(str name, object given, bint writable):
+    """A NumPy array on the memory of an object without a buffer, or None. __array__ may copy: it is read alone."""
+    if isinstance(given, (np.ndarray, type)):
+        return None
+    try:
+        if hasattr(given, "__dlpack__"):
+            device = given.__dlpack_device__()
+            if device[0] in HOST_MEMORY:
+                return np.from_dlpack(given)
+        elif hasattr(given, "__array_interface__") or (hasattr(given, "__array__") and not writable):
+            return np.asarray(given)
+        else:
+            return None
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a {'writable ' if writable else ''}float32 array, got "
+                        f"{type(given).__name__} of {getattr(given, 'dtype', 'unknown dtype')} ({error})") from None
+    raise TypeError(f"{name} must be a float32 array in the memory of the CPU, got {type(given).__name__} on "
+                    f"DLPack's device {tuple([int(number) for number in device])}")
 
 
 cdef View acquire(str name, object array, bint writable):
@@ -385,9 +421,15 @@ cdef View acquire(str name, object array, bint writable):
     try:
         PyObject_GetBuffer(array, &held.buffer, flags)
     except (TypeError, BufferError, ValueError) as error:
-        raise TypeError(f"{name} must be a {'writable ' if writable else ''}float32 array, "
-                        f"got {type(array).__name__} ({error})") from None
-    held.array = array
+        # A buffer that must not be written says that the memory must not.
+        memory = None if writable and PyObject_CheckBuffer(array) else without_buffer(name, array, writable)
+        if memory is None:
+            raise TypeError(f"{name} must be a {'writable ' if writable else ''}float32 array, "
+                            f"got {type(array).__name__} ({error})") from None
+        return acquire_for(array, name, memory, writable)
+    if held.buffer.strides == NULL and held.buffer.ndim:
+        return acquire_for(array, name, np.asarray(array), writable)      # as ctypes does, whatever it is asked for
+    held.array = held.given = array
     cdef const char *form = held.buffer.format
     if form != NULL and (form[0] == c'<' or form[0] == c'=' or form[0] == c'@' or form[0] == c'^'):
         form += 1
@@ -401,6 +443,13 @@ cdef View acquire(str name, object array, bint writable):
     if writable:
         raise ValueError(f"{name} must be aligned to 4 bytes")
     return acquire(name, np.array(array, np.float32, copy=True), False)
+
+
+cdef View acquire_for(object given, str name, object array, bint writable):
+    """The buffer of the NumPy array on the memory of `given`."""
+    cdef View held = acquire(name, array, writable)
+    held.given = given
+    return held
 
 
 cdef tuple extents(View held):
@@ -446,13 +495,18 @@ cdef View acquire_out(object out, tuple shape):
         raise ValueError(f"out must have shape {shape}, got {extents(held)}")
     for axis in range(held.buffer.ndim):
         if held.buffer.strides[axis] == 0 and held.buffer.shape[axis] > 1 and 0 not in shape:
-            raise ValueError(f"out must not repeat elements, got strides {out.strides}")
+            raise ValueError(f"out must not repeat elements, got strides {held.array.strides}")
     return held
 
 
-def check_out(out, tuple shape):
-    """Refuses an `out` that is no writable float32 array of this shape or repeats elements."""
-    acquire_out(out, shape)
+def array_of(str name, given):
+    """The NumPy array on the memory of a float32 array of any kind; of a NumPy array, itself."""
+    return np.asarray(acquire(name, given, False).array)
+
+
+def array_of_out(out, tuple shape):
+    """The same of `out`, which must be writable, of this shape, and repeat no element."""
+    return np.asarray(acquire_out(out, shape).array)
 
 
 cdef View output(object out, tuple shape, bint channels_last, fc_tensor *t):
@@ -526,7 +580,7 @@ cdef View native(str name, object array, fc_tensor *t):
     cdef View held = view(name, array, 4, t)
     if is_native(t):
         return held
-    return view(name, np.ascontiguousarray(array), 4, t)
+    return view(name, np.ascontiguousarray(held.array), 4, t)
 
 
 cdef bint is_part(fc_tensor *t, const fc_tensor *model) noexcept:
@@ -594,8 +648,8 @@ cdef View vector(str name, object array, Py_ssize_t size, float **data, bint wri
         raise ValueError(f"{name} must have shape ({size},), got ({t.size[0]},)")
     if size > 1 and t.stride[0] != 1:
         if writable:
-            raise ValueError(f"{name} must be contiguous, got strides {array.strides}")
-        held = view(name, np.ascontiguousarray(array), 1, &t)
+            raise ValueError(f"{name} must be contiguous, got strides {held.array.strides}")
+        held = view(name, np.ascontiguousarray(held.array), 1, &t)
     data[0] = t.data
     return held
 
@@ -761,7 +815,9 @@ def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, object 
     with nogil:
         status = fc_conv2d_forward(&conv, &tx, &tw, &extras, &ty)
     raise_for_status(status, "conv2d")
-    return sum_of((hy.array, hr.array), relu, hy.array) if added_later else hy.array
+    if added_later:
+        sum_of((hy.array, hr.array), relu, hy.array)
+    return hy.given
 
 
 cdef int same_gradient_shape(const fc_tensor *dy, Py_ssize_t n, Py_ssize_t k, const ptrdiff_t *size) except -1:
@@ -786,7 +842,7 @@ def conv2d_backward_input(grad_output, weight, tuple input_shape, tuple stride, 
     with nogil:
         status = fc_conv2d_backward_input(&conv, &tdy, &tw, &tdx)
     raise_for_status(status, "conv2d_backward_input")
-    return hdx.array
+    return hdx.given
 
 
 def conv2d_backward_weight(grad_output, x, tuple weight_shape, tuple stride, tuple padding, tuple dilation,
@@ -811,7 +867,7 @@ def conv2d_backward_weight(grad_output, x, tuple weight_shape, tuple stride, tup
     with nogil:
         status = fc_conv2d_backward_weight(&conv, &tdy, &tx, &tdw)
     raise_for_status(status, "conv2d_backward_weight")
-    return hdw.array
+    return hdw.given
 
 
 cdef object channel_sums(View held, const fc_tensor *t, str op, object out):
@@ -894,7 +950,7 @@ def linear_backward_input(grad_output, weight, out):
     with nogil:
         status = fc_conv2d_backward_input(&POINTWISE, &tdy, &tw, &tdx)
     raise_for_status(status, "linear_backward_input")
-    return hdx.array
+    return hdx.given
 
 
 def linear_backward_weight(grad_output, x, out):
@@ -914,7 +970,7 @@ def linear_backward_weight(grad_output, x, out):
     with nogil:
         status = fc_linear_backward_weight(&POINTWISE, &tdy, &tx, &tdw)
     raise_for_status(status, "linear_backward_weight")
-    return hdw.array
+    return hdw.given
 
 
 def sum_rows(grad_output, out):
@@ -922,7 +978,7 @@ def sum_rows(grad_output, out):
     cdef fc_tensor t
     cdef View held = view("grad_output", grad_output, 2, &t)
     if (t.size[1] > 1 and t.stride[1] != 1) or (t.size[0] > 1 and t.stride[0] != t.size[1]):
-        held = view("grad_output", np.ascontiguousarray(grad_output), 2, &t)
+        held = view("grad_output", np.ascontiguousarray(held.array), 2, &t)
     return channel_sums(held, &t, "linear_backward_bias", out)
 
 
@@ -954,6 +1010,11 @@ cdef object argmax_array(tuple shape, bint wide, bint planar):
 
 cdef object native_argmax(object argmax, tuple shape, bint wide, bint planar):
     """argmax in the memory order of the kernels."""
+    cdef object memory = without_buffer("argmax", argmax, False)
+    if memory is not None:
+        argmax = memory
+    elif PyObject_CheckBuffer(argmax):
+        argmax = np.asarray(argmax)
     if not isinstance(argmax, np.ndarray) or argmax.dtype != (np.int32 if wide else np.uint8):
         raise TypeError(f"argmax must be an array of {'int32' if wide else 'uint8'}, "
                         f"got {getattr(argmax, 'dtype', type(argmax).__name__)}")
@@ -988,7 +1049,7 @@ def max_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple dilation, tup
     if with_argmax:
         PyBuffer_Release(&positions)
     raise_for_status(status, "max_pool2d")
-    return hy.array, argmax
+    return hy.given, argmax
 
 
 def max_pool2d_backward(grad_output, argmax, tuple input_shape, tuple kernel, tuple stride, tuple padding,
@@ -1008,7 +1069,7 @@ def max_pool2d_backward(grad_output, argmax, tuple input_shape, tuple kernel, tu
         status = fc_max_pool2d_backward(&pool, &tdy, positions.buf, wide, &tdx)
     PyBuffer_Release(&positions)
     raise_for_status(status, "max_pool2d_backward")
-    return hdx.array
+    return hdx.given
 
 
 def avg_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple size, bint count_include_pad, bint adaptive, out):
@@ -1022,7 +1083,7 @@ def avg_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple size, bint co
     with nogil:
         status = fc_avg_pool2d_forward(&pool, &tx, &ty)
     raise_for_status(status, "avg_pool2d")
-    return hy.array
+    return hy.given
 
 
 def avg_pool2d_backward(grad_output, tuple input_shape, tuple kernel, tuple stride, tuple padding,
@@ -1037,7 +1098,7 @@ def avg_pool2d_backward(grad_output, tuple input_shape, tuple kernel, tuple stri
     with nogil:
         status = fc_avg_pool2d_backward(&pool, &tdy, &tdx)
     raise_for_status(status, "avg_pool2d_backward")
-    return hdx.array
+    return hdx.given
 
 
 # ---- activations ------------------------------------------------------------------------------------
@@ -1100,7 +1161,7 @@ cdef object new_like(View held):
     """A new array of the shape and memory order of a dense one."""
     if count_of(held) * 4 < POOL_BYTES:
         return np.empty_like(held.array, subok=False) if isinstance(held.array, np.ndarray) else np.empty(
-            held.array.shape, np.float32)
+            extents(held), np.float32)
     order = sorted(range(held.buffer.ndim), key=lambda i: (-held.buffer.strides[i], i))
     stored = new_array(tuple(held.buffer.shape[i] for i in order))
     return stored.transpose([order.index(i) for i in range(held.buffer.ndim)])
@@ -1109,7 +1170,7 @@ cdef object new_like(View held):
 cdef View dense(str name, object array):
     """The array, copied to contiguous memory where it is not dense."""
     cdef View held = acquire(name, array, False)
-    return held if is_dense(held) else acquire(name, np.ascontiguousarray(array), False)
+    return held if is_dense(held) else acquire(name, np.ascontiguousarray(held.array), False)
 
 
 cdef View matching(str name, object array, str model_name, View model):
@@ -1135,9 +1196,9 @@ cdef View result_like(View model, object out):
 
 
 cdef object delivered(View result, object out):
-    if out is None or result.array is out:
-        return result.array
-    np.copyto(out, result.array)
+    if out is None or result.given is out:
+        return result.given
+    np.copyto(np.asarray(acquire("out", out, True).array), result.array)
     return out
 
 
@@ -1316,8 +1377,8 @@ def batch_norm(x, weight, bias, running_mean, running_var, bint training, double
         mean = np.empty(channels, np.float32)
         invstd = np.empty(channels, np.float32)
     else:
-        mean = np.ascontiguousarray(running_mean)
-        invstd = (1 / np.sqrt(np.asarray(running_var, np.float64) + eps)).astype(np.float32)
+        mean = np.ascontiguousarray(hm.array)
+        invstd = (1 / np.sqrt(np.asarray(hv.array, np.float64) + eps)).astype(np.float32)
     cdef View hmean = vector("mean", mean, channels, &norm.mean)
     cdef View hinvstd = vector("invstd", invstd, channels, &norm.invstd)
     cdef View hr = hx
@@ -1381,7 +1442,7 @@ def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, y, 
     results = delivered(hdx, out), dweight, dbias
     if not with_residual:
         return results
-    return *results, grad_output if y is None else hdr.array
+    return *results, array_of("grad_output", grad_output) if y is None else hdr.array
 
 
 # ---- local response normalisation ---------------------------------------------------------------------
@@ -1418,7 +1479,7 @@ cdef View in_rows(str name, object array, int ndim, fc_tensor *t, bint writable=
     cdef View held = view(name, array, ndim, t, writable)
     if t.size[ndim - 1] == 1 or t.stride[ndim - 1] == 1:
         return held
-    return view(name, np.ascontiguousarray(array), ndim, t)
+    return view(name, np.ascontiguousarray(held.array), ndim, t)
 
 
 cdef View either_order(str name, object array, fc_tensor *t):
@@ -1426,7 +1487,7 @@ cdef View either_order(str name, object array, fc_tensor *t):
     cdef View held = view(name, array, 2, t)
     if t.stride[0] == 1 or t.stride[1] == 1:
         return held
-    return view(name, np.ascontiguousarray(array), 2, t)
+    return view(name, np.ascontiguousarray(held.array), 2, t)
 
 
 def recurrent(gates, states, weight, bint reverse, out):

@@ -1,4 +1,4 @@
-"""The ``fastconv`` command: info, models, chart, profile, train, evaluate, mnist-challenge.
+"""The ``fastconv`` command: info, config, models, chart, profile, train, evaluate, mnist-challenge.
 
 Exit codes: 0; 1 where a training diverged; 2 for wrong options, files and missing packages, with one line on
 standard error; 130 after Ctrl-C.
@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from . import (
+    _core,
     augment,
     challenge,
     chart,
     checkpoint,
     data,
     extras,
+    get_include,
     get_num_threads,
     info,
     init,
@@ -102,6 +104,13 @@ def _info(arguments):
     print(f"fastconv {facts['version']}")
     for name, value in rows.items():
         print(f"{name:<16} {value}")
+    return 0
+
+
+def _config(arguments):
+    include = Path(get_include())
+    print({"cflags": f"-I{shlex.quote(str(include))}", "pkgconfigdir": include.parent / "pkgconfig",
+           "library": _core.__file__}[arguments.what])
     return 0
 
 
@@ -356,6 +365,13 @@ def _parser():
         option("--threads", type=_at_least(1), metavar="N", help="threads to use")
 
     add("info", _info, "show the processor, the instruction set and the threads in use")
+
+    parser_config = add("config", _config, "what a compiler of C or Cython code needs to call the kernels")
+    options = parser_config.add_mutually_exclusive_group(required=True)
+    for name, description in (("cflags", "flags of the compiler"),
+                              ("pkgconfigdir", "folder of fastconv.pc, for PKG_CONFIG_PATH"),
+                              ("library", "file that exports fastconv_get_api, for dlopen")):
+        options.add_argument(f"--{name}", dest="what", action="store_const", const=name, help=description)
 
     add("models", _models, "list the networks with their parameters and multiply-adds for one image")
 

@@ -1,8 +1,10 @@
-"""Operations on NumPy arrays: float32, logically N x C x H x W, any strides.
+"""Operations on arrays: float32, logically N x C x H x W, any strides.
 
-Outputs take the memory layout of the input: contiguous (NCHW) or channels-last (an N x H x W x C array seen
-through ``transpose(0, 3, 1, 2)``). Every function takes ``out=``. Wrong dtypes raise TypeError, wrong
-shapes and options ValueError, both naming the argument and its value.
+An array is NumPy's, or anything with a buffer, ``__dlpack__`` (tensors of torch and JAX in the memory of the
+CPU), ``__array_interface__`` or, to be read, ``__array__``; it is taken as it lies. Results are NumPy arrays.
+They have the memory layout of the input: contiguous (NCHW) or channels-last (an N x H x W x C array seen
+through ``transpose(0, 3, 1, 2)``). Every function takes ``out=``, any writable array, and returns it. Wrong
+dtypes raise TypeError, wrong shapes and options ValueError, both naming the argument and its value.
 """
 
 from operator import index
@@ -25,7 +27,7 @@ def _padding(padding, weight, stride, dilation):
             raise ValueError(f'padding must be ints, "same" or "valid", got {padding!r}')
         if stride != (1, 1):
             raise ValueError(f'padding="same" needs stride 1, got stride {stride}')
-        filter_size = (weight if type(weight) is tuple else np.shape(weight))[2:]
+        filter_size = (weight if type(weight) is tuple else _shape_of("weight", weight))[2:]
         totals = [d * (taps - 1) for d, taps in zip(dilation, filter_size, strict=False)]
         return tuple((total // 2, total - total // 2) for total in totals)
     pair = checks.two_ints(padding)
@@ -69,7 +71,7 @@ def _shape_of(name, array):
     try:
         return tuple(array.shape)
     except AttributeError:
-        raise TypeError(f"{name} must be a float32 array, got {type(array).__name__}") from None
+        return _core.array_of(name, array).shape
 
 
 def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, residual=None, activation=None,
@@ -206,7 +208,7 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     row, column = np.divmod(argmax.astype(np.int64), kernel[1])
     row = row * dilation[0] + (np.arange(size[0]) * stride[0] - padding[0])[:, None]
     column = column * dilation[1] + (np.arange(size[1]) * stride[1] - padding[1])
-    return y, row * x.shape[3] + column
+    return y, row * _shape_of("x", x)[3] + column
 
 
 def max_pool2d_argmax(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *, out=None):
@@ -315,19 +317,16 @@ def tanh_backward(grad_output, y, *, out=None):
 
 
 def _softmax(x, axis, log, out):
-    shape = _shape_of("x", x)
-    if not -len(shape) <= axis < len(shape):
-        raise ValueError(f"axis must be an axis of x of shape {shape}, got {axis!r}")
-    if out is not None:
-        _core.check_out(out, shape)
+    x = _core.array_of("x", x)
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis must be an axis of x of shape {x.shape}, got {axis!r}")
+    target = np.empty_like(x) if out is None else _core.array_of_out(out, x.shape)
     rows = np.ascontiguousarray(np.moveaxis(x, axis, -1))
     y = np.moveaxis(_core.softmax(rows, log, np.empty_like(rows)), -1, axis)
-    if out is None:
-        out = np.empty_like(x)
-        if y.strides == out.strides:
-            return y
-    np.copyto(out, y)
-    return out
+    if out is None and y.strides == target.strides:
+        return y
+    np.copyto(target, y)
+    return target if out is None else out
 
 
 def softmax(x, axis=-1, *, out=None):
@@ -450,12 +449,6 @@ def local_response_norm_backward(grad_output, x, size, alpha=1e-4, beta=0.75, k=
     return _core.local_response_norm_backward(grad_output, x, *_local_response(size, alpha, beta, k), out)
 
 
-def _check_float32(name, array):
-    dtype = getattr(array, "dtype", type(array).__name__)
-    if dtype != np.float32:
-        raise TypeError(f"{name} must be a float32 array, got {dtype}")
-
-
 def dropout(x, p=0.5, training=True, *, rng=None, return_mask=False, out=None):
     """Zeroes each element with probability p and scales the others by 1 / (1 - p); x itself if not training.
 
@@ -464,7 +457,7 @@ def dropout(x, p=0.5, training=True, *, rng=None, return_mask=False, out=None):
     """
     if not 0 <= p <= 1:
         raise ValueError(f"p must be from 0 to 1, got {p!r}")
-    _check_float32("x", x)
+    x = _core.array_of("x", x)
     if not training or p == 0:
         mask = np.ones(x.shape, bool)
     else:
@@ -478,51 +471,53 @@ def dropout(x, p=0.5, training=True, *, rng=None, return_mask=False, out=None):
 
 def dropout_backward(grad_output, mask, p, *, out=None):
     """Gradient of dropout: grad_output where the mask is set, scaled by 1 / (1 - p)."""
-    _check_float32("grad_output", grad_output)
+    grad_output, mask = _core.array_of("grad_output", grad_output), np.asarray(mask)
     if mask.shape != grad_output.shape:
         raise ValueError(f"mask must have shape {grad_output.shape}, got {mask.shape}")
-    if out is not None:
-        _core.check_out(out, mask.shape)
-    return np.multiply(grad_output, mask * np.float32(1 / (1 - p) if p < 1 else 0), out=out)
+    target = None if out is None else _core.array_of_out(out, mask.shape)
+    result = np.multiply(grad_output, mask * np.float32(1 / (1 - p) if p < 1 else 0), out=target)
+    return result if out is None else out
 
 
 # ---- recurrent layers -------------------------------------------------------------------------------
 
-def _check_array(name, array, shape):
-    """Refuses all but a float32 array of this shape."""
-    _check_float32(name, array)
+def _array(name, array, shape):
+    """The NumPy array of a float32 array of this shape; all others are refused."""
+    array = _core.array_of(name, array)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    return array
 
 
-def _recurrent_sizes(x, states, weight_ih, weight_hh):
-    """(N, T, D, H), the shapes of x, of the states (h0,) or (h0, c0) and of the weights checked."""
+def _recurrent_arrays(x, states, weight_ih, weight_hh):
+    """The same as NumPy arrays: (N, T, D), [(N, H), ...], (gates * H, D), (gates * H, H).
+
+    states: (h0,) or (h0, c0)."""
     gates = 4 if len(states) == 2 else 1
-    _check_float32("x", x)
+    x = _core.array_of("x", x)
     if x.ndim != 3 or x.shape[1] < 1:
         raise ValueError(f"x must have shape (N, T, D) with at least one step, got {x.shape}")
-    _check_float32("weight_hh", weight_hh)
+    weight_hh = _core.array_of("weight_hh", weight_hh)
     hidden = weight_hh.shape[-1] if weight_hh.ndim else 0
     if hidden < 1 or weight_hh.shape != (gates * hidden, hidden):
         raise ValueError(f"weight_hh must have shape ({gates} * H, H), got {weight_hh.shape}")
-    _check_array("weight_ih", weight_ih, (gates * hidden, x.shape[2]))
-    for name, state in zip(("h0", "c0"), states, strict=False):
-        _check_array(name, state, (len(x), hidden))
-    return *x.shape, hidden
+    weight_ih = _array("weight_ih", weight_ih, (gates * hidden, x.shape[2]))
+    states = [_array(name, state, (len(x), hidden))
+              for name, state in zip(("h0", "c0"), states, strict=False)]
+    return x, states, weight_ih, weight_hh
 
 
 def _recurrent(x, states, weight_ih, weight_hh, bias_ih, bias_hh, reverse, out):
     """([output] of an RNN, or [output, cells] of an LSTM, and its gates after their activations)."""
-    images, steps, features, hidden = _recurrent_sizes(x, states, weight_ih, weight_hh)
-    if out is not None:
-        _core.check_out(out, (images, steps, hidden))
+    x, states, weight_ih, weight_hh = _recurrent_arrays(x, states, weight_ih, weight_hh)
+    images, steps, features = x.shape
+    target = None if out is None else _core.array_of_out(out, (images, steps, weight_hh.shape[1]))
     bias = np.zeros(len(weight_hh), np.float32)
     for name, addend in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
         if addend is not None:
-            _check_array(name, addend, bias.shape)
-            bias += addend
+            bias += _array(name, addend, bias.shape)
     gates = linear(x.reshape(images * steps, features), weight_ih, bias).reshape(images, steps, len(bias))
-    return _core.recurrent(gates, states, weight_hh, reverse, out), gates
+    return _core.recurrent(gates, states, weight_hh, reverse, target), gates
 
 
 def _recurrent_backward(grad_output, states, weight_hh, outputs, gates, grad_last, reverse):
@@ -543,25 +538,24 @@ def _recurrent_backward(grad_output, states, weight_hh, outputs, gates, grad_las
 def _recurrent_gradients(grad_output, x, states, weight_ih, weight_hh, outputs, gates, grad_last, reverse,
                          out):
     """(grad_x, gradients of the states, grad_weight_ih, grad_weight_hh, grad_bias), everything checked."""
-    images, steps, features, hidden = _recurrent_sizes(x, states, weight_ih, weight_hh)
+    x, states, weight_ih, weight_hh = _recurrent_arrays(x, states, weight_ih, weight_hh)
+    (images, steps, features), hidden = x.shape, weight_hh.shape[1]
     of_steps, of_state = (images, steps, hidden), (images, hidden)
-    _check_array("grad_output", grad_output, of_steps)
-    for name, array in zip(("output", "cells"), outputs, strict=False):
-        _check_array(name, array, of_steps)
+    grad_output = _array("grad_output", grad_output, of_steps)
+    outputs = [_array(name, array, of_steps)
+               for name, array in zip(("output", "cells"), outputs, strict=False)]
     if gates is not None:
-        _check_array("gates", gates, (images, steps, 4 * hidden))
-    for name, array in zip(("grad_h_n", "grad_c_n"), grad_last, strict=False):
-        if array is not None:
-            _check_array(name, array, of_state)
-    if out is not None:
-        _core.check_out(out, x.shape)
+        gates = _array("gates", gates, (images, steps, 4 * hidden))
+    grad_last = [None if array is None else _array(name, array, of_state)
+                 for name, array in zip(("grad_h_n", "grad_c_n"), grad_last, strict=False)]
+    target = None if out is None else _core.array_of_out(out, x.shape)
     grad_gates, before, grad_states = _recurrent_backward(grad_output, states, weight_hh, outputs, gates,
                                                           grad_last, reverse)
     grad_weights = (linear_backward_weight(grad_gates, x.reshape(images * steps, features)),
                     linear_backward_weight(grad_gates, before), linear_backward_bias(grad_gates))
     grad_x = linear_backward_input(grad_gates, weight_ih).reshape(x.shape)
     if out is not None:
-        np.copyto(out, grad_x)
+        np.copyto(target, grad_x)
         grad_x = out
     return grad_x, *grad_states, *grad_weights
 
@@ -580,15 +574,15 @@ def lstm(x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, reverse=Fa
     Cummins, "Learning to forget" (2000). reverse: from the last step to the first.
     Raises ValueError or TypeError for shapes and dtypes that do not fit, MemoryError.
     """
-    output, cells, _ = lstm_train(x, h0, c0, weight_ih, weight_hh, bias_ih, bias_hh, reverse, out=out)
+    (output, cells), _ = _recurrent(x, (h0, c0), weight_ih, weight_hh, bias_ih, bias_hh, reverse, out)
     last = 0 if reverse else -1
-    return output, (output[:, last].copy(), cells[:, last].copy())
+    return output if out is None else out, (output[:, last].copy(), cells[:, last].copy())
 
 
 def lstm_train(x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, reverse=False, *, out=None):
     """(output, cells, gates): lstm and, for its backward pass, c (N, T, H) and i, f, g, o (N, T, 4H)."""
-    outputs, gates = _recurrent(x, (h0, c0), weight_ih, weight_hh, bias_ih, bias_hh, reverse, out)
-    return *outputs, gates
+    (output, cells), gates = _recurrent(x, (h0, c0), weight_ih, weight_hh, bias_ih, bias_hh, reverse, out)
+    return output if out is None else out, cells, gates
 
 
 def lstm_backward(grad_output, x, h0, c0, weight_ih, weight_hh, output, cells, gates, grad_h_n=None,
@@ -609,7 +603,7 @@ def rnn_tanh(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, reverse=Fa
     biases (H,). Raises ValueError or TypeError for shapes and dtypes that do not fit, MemoryError.
     """
     (output,), _ = _recurrent(x, (h0,), weight_ih, weight_hh, bias_ih, bias_hh, reverse, out)
-    return output, output[:, 0 if reverse else -1].copy()
+    return output if out is None else out, output[:, 0 if reverse else -1].copy()
 
 
 def rnn_tanh_backward(grad_output, x, h0, weight_ih, weight_hh, output, grad_h_n=None, reverse=False, *,

@@ -236,12 +236,12 @@ class Plan:
         x: float32 of input_shape, any strides. Raises ValueError where x or out has another shape or they
         overlap, TypeError for another dtype.
         """
-        F._check_array("x", x, self.input_shape)
+        x = F._array("x", x, self.input_shape)
         if out is None:
             block = _core.Block(self._y.storage.bytes)
             out = np.ndarray(self.output_shape, np.float32, block, 0, self._y.strides)
         else:
-            _core.check_out(out, self.output_shape)
+            out = _core.array_of_out(out, self.output_shape)
             if np.shares_memory(x, out):
                 raise ValueError("out must not overlap x")
         try:

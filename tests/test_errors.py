@@ -122,11 +122,6 @@ def test_other_numbers_of_axes_are_refused(op, name):
         refuses(ValueError, [name, str(other.shape)], op, **{name: other})
 
 
-def test_a_torch_tensor_is_refused_by_name():
-    torch = pytest.importorskip("torch")
-    refuses(TypeError, ["x", "Tensor"], "conv2d", x=torch.ones(X))
-
-
 def test_torchs_input_without_a_batch_axis_is_refused():
     refuses(ValueError, ["x", "4 axes", str(X[1:])], "conv2d", x=np.ones(X[1:], np.float32))
 

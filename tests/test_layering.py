@@ -13,7 +13,7 @@ CSRC, PACKAGE = ROOT / "csrc", ROOT / "fastconv"
 # ---- C ----------------------------------------------------------------------------------------------
 
 MAY_INCLUDE = {"kernels": {"kernels"}, "runtime": {"kernels", "runtime"},
-               "ops": {"kernels", "runtime", "ops"}}
+               "ops": {"kernels", "runtime", "ops"}, "api": {"kernels", "runtime", "ops", "api"}}
 C_FILES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".c", ".h", ".inc"))
 # Calls that one file alone may make, and its name; None: no file.
 RESERVED = {
@@ -61,11 +61,16 @@ def test_reserved_calls_are_made_by_one_file(path):
 
 
 def test_core_includes_runtime_and_ops_only():
-    headers = re.findall(r'cdef extern from "([^"]+)"', (PACKAGE / "_core.pyx").read_text())
-    assert headers
-    for header in headers:
+    headers = set(re.findall(r'cdef extern from "([^"]+)"', (PACKAGE / "_core.pyx").read_text()))
+    for header in headers - {"fastconv.h"}:
         assert (CSRC / header).is_file()
         assert header.split("/")[0] in ("runtime", "ops")
+
+
+def test_only_the_public_interface_knows_its_header():
+    users = {c_id(path) for path in C_FILES if re.search(r"#\s*include\s*<fastconv\.h>", code(path))}
+    assert users == {"api/checks.h"}
+    assert (PACKAGE / "include" / "fastconv.h").is_file()
 
 
 # ---- Python -----------------------------------------------------------------------------------------

@@ -298,7 +298,7 @@ def test_a_call_keeps_neither_x_nor_the_result(rng):
 
 @pytest.mark.parametrize(("call", "error", "message"), [
     (lambda p, x: p(x[:1]), ValueError, r"x must have shape \(2, 3, 8, 8\), got \(1, 3, 8, 8\)"),
-    (lambda p, x: p(x.astype(float)), TypeError, "x must be a float32 array, got float64"),
+    (lambda p, x: p(x.astype(float)), TypeError, "x must be float32, got float64"),
     (lambda p, x: p([1.0]), TypeError, "x must be a float32 array, got list"),
     (lambda p, x: p(x, x), ValueError, r"out must have shape \(2, 4, 8, 8\), got \(2, 3, 8, 8\)"),
     (lambda p, x: p(x, np.empty((2, 4, 8, 8))), TypeError, "out must be float32"),

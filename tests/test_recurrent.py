@@ -381,7 +381,7 @@ def test_empty_batches(cls):
     (lambda x: LSTM(6, 4)(x), ValueError, r"x must have shape \(N, T, 6\), got \(2, 3, 5\)"),
     (lambda x: LSTM(6, 4, batch_first=False)(x), ValueError, r"x must have shape \(T, N, 6\), got"),
     (lambda x: LSTM(5, 4)(x[:, :0]), ValueError, r"with at least one step, got \(2, 0, 5\)"),
-    (lambda x: LSTM(5, 4)(x.astype(float)), TypeError, "x must be a float32 array, got float64"),
+    (lambda x: LSTM(5, 4)(x.astype(float)), TypeError, "x must be float32, got float64"),
     (lambda x: LSTM(5, 4)([[[1.0]]]), TypeError, "x must be a float32 array, got list"),
     (lambda x: LSTM(5, 4)(x, (x, x)), ValueError, r"h0 must have shape \(1, 2, 4\), got \(2, 3, 5\)"),
     (lambda x: LSTM(5, 4)(x, (None, x)), ValueError, r"c0 must have shape \(1, 2, 4\), got \(2, 3, 5\)"),

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
+from .. import _core, init
 from .. import functional as F
-from .. import init
 from .base import Layer, Parameter
 from .linear import _count
 
@@ -54,7 +54,7 @@ class _Recurrent(Layer):
         shape = (self.num_layers * (1 + self.bidirectional), sequences, self.hidden_size)
         for name, state in zip(names, states, strict=True):
             if state is not None:
-                F._check_array(name, state, shape)
+                F._array(name, state, shape)
         return shape
 
     def __call__(self, x, state=None):
@@ -62,7 +62,7 @@ class _Recurrent(Layer):
 
     def _forward(self, x, states):
         """(output, last states) of x and the first states; None: zeros."""
-        F._check_float32("x", x)
+        x = _core.array_of("x", x)
         if x.ndim != 3 or x.shape[2] != self.input_size:
             axes = "N, T" if self.batch_first else "T, N"
             raise ValueError(f"x must have shape ({axes}, {self.input_size}), got {x.shape}")
