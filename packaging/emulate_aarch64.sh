@@ -16,7 +16,7 @@ if [ $# = 0 ]; then
 fi
 mkdir -p "$folder"
 if [ ! -d "$folder/root" ]; then
-    mmdebstrap --arch=arm64 --variant=extract --include=python3,libgomp1 bookworm "$folder/root"
+    mmdebstrap --arch=arm64 --variant=extract --include=python3,libgomp1,libstdc++6 bookworm "$folder/root"
     # The extracted packages are not set up: this link is made by a script of theirs.
     ln -sf python3.11 "$folder/root/usr/bin/python3"
 fi
