@@ -2,7 +2,7 @@
 
 The default is the least of FASTCONV_NUM_THREADS, else OMP_NUM_THREADS, else the processors this process
 may run on, its cgroup's quota (rounded down) and the physical cores. A call takes fewer when its work
-does not pay for them.
+does not pay for them, or where OpenMP's own limit has been lowered, by threadpoolctl or torch.
 """
 
 import operator
@@ -42,19 +42,40 @@ def _affinity():
     return os.cpu_count() or 1
 
 
-def _cgroup_quota(root=Path("/sys/fs/cgroup")):
-    """Whole processors that the cgroup's quota allows, or None without a quota."""
+def _cgroup_folders(root, process):
+    """Where quotas that bind this process may stand: its cgroup and those around it, versions 1 and 2."""
+    yield root
+    yield root / "cpu"
     try:
-        quota, period = (root / "cpu.max").read_text().split()
+        lines = process.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            own = (root / "cpu" if controllers else root) / path.lstrip("/")
+            yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(root))
+
+
+def _quota(folder):
+    """Whole processors that one cgroup allows, or None without a quota."""
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):
         try:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
         except OSError:
             return None
     if not quota.isdigit():  # "max" or -1: no limit
         return None
     return max(1, int(quota) // int(period))
+
+
+def _cgroup_quota(root=Path("/sys/fs/cgroup"), process=Path("/proc/self/cgroup")):
+    """Whole processors that the strictest cgroup quota allows, or None without a quota."""
+    quotas = [quota for quota in map(_quota, _cgroup_folders(root, process)) if quota]
+    return min(quotas, default=None)
 
 
 def _physical_cores(root=Path("/sys/devices/system/cpu")):

@@ -1,12 +1,14 @@
 """Threads: what is allowed, the same bits from many of them, fork, and the state of the processor."""
 
 import ctypes
+import multiprocessing
 import os
 import platform
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,20 +126,58 @@ def test_affinity_limits_the_default():
     assert run_script(script) == "1"
 
 
-@pytest.mark.parametrize(("files", "expected"), [
-    ({"cpu.max": "150000 100000"}, 1),
-    ({"cpu.max": "400000 100000"}, 4),
-    ({"cpu.max": "50000 100000"}, 1),
-    ({"cpu.max": "max 100000"}, None),
-    ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
-    ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-    ({}, None),
+@pytest.mark.parametrize(("files", "process", "expected"), [
+    ({"cpu.max": "150000 100000"}, "0::/", 1),
+    ({"cpu.max": "400000 100000"}, "0::/", 4),
+    ({"cpu.max": "50000 100000"}, "0::/", 1),
+    ({"cpu.max": "max 100000"}, "0::/", None),
+    ({"a.slice/b/cpu.max": "300000 100000"}, "0::/a.slice/b", 3),
+    ({"a.slice/b/cpu.max": "max 100000", "a.slice/cpu.max": "200000 100000"}, "0::/a.slice/b", 2),
+    ({"a.slice/cpu.max": "200000 100000"}, "0::/other", None),
+    ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, "4:cpu,cpuacct:/", 3),
+    ({"cpu/job/cpu.cfs_quota_us": "300000", "cpu/job/cpu.cfs_period_us": "100000"}, "4:cpu,cpuacct:/job", 3),
+    ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "4:cpu,cpuacct:/", None),
+    ({}, "0::/", None),
 ])
-def test_cgroup_quota(files, expected, tmp_path):
+def test_cgroup_quota(files, process, expected, tmp_path):
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text + "\n")
-    assert threads_module._cgroup_quota(tmp_path) == expected
+    (tmp_path / "self").write_text(f"1:name=systemd:/elsewhere\n{process}\n")
+    assert threads_module._cgroup_quota(tmp_path, tmp_path / "self") == expected
+    assert threads_module._cgroup_quota(tmp_path / "nowhere", tmp_path / "nothing") is None
+
+
+@pytest.fixture
+def cgroup():
+    """A cgroup with a quota of one processor, of version 1 or 2, where this user may make one."""
+    root = Path("/sys/fs/cgroup")
+    folder = (root / "cpu" if (root / "cpu").is_dir() else root) / f"fastconv-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here: {error}")
+    try:
+        if (folder / "cpu.max").exists():
+            (folder / "cpu.max").write_text("100000 100000")
+        elif (folder / "cpu.cfs_quota_us").exists():
+            (folder / "cpu.cfs_quota_us").write_text("100000")
+        else:
+            pytest.skip("cgroups here have no quota of processors")
+        yield folder
+    finally:
+        folder.rmdir()
+
+
+def test_the_quota_of_a_real_cgroup_limits_the_default(cgroup):
+    script = f"""
+        import os
+        from pathlib import Path
+        Path({str(cgroup)!r}, "cgroup.procs").write_text(str(os.getpid()))
+        import fastconv
+        print(fastconv.get_num_threads())
+    """
+    assert run_script(script) == "1"
 
 
 def test_physical_cores_counts_siblings_once(tmp_path):
@@ -167,6 +207,20 @@ def test_a_team_is_as_large_as_allowed_and_as_the_work_pays_for():
         print(after_small - before, workers() - after_small)
     """
     assert run_script(script) == "0 2"
+
+
+@pytest.mark.skipif("none" in fastconv.info()["openmp"], reason="needs OpenMP")
+def test_threadpoolctl_limits_its_own_thread():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    before = fastconv.get_num_threads()
+    with threadpoolctl.threadpool_limits(1, user_api="openmp"), ThreadPoolExecutor(1) as pool:
+        assert fastconv.get_num_threads() == 1
+        assert pool.submit(fastconv.get_num_threads).result() == before
+        with fastconv.num_threads(3):
+            assert fastconv.get_num_threads() == 3
+    assert fastconv.get_num_threads() == before
+    with threadpoolctl.threadpool_limits(before + 3, user_api="openmp"):
+        assert fastconv.get_num_threads() == before
 
 
 # ---- at once ----------------------------------------------------------------------------------------
@@ -213,6 +267,25 @@ def test_a_child_forked_after_a_parallel_call_computes_the_same_bits():
             print(status, run() == expected)
     """
     assert run_script(script, timeout=20) == "7 True"
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_pools_of_processes_compute_the_same_bits(method):
+    script = f"""
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+        import numpy as np
+        import fastconv
+        from fastconv import functional
+        x = np.random.default_rng(0).standard_normal((2, 16, 32, 32)).astype(np.float32)
+        w = np.random.default_rng(1).standard_normal((40, 16, 3, 3)).astype(np.float32)
+        with fastconv.num_threads(3):
+            expected = functional.conv2d(x, w).tobytes()
+        with ProcessPoolExecutor(2, multiprocessing.get_context({method!r})) as pool:
+            results = list(pool.map(functional.conv2d, [x] * 4, [w] * 4))
+        print(*(y.tobytes() == expected for y in results))
+    """
+    assert run_script(script) == "True True True True"
 
 
 # ---- the state of the processor ---------------------------------------------------------------------

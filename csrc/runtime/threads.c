@@ -15,6 +15,10 @@ static const double PAYS_NS = 20e3;
 static atomic_int default_threads = 1;
 static _Thread_local int thread_limit;
 
+/* OpenMP's own limit of a thread when the first default was set. Below it, somebody has lowered that limit since,
+ * threadpoolctl or torch: they mean all of OpenMP. */
+static atomic_int openmp_threads;
+
 /* libgomp's workers do not survive fork: a child that entered a region would wait for them for ever,
  * so a child of a process that has had a team runs alone. */
 static atomic_int had_team, alone;
@@ -28,7 +32,15 @@ static void after_fork_in_child(void)
 static void register_fork_handler(void) { pthread_atfork(NULL, NULL, after_fork_in_child); }
 
 int fc_threads_default(void) { return atomic_load(&default_threads); }
-void fc_threads_set_default(int threads) { atomic_store(&default_threads, threads); }
+
+void fc_threads_set_default(int threads)
+{
+#if defined(_OPENMP)
+    if (!atomic_load(&openmp_threads))
+        atomic_store(&openmp_threads, omp_get_max_threads());
+#endif
+    atomic_store(&default_threads, threads);
+}
 
 int fc_threads_limit(int threads)
 {
@@ -37,7 +49,18 @@ int fc_threads_limit(int threads)
     return before;
 }
 
-int fc_threads_allowed(void) { return thread_limit ? thread_limit : fc_threads_default(); }
+int fc_threads_allowed(void)
+{
+    if (thread_limit)
+        return thread_limit;
+    int threads = fc_threads_default();
+#if defined(_OPENMP)
+    int lowered = omp_get_max_threads();
+    if (lowered < threads && lowered < atomic_load(&openmp_threads))
+        return lowered;
+#endif
+    return threads;
+}
 
 #define FC_STRING_(x) #x
 #define FC_STRING(x) FC_STRING_(x)
