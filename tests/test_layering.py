@@ -106,6 +106,7 @@ MAY_IMPORT = {
     "chart": {"files", "init", "models", "summary"},
     "benchmark": {"functional", "init", "layers", "models"},
     "choice": {"_core", "functional", "summary"},
+    "torch": {"_core", "checks", "extras", "functional", "threads"},
     "cli": {"*"},
 }
 PYTHON_FILES = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyx")])

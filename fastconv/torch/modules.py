@@ -1,0 +1,164 @@
+"""Modules of torch.nn whose forward is fastconv's: subclasses that add nothing but that.
+
+Where fastconv has no kernel (tensors that are not dense float32 on the CPU, autocast, padding modes) they
+compute what torch does, and say so once.
+"""
+
+import warnings
+
+from .. import functional as F
+from . import ops
+from .ops import torch
+
+nn = torch.nn
+
+
+class _Warned:
+    """The layers that have said that torch computes them."""
+
+    names: set[str] = set()
+
+
+def _fits(module, *tensors):
+    """Whether fastconv computes this; if not, a warning, once for each kind of module."""
+    if ops.is_supported(*tensors) and not torch.is_autocast_enabled("cpu"):
+        return True
+    name = type(module).__name__
+    if not torch.compiler.is_compiling() and name not in _Warned.names:
+        _Warned.names.add(name)
+        warnings.warn(f"{name} is computed by torch: fastconv has dense float32 on the CPU, without autocast",
+                      stacklevel=3)
+    return False
+
+
+def is_plain(module):
+    """Whether nobody looks at what goes into or comes out of the module: it has no hooks."""
+    return not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+                or module._backward_pre_hooks or nn.modules.module._has_any_global_hook())
+
+
+class Conv2d(nn.Conv2d):
+    """torch.nn.Conv2d; the result is channels-last, whatever x is."""
+
+    def fits(self, x, residual=None):
+        return (self.padding_mode == "zeros" and x.dim() == 4
+                and _fits(self, x, self.weight, self.bias, residual))
+
+    def forward(self, x, residual=None, activation=None):
+        if not self.fits(x):
+            return super().forward(x)
+        return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups,
+                          residual=residual, activation=activation, channels_last=True)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch.nn.BatchNorm2d."""
+
+    def fits(self, x, residual=None):
+        return (x.dim() == 4 and not (self.training and x.numel() <= x.shape[1])
+                and _fits(self, x, self.weight, self.running_mean, residual))
+
+    def forward(self, x, residual=None, activation=None):
+        if not self.fits(x):
+            return super().forward(x)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                momentum = 1 / float(self.num_batches_tracked)
+        of_batch = self.training or self.running_mean is None
+        moves = self.training and self.track_running_stats
+        running = (self.running_mean, self.running_var) if moves or not of_batch else (None, None)
+        return ops.batch_norm(x, *running, self.weight, self.bias, of_batch, momentum, self.eps,
+                              residual=residual, activation=activation)
+
+
+class ReLU(nn.ReLU):
+    """torch.nn.ReLU; in place it is torch's."""
+
+    def forward(self, x):
+        return super().forward(x) if self.inplace or not _fits(self, x) else ops.relu(x)
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """torch.nn.MaxPool2d; torch's where it returns indices."""
+
+    def forward(self, x):
+        if self.return_indices or x.dim() != 4 or not _fits(self, x):
+            return super().forward(x)
+        return ops.max_pool2d(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+
+class AvgPool2d(nn.AvgPool2d):
+    """torch.nn.AvgPool2d; torch's with a divisor."""
+
+    def forward(self, x):
+        if self.divisor_override is not None or x.dim() != 4 or not _fits(self, x):
+            return super().forward(x)
+        return ops.avg_pool2d(x, self.kernel_size, self.stride, self.padding, self.ceil_mode,
+                              self.count_include_pad)
+
+
+class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
+    """torch.nn.AdaptiveAvgPool2d."""
+
+    def forward(self, x):
+        size = self.output_size
+        if x.dim() != 4 or not isinstance(size, int) and None in size or not _fits(self, x):
+            return super().forward(x)
+        return ops.adaptive_avg_pool2d(x, size)
+
+
+class Linear(nn.Linear):
+    """torch.nn.Linear; torch's for x of other than two axes."""
+
+    def forward(self, x):
+        if x.dim() != 2 or not _fits(self, x, self.weight, self.bias):
+            return super().forward(x)
+        return ops.linear(x, self.weight, self.bias)
+
+
+# torch's class -> ours
+FAST = {cls.__base__: cls for cls in (Conv2d, BatchNorm2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Linear)}
+
+
+# ---- steps of fused programs ------------------------------------------------------------------------
+
+def fused(module, x, residual=None, relu=None):
+    """relu(module(x) + residual) in one call where that is sound; relu: True, a module, or None."""
+    quiet = is_plain(module) and (relu is None or relu is True or is_plain(relu))
+    if (quiet and module.fits(x, residual) and (residual is None or residual.dim() == 4)
+            and (residual is None or _result_shape(module, x) == residual.shape)):
+        return module.forward(x, residual, None if relu is None else "relu")
+    y = module(x)
+    return activated(y if residual is None else y + residual, relu)
+
+
+def _result_shape(module, x):
+    if isinstance(module, BatchNorm2d):
+        return x.shape
+    options = F._geometry(tuple(module.weight.shape), module.stride, module.padding, module.dilation,
+                          module.groups, "auto")
+    pads = options[1]
+    return torch.Size(ops._conv2d_shape(x, module.weight, options[0], (*pads[0], *pads[1]), options[2]))
+
+
+def activated(y, relu):
+    if relu is None:
+        return y
+    return nn.functional.relu(y) if relu is True else relu(y)
+
+
+def added(x, y, relu):
+    """relu(x + y)."""
+    same = isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) and x.shape == y.shape
+    if same and (relu is True or is_plain(relu)) and ops.is_supported(x, y):
+        return ops.add_relu(x, y)
+    return activated(x + y, relu)
+
+
+def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+    """torch.nn.functional.max_pool2d."""
+    if return_indices or x.dim() != 4 or not ops.is_supported(x):
+        return nn.functional.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return ops.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
