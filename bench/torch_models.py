@@ -13,7 +13,7 @@ from .report import Measurement, Table, ratios
 from .timing import best_seconds
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from torch_networks import NETWORKS  # noqa: E402  it lies with the tests
+from torch_networks import NETWORKS
 
 torch = require("torch", "torch")
 nn = torch.nn

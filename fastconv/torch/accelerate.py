@@ -55,14 +55,14 @@ def _faster(module):
 
 
 def accelerate(model):
-    """Lets fastconv compute the Conv2d, BatchNorm2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d and Linear
-    modules of a model, in place, in training and evaluation; returns the model.
+    """Lets fastconv compute the Conv2d, BatchNorm2d, ReLU, MaxPool2d, AvgPool2d and AdaptiveAvgPool2d modules of
+    a model, in place, in training and evaluation; returns the model.
 
     Modules change their class alone, so that parameters, state dict, hooks and modes stay what they are.
-    In modules whose forward is provably a function of its inputs (see fuse.py), Sequential among them, ReLU and
-    additions are computed with the convolution or norm before them. Activations are channels-last from the first
-    convolution on. What fastconv has no kernels for (float64, bfloat16, other devices, autocast) stays torch's,
-    with a warning. fastconv's threads become torch's: torch.get_num_threads(), for the process.
+    In modules whose forward is provably a function of its inputs (see fuse.py), Sequential among them, ReLU
+    and additions are computed with the convolution or norm before them. Activations are channels-last from
+    the first convolution on. What fastconv has no kernels for (float64, bfloat16, other devices, autocast)
+    stays torch's, with a warning. fastconv's threads become torch's: torch.get_num_threads(), in the process.
     Raises TypeError for what is no torch.nn.Module.
     """
     _check(model)

@@ -18,21 +18,21 @@ from .ops import torch
 fx = require("torch.fx", "torch")
 
 # What depends on its arguments alone, and takes a tensor.
-FUNCTIONS = {"adaptive_avg_pool2d", "add", "avg_pool2d", "cat", "dropout", "flatten", "log_softmax", "max_pool2d",
-             "mean", "pad", "relu", "reshape", "sigmoid", "softmax", "tanh"}
+FUNCTIONS = {"adaptive_avg_pool2d", "add", "avg_pool2d", "cat", "dropout", "flatten", "log_softmax",
+             "max_pool2d", "mean", "pad", "relu", "reshape", "sigmoid", "softmax", "tanh"}
 METHODS = {"flatten", "mean", "relu", "reshape", "size", "view"}
 BUILTINS = {"getattr", "hasattr", "len", "range"}
-NODES = (ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.AugAssign, ast.Expr, ast.If, ast.For,
-         ast.IfExp, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Call, ast.Attribute, ast.Subscript,
-         ast.Name, ast.Constant, ast.Tuple, ast.List, ast.JoinedStr, ast.FormattedValue, ast.keyword, ast.Slice,
-         ast.expr_context, ast.operator, ast.cmpop, ast.boolop, ast.unaryop)
+NODES = (ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.AugAssign, ast.Expr, ast.If,
+         ast.For, ast.IfExp, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Call, ast.Attribute,
+         ast.Subscript, ast.Name, ast.Constant, ast.Tuple, ast.List, ast.JoinedStr, ast.FormattedValue,
+         ast.keyword, ast.Slice, ast.expr_context, ast.operator, ast.cmpop, ast.boolop, ast.unaryop)
 SIMPLE = (bool, int, float, str, type(None))
 RELU = (nn.functional.relu, torch.relu)
 ADD = (operator.add, operator.iadd, torch.add)
 
 
 def _is_simple(value):
-    return isinstance(value, SIMPLE) or isinstance(value, tuple) and all(map(_is_simple, value))
+    return isinstance(value, SIMPLE) or (isinstance(value, tuple) and all(map(_is_simple, value)))
 
 
 def state(module):
@@ -59,7 +59,8 @@ def _is_pure(function, owner, seen):
     for annotated in ast.walk(definition):
         if isinstance(annotated, (ast.arg, ast.FunctionDef)):
             annotated.annotation = annotated.returns = None
-    local = {node.id for node in ast.walk(definition) if isinstance(node, ast.Name) and type(node.ctx) is ast.Store}
+    local = {node.id for node in ast.walk(definition)
+             if isinstance(node, ast.Name) and type(node.ctx) is ast.Store}
     local |= {argument.arg for argument in arguments.args}
     return all(_is_harmless(node, local, function, owner, seen) for node in ast.walk(definition))
 
@@ -70,11 +71,12 @@ def _is_harmless(node, local, function, owner, seen):
     if isinstance(node, (ast.Attribute, ast.Subscript)) and type(node.ctx) is not ast.Load:
         return False
     if isinstance(node, ast.Name) and type(node.ctx) is ast.Load and node.id not in local:
-        return node.id in BUILTINS and node.id not in function.__globals__ or _module(node, function) is not None
+        builtin = node.id in BUILTINS and node.id not in function.__globals__
+        return builtin or _module(node, function) is not None
     if isinstance(node, ast.Attribute) and _is_self(node.value):
         return not isinstance(getattr(type(owner), node.attr, None), property)
     if isinstance(node, ast.Subscript) and _is_self(node.value):
-        return _is_pure(type(owner).__getitem__, owner, seen) if hasattr(type(owner), "__getitem__") else False
+        return hasattr(type(owner), "__getitem__") and _is_pure(type(owner).__getitem__, owner, seen)
     if isinstance(node, ast.Call):
         return _is_harmless_call(node.func, local, function, owner, seen)
     return True
@@ -124,9 +126,9 @@ def _relu_of(node, root):
     if node.op == "call_module":
         module = root.get_submodule(node.target)
         return node.target if type(module) in (nn.ReLU, modules.ReLU) and len(node.args) == 1 else None
-    if node.op == "call_function" and node.target in RELU or node.op == "call_method" and node.target == "relu":
-        return True
-    return None
+    if node.op == "call_function":
+        return True if node.target in RELU else None
+    return True if (node.op, node.target) == ("call_method", "relu") else None
 
 
 def _fusable(node, root):
@@ -195,7 +197,7 @@ def _fuse_relu(graph, node, before, relu, root):
             attribute = graph.get_attr(module.target)
         _replace(graph, node, modules.fused, (attribute, module.args[0], residual, relu_argument),
                  [before, module])
-    elif (before.op == "call_function" and before.target in ADD and len(before.args) == 2 and not before.kwargs):
+    elif before.op == "call_function" and before.target in ADD and len(before.args) == 2:
         _replace(graph, node, modules.added, (*before.args, relu_argument), [before])
     elif relu is not True:
         graph.erase_node(relu_argument)
@@ -206,7 +208,8 @@ def program(module):
     public = [value for name, value in vars(module).items() if name[0] != "_"]
     if not all(_is_simple(value) for value in public):
         return None
-    if type(module)._forward is not nn.Sequential.forward and not _is_pure(type(module)._forward, module, set()):
+    forward = type(module)._forward
+    if forward is not nn.Sequential.forward and not _is_pure(forward, module, set()):
         return None
     try:
         graph = _Tracer().trace(module)

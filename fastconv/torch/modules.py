@@ -13,10 +13,7 @@ from .ops import torch
 nn = torch.nn
 
 
-class _Warned:
-    """The layers that have said that torch computes them."""
-
-    names: set[str] = set()
+_WARNED = set()  # the kinds of modules that have said that torch computes them
 
 
 def _fits(module, *tensors):
@@ -24,8 +21,8 @@ def _fits(module, *tensors):
     if ops.is_supported(*tensors) and not torch.is_autocast_enabled("cpu"):
         return True
     name = type(module).__name__
-    if not torch.compiler.is_compiling() and name not in _Warned.names:
-        _Warned.names.add(name)
+    if not torch.compiler.is_compiling() and name not in _WARNED:
+        _WARNED.add(name)
         warnings.warn(f"{name} is computed by torch: fastconv has dense float32 on the CPU, without autocast",
                       stacklevel=3)
     return False
@@ -104,22 +101,13 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
 
     def forward(self, x):
         size = self.output_size
-        if x.dim() != 4 or not isinstance(size, int) and None in size or not _fits(self, x):
+        if x.dim() != 4 or (not isinstance(size, int) and None in size) or not _fits(self, x):
             return super().forward(x)
         return ops.adaptive_avg_pool2d(x, size)
 
 
-class Linear(nn.Linear):
-    """torch.nn.Linear; torch's for x of other than two axes."""
-
-    def forward(self, x):
-        if x.dim() != 2 or not _fits(self, x, self.weight, self.bias):
-            return super().forward(x)
-        return ops.linear(x, self.weight, self.bias)
-
-
-# torch's class -> ours
-FAST = {cls.__base__: cls for cls in (Conv2d, BatchNorm2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, Linear)}
+# torch's class -> ours. Linear is not among them: its weights lie in the order that torch's product likes.
+FAST = {cls.__base__: cls for cls in (Conv2d, BatchNorm2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d)}
 
 
 # ---- steps of fused programs ------------------------------------------------------------------------

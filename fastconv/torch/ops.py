@@ -31,6 +31,14 @@ def _tensor(array):
     return torch.from_numpy(array)
 
 
+def _gradient_of(weight):
+    """Room for the gradient of a weight in its memory order, so that torch keeps it as it is."""
+    if weight.is_contiguous():
+        shape = tuple(weight.shape)
+        return _tensor(_core.empty((1,) * (4 - len(shape)) + shape, False).reshape(shape))
+    return torch.empty_like(weight)
+
+
 def _none():
     """Stands for a gradient that nobody asked for."""
     return torch.empty(0)
@@ -97,8 +105,8 @@ def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | N
             channels_last: bool) -> Tensor:
     options = _options(stride, padding, dilation, groups)
     out = _core.empty(_conv2d_shape(x, weight, stride, padding, dilation), channels_last)
-    return _tensor(_core.conv2d(_array(x), _array(weight), _array(bias), *options, "auto", _array(residual), relu,
-                                None, out))
+    return _tensor(_core.conv2d(_array(x), _array(weight), _array(bias), *options, "auto", _array(residual),
+                                relu, None, out))
 
 
 def _conv2d_shape(x, weight, stride, padding, dilation):
@@ -125,11 +133,11 @@ def _conv2d_backward(grad: Tensor, x: Tensor, weight: Tensor, y: Tensor | None, 
     grads = [_none() for _ in range(4)]
     if wanted[0]:
         out = _core.empty(tuple(x.shape), is_channels_last(x))
-        grads[0] = _tensor(_core.conv2d_backward_input(grad, _array(weight), tuple(x.shape), *options, "auto", out))
+        grads[0] = _tensor(_core.conv2d_backward_input(grad, _array(weight), tuple(x.shape), *options, "auto",
+                                                       out))
     if wanted[1]:
-        out = torch.empty_like(weight)
-        _core.conv2d_backward_weight(grad, _array(x), tuple(weight.shape), *options, "auto", out.numpy())
-        grads[1] = out
+        grads[1] = _gradient_of(weight)
+        _core.conv2d_backward_weight(grad, _array(x), tuple(weight.shape), *options, "auto", grads[1].numpy())
     if wanted[2]:
         grads[2] = _tensor(_core.sum_channels(grad, None))
     if wanted[3]:
@@ -146,7 +154,7 @@ def _(grad, x, weight, y, stride, padding, dilation, groups, wanted):
 
 
 def _save_conv2d(ctx, inputs, output):
-    x, weight, _, residual, *ctx.options, ctx.relu, ctx.channels_last = inputs
+    x, weight, _, _, *ctx.options, ctx.relu, ctx.channels_last = inputs
     ctx.save_for_backward(x, weight, output if ctx.relu else None)
 
 
@@ -166,7 +174,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, r
 
     padding: as fastconv.functional.conv2d. residual (N, K, P, Q) is added and activation "relu" then applied
     in the same pass. channels_last: the memory format of the result, by default that of x.
-    Raises TypeError for tensors that are not dense float32 on the CPU, and as fastconv.functional.conv2d does.
+    Raises TypeError for tensors that are not dense float32 on the CPU, and as fastconv.functional.conv2d.
     """
     check(x=x, weight=weight, bias=bias, residual=residual)
     stride, ((top, bottom), (left, right)), dilation, groups = F._geometry(
@@ -196,7 +204,7 @@ def _linear_backward(grad: Tensor, x: Tensor, weight: Tensor,
     if wanted[0]:
         grads[0] = _tensor(F.linear_backward_input(grad, _array(weight)))
     if wanted[1]:
-        grads[1] = torch.empty_like(weight)
+        grads[1] = _gradient_of(weight)
         F.linear_backward_weight(grad, _array(x), out=grads[1].numpy())
     if wanted[2]:
         grads[2] = _tensor(F.linear_backward_bias(grad))
@@ -259,8 +267,9 @@ def _(x, kernel_size, stride, padding, dilation, ceil_mode, positions):
 @_define("max_pool2d_backward")
 def _max_pool2d_backward(grad: Tensor, argmax: Tensor, input_shape: Sequence[int], kernel_size: Sequence[int],
                          stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Tensor:
-    return _tensor(_core.max_pool2d_backward(_array(grad), _array(argmax), tuple(input_shape), tuple(kernel_size),
-                                             tuple(stride), tuple(padding), tuple(dilation), None))
+    options = tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation)
+    dx = _core.max_pool2d_backward(_array(grad), _array(argmax), tuple(input_shape), *options, None)
+    return _tensor(dx)
 
 
 @_max_pool2d_backward.register_fake
@@ -314,8 +323,9 @@ def _avg_pool2d_backward(grad: Tensor, input_shape: Sequence[int], kernel_size: 
                          stride: Sequence[int], padding: Sequence[int], count_include_pad: bool,
                          adaptive: bool, channels_last: bool) -> Tensor:
     out = _core.empty(tuple(input_shape), channels_last)
-    return _tensor(_core.avg_pool2d_backward(_array(grad), tuple(input_shape), tuple(kernel_size), tuple(stride),
-                                             tuple(padding), count_include_pad, adaptive, out))
+    window = tuple(kernel_size), tuple(stride), tuple(padding)
+    return _tensor(_core.avg_pool2d_backward(_array(grad), tuple(input_shape), *window, count_include_pad,
+                                             adaptive, out))
 
 
 @_avg_pool2d_backward.register_fake
@@ -350,7 +360,8 @@ def adaptive_avg_pool2d(x, output_size):
     check(x=x)
     if x.dim() != 4 or not x.shape[2] or not x.shape[3]:
         raise ValueError(f"x must have 4 axes and pixels, got shape {tuple(x.shape)}")
-    return _avg_pool2d(x, (1, 1), (1, 1), (0, 0), checks.bounded_pair("output_size", output_size), False, True)
+    size = checks.bounded_pair("output_size", output_size)
+    return _avg_pool2d(x, (1, 1), (1, 1), (0, 0), size, False, True)
 
 
 # ---- ReLU and sums ----------------------------------------------------------------------------------
@@ -453,8 +464,8 @@ def _batch_norm_backward(grad: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, 
                          y: Tensor | None, training: bool,
                          residual: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and residual; y: the result, where it ended in a relu."""
-    grads = list(_core.batch_norm_backward(_array(grad), _array(x), _array(mean), _array(invstd), _array(weight),
-                                           training, _array(y), residual and y is not None, None))
+    arrays = map(_array, (grad, x, mean, invstd, weight))
+    grads = list(_core.batch_norm_backward(*arrays, training, _array(y), residual and y is not None, None))
     if residual and y is None:
         grads.append(_array(grad).copy(order="K"))
     grads = list(map(_tensor, grads))
@@ -468,9 +479,10 @@ def _(grad, x, mean, invstd, weight, y, training, residual):
             images[1] if residual else x.new_empty(0))
 
 
-def _batch_norm_grads(ctx, grad, x, mean, invstd, weight, y, training, wanted):
+def _batch_norm_grads(grad, x, mean, invstd, weight, y, training, wanted):
     """Gradients of x, weight, bias and residual, None where nobody asked for them."""
-    grads = _batch_norm_backward(_native(grad, is_channels_last(x)), x, mean, invstd, weight, y, training, wanted[3])
+    grad = _native(grad, is_channels_last(x))
+    grads = _batch_norm_backward(grad, x, mean, invstd, weight, y, training, wanted[3])
     return [grad if asked else None for asked, grad in zip(wanted, grads, strict=True)]
 
 
@@ -486,7 +498,7 @@ def _backward_batch_norm_train(ctx, grad, *_):
     if grad is None:
         return (None,) * 9
     needs = ctx.needs_input_grad
-    grads = _batch_norm_grads(ctx, grad, *ctx.saved_tensors, True, (*needs[:3], needs[5]))
+    grads = _batch_norm_grads(grad, *ctx.saved_tensors, True, (*needs[:3], needs[5]))
     return (*grads[:3], None, None, grads[3], None, None, None)
 
 
@@ -498,7 +510,7 @@ def _save_batch_norm_eval(ctx, inputs, output):
 def _backward_batch_norm_eval(ctx, grad):
     x, mean, var, weight, y = ctx.saved_tensors
     needs = ctx.needs_input_grad
-    grads = _batch_norm_grads(ctx, grad, x, mean, torch.rsqrt(var + ctx.eps), weight, y, False,
+    grads = _batch_norm_grads(grad, x, mean, torch.rsqrt(var + ctx.eps), weight, y, False,
                               (*needs[:3], needs[5]))
     return (*grads[:3], None, None, grads[3], None, None)
 
@@ -508,20 +520,21 @@ _differentiate(_batch_norm_eval, _backward_batch_norm_eval, _save_batch_norm_eva
 _no_second_derivative(_batch_norm_backward)
 
 
-def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *,
-               residual=None, activation=None):
+def batch_norm(x, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5,
+               *, residual=None, activation=None):
     """torch.nn.functional.batch_norm for x (N, C, H, W): the running averages are moved in place in training.
 
     residual, of x's shape, is added and activation "relu" then applied in the same passes, both ways.
     Raises TypeError for tensors that are not dense float32 on the CPU, ValueError as
     fastconv.functional.batch_norm does.
     """
-    check(x=x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias, residual=residual)
+    check(x=x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias,
+          residual=residual)
     F._check_norm(momentum, eps)
     relu = F._relu_asked(activation)
     if training:
-        y, _, _, *moved = _batch_norm_train(x, weight, bias, running_mean, running_var, residual, momentum, eps,
-                                            relu)
+        y, _, _, *moved = _batch_norm_train(x, weight, bias, running_mean, running_var, residual, momentum,
+                                            eps, relu)
         with torch.no_grad():
             for average, value in zip((running_mean, running_var), moved, strict=True):
                 if average is not None:
