@@ -106,6 +106,8 @@ MAY_IMPORT = {
     "chart": {"files", "init", "models", "summary"},
     "benchmark": {"functional", "init", "layers", "models"},
     "choice": {"_core", "functional", "summary"},
+    "sklearn": {"checks", "data", "extras", "functional", "grad", "layers", "losses", "optim", "train"},
+    "jax": {"checks", "extras", "functional"},
     "torch": {"_core", "checks", "extras", "functional", "threads"},
     "cli": {"*"},
 }

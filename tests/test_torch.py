@@ -1,4 +1,4 @@
-"""fastconv.torch: ops have the bits and gradients of fastconv.functional, accelerated models their meaning."""
+"""fastconv.torch: ops have the bits and gradients of fastconv.functional, models their meaning."""
 
 import copy
 import math
