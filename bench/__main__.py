@@ -72,9 +72,10 @@ def _tables(suite, options, peak):
     elif suite == "threads":
         yield from convolution.thread_tables(options.seconds, options.peers)
     elif suite == "torch":
-        from . import torch_models
+        if "torch" in options.peers:
+            from . import torch_models
 
-        yield from torch_models.tables(options.threads, options.seconds)
+            yield from torch_models.tables(options.threads, options.seconds)
     elif suite == "import":
         from . import startup
 

@@ -96,9 +96,9 @@ class ConvNetClassifier(base.ClassifierMixin, base.BaseEstimator):
         probabilities = self.predict_proba(X)
         return self.classes_[probabilities.argmax(axis=1)]
 
-    def _validated(self, X, y=None, *, reset=False):
-        """X as float32 (n, features), and y where it is given, both checked as scikit-learn does."""
-        if np.ndim(X) == 4:
+    def _validated(self, X, y="no_validation", *, reset=False):
+        """X as float32 (n, features), and y where there is one, both checked as scikit-learn does."""
+        if len(getattr(X, "shape", ())) == 4:
             X = validation.check_array(X, dtype=np.float32, allow_nd=True)
             if reset:
                 self._seen_shape = X.shape[1:]
@@ -107,8 +107,8 @@ class ConvNetClassifier(base.ClassifierMixin, base.BaseEstimator):
             X = X.reshape(len(X), -1)
         elif reset:
             self._seen_shape = None
-        if y is None:
-            return validation.validate_data(self, X, dtype=np.float32, reset=False)
+        if isinstance(y, str):
+            return validation.validate_data(self, X, dtype=np.float32, reset=reset)
         X, y = validation.validate_data(self, X, y, dtype=np.float32, reset=reset)
         multiclass.check_classification_targets(y)
         return X, y

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_example(package, script, epochs, accuracies):
     pytest.importorskip(package)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run([sys.executable, str(ROOT / "examples" / script), "--epochs", str(epochs)],
-                            capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
+    result = subprocess.run([sys.executable, ROOT / "examples" / script, "--epochs", str(epochs)], text=True,
+                            capture_output=True, check=False, env={**os.environ, "PYTHONPATH": path})
     assert result.returncode == 0, result.stderr
     found = [float(text) for text in re.findall(r"accuracy (\d\.\d+)", result.stdout)]
     assert len(found) == accuracies
