@@ -18,7 +18,8 @@ from torch_networks import NETWORKS
 torch = require("torch", "torch")
 nn = torch.nn
 FORMATS = {"torch NHWC": torch.channels_last, "torch NCHW": torch.contiguous_format}
-COMPARISONS = {"over best torch": ("accelerated", tuple(FORMATS))}
+COMPARISONS = {"over best torch": ("accelerated", tuple(FORMATS)),
+               "frozen over best torch": ("frozen", tuple(FORMATS))}
 
 
 def cifar_cnn(classes):
@@ -33,7 +34,7 @@ def cifar_cnn(classes):
                          nn.Linear(256, classes))
 
 
-# name -> (function of the number of classes, image shape, classes, batches for inference, batch for training)
+# name -> (function of the classes, image shape, classes, batches for inference, batch for training)
 MODELS = {
     "vgg16": (NETWORKS["vgg16"], (3, 224, 224), 1000, (1, 16), 4),
     "resnet18": (NETWORKS["resnet18"], (3, 224, 224), 1000, (1, 16), 16),
@@ -42,16 +43,16 @@ MODELS = {
 
 
 def contenders(name, batch, training):
-    """{contender: callable} with the same weights and images; the accelerated model is given NCHW images."""
+    """{contender: callable} with the same weights and images, NCHW ones for accelerated models."""
     create, shape, classes, *_ = MODELS[name]
     torch.manual_seed(0)
     model = create(classes)
     x, labels = torch.randn(batch, *shape), torch.randint(classes, (batch,))
     found = {}
-    for contender in ("accelerated", *FORMATS):
+    for contender in ("accelerated", *([] if training else ["frozen"]), *FORMATS):
         net, images = copy.deepcopy(model).train(training), x
-        if contender == "accelerated":
-            fastconv.torch.accelerate(net)
+        if contender not in FORMATS:
+            fastconv.torch.accelerate(net, frozen=contender == "frozen")
         else:
             net, images = (thing.to(memory_format=FORMATS[contender]) for thing in (net, x))
         found[contender] = (_step(net, images, labels) if training

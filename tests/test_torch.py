@@ -356,6 +356,30 @@ def test_programs_follow_what_they_depend_on():
         agree(model(x), expected)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "vgg11_bn"])
+def test_frozen_models_fold_norms_and_follow_their_weights(name):
+    torch.manual_seed(0)
+    model = NETWORKS[name](10).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+    twin, x = ft.accelerate(copy.deepcopy(model), frozen=True), images(2, 3, 64, 64, grad=False)
+    convolution = next(module for module in twin.modules() if isinstance(module, nn.Conv2d))
+    with torch.no_grad():
+        agree(twin(x), model(x), 1e-4)
+        assert torch.equal(twin(x), twin(x))
+        assert convolution in modules._FILTERS
+        for parameter in (*model.parameters(), *model.buffers()):
+            if parameter.is_floating_point():
+                parameter.mul_(0.9)
+        twin.load_state_dict(model.state_dict())
+        agree(twin(x), model(x), 1e-4)
+    twin(x).sum().backward()
+    assert convolution.weight.grad is not None
+    assert not any("_frozen" in vars(module) for module in ft.restore(twin).modules())
+
+
 class Counting(Block):
     def forward(self, x):
         self.calls = getattr(self, "calls", 0) + 1

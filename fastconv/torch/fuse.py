@@ -181,7 +181,32 @@ def _fuse(graph, root):
                 attribute = graph.get_attr(module.target)
             _replace(graph, node, modules.fused, (attribute, module.args[0], residual), [module])
             changed = True
+    for node in list(graph.nodes):
+        changed = _fuse_norm(graph, node, root) or changed
     return changed
+
+
+def _fuse_norm(graph, node, root):
+    """A norm, and what has been fused with it, takes the convolution before it; returns whether it does."""
+    if node.op == "call_module" and type(root.get_submodule(node.target)) is modules.BatchNorm2d:
+        norm, rest = node.target, node.args
+    elif node.target is modules.fused:
+        norm, rest = node.args[0].target, node.args[1:]
+    else:
+        return False
+    conv, *rest = rest
+    if not (_fusable(conv, root) and type(root.get_submodule(conv.target)) is modules.Conv2d
+            and type(root.get_submodule(norm)) is modules.BatchNorm2d and not node.kwargs):
+        return False
+    between = node.prev
+    while between.op == "get_attr":
+        between = between.prev
+    if between is not conv and len(conv.args[0].users) > 1:
+        return False
+    with graph.inserting_before(node):
+        both = graph.get_attr(conv.target), graph.get_attr(norm)
+    _replace(graph, node, modules.normed, (*both, conv.args[0], *rest), [conv])
+    return True
 
 
 def _fuse_relu(graph, node, before, relu, root):

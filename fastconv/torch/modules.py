@@ -5,7 +5,11 @@ compute what torch does, and say so once.
 """
 
 import warnings
+import weakref
 
+import numpy as np
+
+from .. import _core
 from .. import functional as F
 from . import ops
 from .ops import torch
@@ -44,6 +48,8 @@ class Conv2d(nn.Conv2d):
     def forward(self, x, residual=None, activation=None):
         if not self.fits(x):
             return super().forward(x)
+        if is_frozen(self, x):
+            return _prepared(self, None, x, residual, activation is not None)
         return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups,
                           residual=residual, activation=activation, channels_last=True)
 
@@ -129,6 +135,75 @@ def _result_shape(module, x):
                           module.groups, "auto")
     pads = options[1]
     return torch.Size(ops._conv2d_shape(x, module.weight, options[0], (*pads[0], *pads[1]), options[2]))
+
+
+def normed(conv, norm, x, residual=None, relu=None):
+    """relu(norm(conv(x)) + residual): of a frozen model one convolution, else norm and what follows in one."""
+    quiet = is_plain(conv) and is_plain(norm) and (relu is None or relu is True or is_plain(relu))
+    if (quiet and is_frozen(conv, x) and not norm.training and norm.running_mean is not None
+            and conv.fits(x, residual)
+            and (residual is None or residual.shape == _result_shape(conv, x))):
+        return _prepared(conv, norm, x, residual, relu is not None)
+    return fused(norm, conv(x), residual, relu)
+
+
+# ---- frozen models ----------------------------------------------------------------------------------
+
+_FILTERS = weakref.WeakKeyDictionary()  # convolution -> (what they were made of, weight, bias, filters, aliases)
+
+
+def is_frozen(module, x):
+    """Whether the convolution may keep what it makes of its weights, and nobody wants gradients."""
+    return ("_frozen" in module.__dict__ and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+            and type(x) is torch.Tensor)
+
+
+def _prepared(conv, norm, x, residual, relu):
+    """relu(norm(conv(x)) + residual) with filters that are made anew when a tensor has changed.
+
+    Aliases of the tensors are kept with them, so that no new tensor can take the address of an old one.
+    """
+    tensors = [conv.weight, conv.bias]
+    if norm is not None:
+        tensors += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+    key = (x.shape[1:], _core.isa(), *(tensor is not None and (tensor.data_ptr(), _version(tensor))
+                                       for tensor in tensors))
+    options = F._geometry(tuple(conv.weight.shape), conv.stride, conv.padding, conv.dilation, conv.groups,
+                          "auto")
+    kept = _FILTERS.get(conv)
+    if kept is None or kept[0] != key:
+        weight, bias = _folded(conv, norm)
+        filters = _core.prepare_conv2d(weight, tuple(x.shape), *options, "auto")
+        aliases = [tensor.detach() for tensor in tensors if tensor is not None]
+        _FILTERS[conv] = kept = key, weight, bias, filters, aliases
+    out = _core.empty(tuple(_result_shape(conv, x)), True)
+    _, weight, bias, filters, _ = kept
+    return torch.from_numpy(_core.conv2d(ops._array(x), weight, bias, *options, "auto", ops._array(residual),
+                                         relu, filters, out))
+
+
+def _version(tensor):
+    """Counts the changes of a tensor in place; tensors of inference mode count none, and are always new."""
+    return object() if tensor.is_inference() else tensor._version
+
+
+def _folded(conv, norm):
+    """(weight, bias) of the convolution followed by the norm, the output channel fastest in memory."""
+    weight = np.ascontiguousarray(ops._array(conv.weight).transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
+    bias = None if conv.bias is None else ops._array(conv.bias)
+    if norm is None:
+        return weight, None if bias is None else bias.copy()
+    mean, var = (ops._array(average).astype(np.float64) for average in (norm.running_mean, norm.running_var))
+    scale, shift = 1 / np.sqrt(var + norm.eps), -mean
+    if norm.weight is not None:
+        scale *= ops._array(norm.weight)
+    if bias is not None:
+        shift += bias
+    shift *= scale
+    if norm.bias is not None:
+        shift += ops._array(norm.bias)
+    np.multiply(weight, scale[:, None, None, None], out=weight, casting="same_kind", dtype=np.float64)
+    return weight, shift.astype(np.float32)
 
 
 def activated(y, relu):
