@@ -138,7 +138,7 @@ def _result_shape(module, x):
 
 
 def normed(conv, norm, x, residual=None, relu=None):
-    """relu(norm(conv(x)) + residual): of a frozen model one convolution, else norm and what follows in one."""
+    """relu(norm(conv(x)) + residual): one convolution where frozen, else norm and what follows in one."""
     quiet = is_plain(conv) and is_plain(norm) and (relu is None or relu is True or is_plain(relu))
     if (quiet and is_frozen(conv, x) and not norm.training and norm.running_mean is not None
             and conv.fits(x, residual)
@@ -149,7 +149,7 @@ def normed(conv, norm, x, residual=None, relu=None):
 
 # ---- frozen models ----------------------------------------------------------------------------------
 
-_FILTERS = weakref.WeakKeyDictionary()  # convolution -> (what they were made of, weight, bias, filters, aliases)
+_FILTERS = weakref.WeakKeyDictionary()  # convolution -> (key, weight, bias, filters, aliases)
 
 
 def is_frozen(module, x):
