@@ -421,6 +421,24 @@ def test_other_dtypes_are_torch_s_with_one_warning(monkeypatch):
     assert torch.equal(y, ft.restore(model)(x))
 
 
+def test_large_linear_layers_of_few_rows_are_ours(monkeypatch):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(4096, 1024), vector((2, 4096))
+    expected = layer(x)
+    expected.sum().backward()
+    expected_grad, layer.weight.grad = layer.weight.grad, None
+    taken = []
+    ours = ops.linear
+    monkeypatch.setattr(ops, "linear", lambda *arguments: taken.append(1) or ours(*arguments))
+    y = ft.accelerate(layer)(x)
+    y.sum().backward()
+    assert taken
+    agree(y, expected)
+    agree(layer.weight.grad, expected_grad)
+    layer(torch.cat([x] * 10))
+    assert len(taken) == 1
+
+
 def test_activations_stay_channels_last():
     model = ft.accelerate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.MaxPool2d(2)))
     assert model(images(2, 3, 8, 8, memory_format=torch.contiguous_format)).is_contiguous(

@@ -1,7 +1,7 @@
 """PyTorch on fastconv: one line for a model, or the ops themselves.
 
     import fastconv.torch
-    fastconv.torch.accelerate(model)        # convolutions, norms, pooling, ReLU: in place
+    fastconv.torch.accelerate(model)        # convolutions, norms, pooling, ReLU, large linear layers
     fastconv.torch.restore(model)           # as it was
 
 Needs torch 2.4 or later: pip install "fastconv[torch]".

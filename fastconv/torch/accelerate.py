@@ -55,8 +55,8 @@ def _faster(module):
 
 
 def accelerate(model, *, frozen=False):
-    """Lets fastconv compute the Conv2d, BatchNorm2d, ReLU, MaxPool2d, AvgPool2d and AdaptiveAvgPool2d modules
-    of a model, in place, in training and evaluation; returns the model.
+    """Lets fastconv compute the Conv2d, BatchNorm2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d and large
+    Linear modules of a model, in place, in training and evaluation; returns the model.
 
     Modules change their class alone, so that parameters, state dict, hooks and modes stay what they are.
     In modules whose forward is provably a function of its inputs (see fuse.py), Sequential among them, ReLU

@@ -112,8 +112,23 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
         return ops.adaptive_avg_pool2d(x, size)
 
 
-# torch's class -> ours. Linear is not among them: its weights lie in the order that torch's product likes.
-FAST = {cls.__base__: cls for cls in (Conv2d, BatchNorm2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d)}
+class Linear(nn.Linear):
+    """torch.nn.Linear; torch's but for few rows and large weights.
+
+    There reading the weight and writing its gradient, which torch puts into fresh memory, take the time.
+    Elsewhere torch's product is faster on weights in its order.
+    """
+
+    def forward(self, x):
+        large = x.dim() == 2 and x.shape[0] <= 16 and self.weight.numel() >= 1 << 22
+        if not large or not _fits(self, x, self.weight, self.bias):
+            return super().forward(x)
+        return ops.linear(x, self.weight, self.bias)
+
+
+# torch's class -> ours
+FAST = {cls.__base__: cls for cls in (Conv2d, BatchNorm2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d,
+                                      Linear)}
 
 
 # ---- steps of fused programs ------------------------------------------------------------------------
