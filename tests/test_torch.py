@@ -391,6 +391,17 @@ class Gambling(Block):
         return self.relu(self.bn1(self.conv1(x))) if random.random() < 0.5 else x
 
 
+class Branching(Block):
+    """On the value of a buffer."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.register_buffer("level", torch.ones(()))
+
+    def forward(self, x):
+        return self.relu(self.bn1(self.conv1(x))) if self.level > 0 else x
+
+
 class Keeping(Block):
     """The norm's result is used twice."""
 
@@ -400,7 +411,7 @@ class Keeping(Block):
 
 
 def test_what_a_trace_would_lose_is_not_traced():
-    for kind in (Counting, Gambling):
+    for kind in (Counting, Gambling, Branching):
         assert fuse.program(ft.accelerate(kind(4))) is None
     model, x = ft.accelerate(Counting(4)), images(1, 4, 8, 8)
     model(x)

@@ -27,6 +27,7 @@ NODES = (ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.Au
          ast.Subscript, ast.Name, ast.Constant, ast.Tuple, ast.List, ast.JoinedStr, ast.FormattedValue,
          ast.keyword, ast.Slice, ast.expr_context, ast.operator, ast.cmpop, ast.boolop, ast.unaryop)
 SIMPLE = (bool, int, float, str, type(None))
+OF_TORCH = {*vars(nn.Module()), "_program", "_frozen"} - {"training"}
 RELU = (nn.functional.relu, torch.relu)
 ADD = (operator.add, operator.iadd, torch.add)
 
@@ -35,10 +36,17 @@ def _is_simple(value):
     return isinstance(value, SIMPLE) or (isinstance(value, tuple) and all(map(_is_simple, value)))
 
 
+def _attributes(module):
+    """(name, value) of the attributes that are not torch's own, and the mode."""
+    return [(name, value) for name, value in vars(module).items() if name not in OF_TORCH]
+
+
 def state(module):
     """What a trace of the module depends on, to be compared."""
-    return ([(name, value) for name, value in vars(module).items() if name[0] != "_" and _is_simple(value)],
-            [(name, id(child), type(child)) for name, child in module._modules.items()])
+    return ([(name, value if _is_simple(value) else id(value)) for name, value in _attributes(module)],
+            [(name, id(child), type(child)) for name, child in module._modules.items()],
+            [(name, value is None) for named in (module._parameters, module._buffers)
+             for name, value in named.items()])
 
 
 def _is_pure(function, owner, seen):
@@ -116,6 +124,7 @@ def _is_harmless_call(func, local, function, owner, seen):
 
 class _Tracer(fx.Tracer):
     traced_func_name = "_forward"
+    proxy_buffer_attributes = True  # so that no branch depends on the value of a buffer
 
     def is_leaf_module(self, module, name):
         return True
@@ -230,8 +239,7 @@ def _fuse_relu(graph, node, before, relu, root):
 
 def program(module):
     """The module's forward with fused chains, a function of the module and its inputs, or None."""
-    public = [value for name, value in vars(module).items() if name[0] != "_"]
-    if not all(_is_simple(value) for value in public):
+    if not all(_is_simple(value) for _, value in _attributes(module)):
         return None
     forward = type(module)._forward
     if forward is not nn.Sequential.forward and not _is_pure(forward, module, set()):
