@@ -402,6 +402,15 @@ class Branching(Block):
         return self.relu(self.bn1(self.conv1(x))) if self.level > 0 else x
 
 
+class Weighing(Block):
+    """torch.add with a factor, and an addition in place that the caller sees."""
+
+    def forward(self, x):
+        y = torch.relu(torch.add(self.bn1(self.conv1(x)), x, alpha=2))
+        x += self.bn2(self.conv2(y))
+        return torch.relu(x)
+
+
 class Keeping(Block):
     """The norm's result is used twice."""
 
@@ -417,6 +426,11 @@ def test_what_a_trace_would_lose_is_not_traced():
     model(x)
     model(x)
     assert model.calls == 2
+    weighing, inputs = ft.accelerate(Weighing(4).eval()), [x.detach().clone() for _ in range(2)]
+    assert fuse.program(weighing) is not None
+    agree(weighing(inputs[0]), ft.restore(copy.deepcopy(weighing))(inputs[1]))
+    agree(*inputs)
+    assert not torch.equal(inputs[0], x)
     keeping = ft.accelerate(Keeping(4))
     agree(keeping(x), ft.restore(copy.deepcopy(keeping))(x))
 

@@ -76,6 +76,8 @@ def _is_pure(function, owner, seen):
 def _is_harmless(node, local, function, owner, seen):
     if not isinstance(node, NODES):
         return False
+    if isinstance(node, ast.AugAssign):
+        return type(node.op) is ast.Add and isinstance(node.target, ast.Name)
     if isinstance(node, (ast.Attribute, ast.Subscript)) and type(node.ctx) is not ast.Load:
         return False
     if isinstance(node, ast.Name) and type(node.ctx) is ast.Load and node.id not in local:
@@ -122,12 +124,22 @@ def _is_harmless_call(func, local, function, owner, seen):
     return func.attr in METHODS
 
 
+class _Proxy(fx.Proxy):
+    """Records x += y as what it is; fx itself makes it x = x + y, which leaves the other names of x alone."""
+
+    def __iadd__(self, other):
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     traced_func_name = "_forward"
     proxy_buffer_attributes = True  # so that no branch depends on the value of a buffer
 
     def is_leaf_module(self, module, name):
         return True
+
+    def proxy(self, node):
+        return _Proxy(node, self)
 
 
 def _relu_of(node, root):
@@ -146,16 +158,20 @@ def _fusable(node, root):
             and len(node.args) == 1 and not node.kwargs)
 
 
+def _is_sum(node):
+    return (node.op == "call_function" and node.target in ADD and len(node.args) == 2 and not node.kwargs
+            and all(isinstance(arg, fx.Node) for arg in node.args))
+
+
 def _residual(node, root):
     """(module node, residual node) of an addition that the module can do, or None.
 
     The module moves to where the addition is: what it reads must be nobody else's, so that nothing between
-    the two changes it.
+    the two changes it. An addition in place must be to the module's result, which nobody else sees.
     """
-    if not (node.op == "call_function" and node.target in ADD and len(node.args) == 2 and not node.kwargs
-            and all(isinstance(arg, fx.Node) for arg in node.args)):
+    if not _is_sum(node):
         return None
-    for module, residual in (node.args, node.args[::-1]):
+    for module, residual in (node.args, node.args[::-1])[:1 if node.target is operator.iadd else 2]:
         if _fusable(module, root) and module is not residual:
             source = module.args[0]
             if (isinstance(source, fx.Node) and source.op == "call_module" and len(source.users) == 1
@@ -231,7 +247,7 @@ def _fuse_relu(graph, node, before, relu, root):
             attribute = graph.get_attr(module.target)
         _replace(graph, node, modules.fused, (attribute, module.args[0], residual, relu_argument),
                  [before, module])
-    elif before.op == "call_function" and before.target in ADD and len(before.args) == 2:
+    elif _is_sum(before) and before.target is not operator.iadd:
         _replace(graph, node, modules.added, (*before.args, relu_argument), [before])
     elif relu is not True:
         graph.erase_node(relu_argument)
