@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(("package", "script", "epochs", "accuracies"), [
-    ("torch", "torch_accelerate/train.py", 1, 2), ("sklearn", "sklearn_digits/search.py", 3, 1)])
+    ("torch", "torch_accelerate/train.py", 2, 2), ("sklearn", "sklearn_digits/search.py", 3, 1)])
 def test_example(package, script, epochs, accuracies):
     pytest.importorskip(package)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
