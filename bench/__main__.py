@@ -9,7 +9,7 @@ from . import NETWORKS
 from .workers import Team, installed
 
 SUITES = ("conv", "inference", "onnx", "training", "memory", "threads", "sizes",
-          "pool", "norm", "activation", "overhead", "lenet", "import")
+          "pool", "norm", "activation", "overhead", "lenet", "import", "torch")
 IN_WORKERS = ("conv", "inference", "onnx", "training", "sizes")
 
 
@@ -73,6 +73,11 @@ def _tables(suite, options, peak):
         yield from networks.memory_tables(options.threads, options.peers)
     elif suite == "threads":
         yield from convolution.thread_tables(options.seconds, options.peers)
+    elif suite == "torch":
+        if "torch" in options.peers:
+            from . import torch_models
+
+            yield from torch_models.tables(options.threads, options.seconds)
     elif suite == "import":
         from . import startup
 

@@ -4,7 +4,8 @@
     y = fastconv.functional.conv2d(x, weight, bias, padding=1)
 
 Submodules are imported on first use: functional, layers, losses, optim, init, data, augment, models, train,
-summary, reference. FASTCONV_ISA forces an instruction set, FASTCONV_NUM_THREADS the threads.
+summary, reference. The adapters fastconv.torch, fastconv.sklearn and fastconv.jax are imported by name.
+FASTCONV_ISA forces an instruction set, FASTCONV_NUM_THREADS the threads.
 """
 
 import importlib

@@ -378,6 +378,11 @@ cdef object new_array(tuple shape, bint channels_last=False, object dtype=np.flo
     return array.transpose(0, 3, 1, 2) if channels_last else array
 
 
+def empty(tuple shape, bint channels_last):
+    """An uninitialised float32 array (N, C, H, W), from the pool where that pays."""
+    return new_array(shape, channels_last)
+
+
 cdef class View:
     """The buffer of an argument, held for one call. `array` is the argument, or, where it has no buffer, a NumPy array
     on its memory; `given` is the argument."""

@@ -113,6 +113,9 @@ MAY_IMPORT = {
     "choice": {"_core", "functional", "summary"},
     "profiler": {"_core", "extras", "files", "functional", "layers", "losses", "models", "optim", "plan",
                  "reference", "summary"},
+    "sklearn": {"checks", "data", "extras", "functional", "grad", "layers", "losses", "optim", "train"},
+    "jax": {"checks", "extras", "functional"},
+    "torch": {"_core", "checks", "extras", "functional", "threads"},
     "cli": {"*"},
 }
 PYTHON_FILES = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyx")])

@@ -32,7 +32,8 @@ from fastconv.profiler.operations import Convolution
 
 # What _core has besides kernels.
 NOT_KERNELS = {"isa", "available_isas", "set_isa", "get_num_threads", "limit_threads", "set_default_threads",
-               "process_info", "memory_stats", "trim", "array_of", "array_of_out", "conv2d_choices", "fills_its_memory",
+               "process_info", "memory_stats", "trim", "array_of", "array_of_out", "conv2d_choices", "empty",
+               "fills_its_memory",
                "multiply_adds", "time_phases", "clock_ns"}
 
 
