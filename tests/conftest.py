@@ -22,3 +22,14 @@ def process_state():
     before = fastconv.isa(), fastconv.get_num_threads()
     yield
     assert (fastconv.isa(), fastconv.get_num_threads()) == before
+
+
+@pytest.fixture(scope="module")
+def torch_on_one_thread():
+    """On small batches torch's threads only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 torch_files = pytest.importorskip("safetensors.torch")
 from torch_networks import NETWORKS  # noqa: E402  it needs torch
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
 nn, F = torch.nn, torch.nn.functional
 
 ALLOWED = 1e-4  # of the largest value of a tensor

@@ -40,7 +40,7 @@ from fastconv.optim import SGD
 torch = pytest.importorskip("torch")
 from torch_networks import NETWORKS as TWINS  # noqa: E402  it needs torch
 
-torch.set_num_threads(1)  # on batches this small, threads only wait for each other
+pytestmark = pytest.mark.usefixtures("torch_on_one_thread")
 nn = torch.nn
 
 STEPS, BATCH = 50, 8
