@@ -759,14 +759,16 @@ cdef class Filters:
         return self.groups == conv.groups and self.kernels == fc_kernels_active()
 
 
-cdef void channels_last_image(ptrdiff_t channels, ptrdiff_t height, ptrdiff_t width, fc_tensor *t) noexcept:
-    """One image as it would lie in memory, of sizes whose products are no concern."""
+cdef void channels_last_images(ptrdiff_t images, ptrdiff_t channels, ptrdiff_t height, ptrdiff_t width,
+                               fc_tensor *t) noexcept:
+    """Images as they would lie in memory, of sizes whose products are no concern."""
     t.data = NULL
-    t.size[0], t.size[1] = 1, channels
+    t.size[0], t.size[1] = min(images, 1 << 10), channels
     t.size[2], t.size[3] = min(height, 1 << 20), min(width, 1 << 20)
     t.stride[0], t.stride[1], t.stride[2], t.stride[3] = 0, 1, 0, channels
     if channels < 1 << 20:
         t.stride[2] = t.size[3] * channels
+        t.stride[0] = t.size[2] * t.stride[2]
 
 
 def prepare_conv2d(weight, tuple input_shape, tuple stride, tuple padding, tuple dilation, object groups,
@@ -777,8 +779,8 @@ def prepare_conv2d(weight, tuple input_shape, tuple stride, tuple padding, tuple
     cdef int status
     cdef View hw = view("weight", weight, 4, &tw)
     geometry(&conv, input_shape, shape_of(&tw), stride, padding, dilation, groups, algorithm, size)
-    channels_last_image(input_shape[1], input_shape[2], input_shape[3], &tx)
-    channels_last_image(tw.size[0], size[0], size[1], &ty)
+    channels_last_images(input_shape[0], input_shape[1], input_shape[2], input_shape[3], &tx)
+    channels_last_images(input_shape[0], tw.size[0], size[0], size[1], &ty)
     cdef Filters filters = Filters.__new__(Filters)
     filters.kernels, filters.weight, filters.groups = fc_kernels_active(), tw, conv.groups
     with nogil:

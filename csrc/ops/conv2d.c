@@ -132,8 +132,9 @@ int fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
         return -1;
     int status;
     if (algorithm_of(conv->algorithm, &forward) == FC_WINOGRAD) {
-        *filters = (fc_filters){.algorithm = FC_WINOGRAD, .data = fc_winograd_prepare(&forward)};
-        status = filters->data ? 0 : -1;
+        const int keeps = fc_winograd_keeps(&forward);
+        *filters = (fc_filters){.algorithm = FC_WINOGRAD, .data = keeps ? fc_winograd_prepare(&forward) : NULL};
+        status = keeps && !filters->data ? -1 : 0;
     } else
         status = fc_correlate_prepare(&forward, filters);
     fc_free(taps);

@@ -37,6 +37,7 @@ enum {
     MOST_PART = 512,
     LEAST_PART = 64,
     CROWDED_ROWS = 6,              /* of the 8 ways of the smallest L1 caches */
+    LONG_ROW = 24,                 /* pixels that fill tiles as well as gathered ones do */
 };
 
 /* Nanoseconds of one thread for a float from the L3 cache. */
@@ -79,14 +80,14 @@ static void flatten(fc_correlation *p)
     }
 }
 
-/* Makes one long row also of the pixels that a strided 1x1 correlation of channels-last images does not skip: short
- * rows of them would leave tiles unfilled. */
+/* Makes one long row also of the pixels that a strided 1x1 correlation of channels-last images does not skip, where
+ * rows of them are short and would leave tiles unfilled. */
 static void gather(fc_correlation *p, fc_strided *strided)
 {
     const fc_taps *rows = p->taps[0], *columns = p->taps[1];
     const fc_tensor *y = &p->y;
     const int skips = p->x_step[0] > 1 || p->x_step[1] > 1;
-    if (!skips || p->phases[0] * p->phases[1] != 1 || p->y_step[0] != 1 || p->y_step[1] != 1 || rows->count != 1 ||
+    if (!skips || y->size[3] >= LONG_ROW || p->phases[0] * p->phases[1] != 1 || p->y_step[0] != 1 || p->y_step[1] != 1 || rows->count != 1 ||
         columns->count != 1 || rows->offset[0] || columns->offset[0] || (p->x.stride[1] != 1 && p->x.size[1] != 1) ||
         (y->size[2] - 1) * p->x_step[0] >= p->x.size[2] || (y->size[3] - 1) * p->x_step[1] >= p->x.size[3] ||
         y->stride[2] != y->size[3] * y->stride[3] || (y->size[0] > 1 && y->stride[0] != y->size[2] * y->stride[2]))

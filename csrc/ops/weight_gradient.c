@@ -214,7 +214,10 @@ int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
     plan.panel_width = plan.vectors * lanes;
     plan.panels = ceil_div(plan.outputs, plan.panel_width);
     plan.columns = max(0, (dy->size[3] - 1) * conv->stride[1]) + (dweight->size[3] - 1) * conv->dilation[1] + 1;
-    plan.in_place = (x->stride[1] == 1 || plan.channels == 1) && x->stride[3] % 512 && !conv->pad[1][0] &&
+    /* Pixels a multiple of 256 bytes apart share a few sets of the L1 cache. Of those that a stride skips more would be
+     * copied than are read, but where hardly a set is left. */
+    const ptrdiff_t crowded = conv->stride[1] > 1 ? 512 : 64;
+    plan.in_place = (x->stride[1] == 1 || plan.channels == 1) && x->stride[3] % crowded && !conv->pad[1][0] &&
                     plan.columns <= x->size[3];
     plan.pitch = plan.in_place ? x->stride[3] : fc_pixel_pitch(plan.channels);
     plan.x_row = plan.in_place ? x->stride[2] : plan.columns * plan.pitch;

@@ -22,7 +22,7 @@
 #include "integers.h"
 #include "rows.h"
 
-enum { PLANES = FC_WINOGRAD_PLANES, MOST_BLOCK = 128, TRANSFORM_TILES = 28 };
+enum { PLANES = FC_WINOGRAD_PLANES, MOST_BLOCK = 128, TRANSFORM_TILES = 28, FEW_TILES = 16 };
 
 typedef struct plan {
     fc_correlation p;
@@ -326,6 +326,13 @@ static void prepare_body(void *context, int thread, int threads)
     (void)thread, (void)threads;
     for (ptrdiff_t i = 0; i < plan->p.groups * plan->panels; i++)
         prepare_filters(plan, i, plan->scratch, plan->made);
+}
+
+int fc_winograd_keeps(const fc_correlation *p)
+{
+    const ptrdiff_t m = fc_winograd_outputs(p->w.size[2]);
+    const double tiles = (double)p->y.size[0] * (double)ceil_div(p->y.size[2], m) * (double)ceil_div(p->y.size[3], m);
+    return tiles > FEW_TILES || p->w.stride[0] != 1;
 }
 
 float *fc_winograd_prepare(const fc_correlation *problem)

@@ -54,6 +54,10 @@ int fc_winograd_supports(const fc_correlation *problem);
 /* filters: the weights' points from fc_winograd_prepare, or NULL. */
 int fc_correlate_winograd(const fc_correlation *problem, const float *filters);
 
+/* Whether the points of the weights, four times as many floats, are read faster than they are made again: not where
+ * products with few tiles hide neither, and the weights need no packing. */
+int fc_winograd_keeps(const fc_correlation *problem);
+
 /* The points of the weights, from fc_alloc, or NULL without memory: valid for any images, on this instruction set. */
 float *fc_winograd_prepare(const fc_correlation *problem);
 
