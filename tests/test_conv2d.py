@@ -13,6 +13,8 @@ CASES = {
     "one pixel": dict(x=(1, 1, 1, 1), w=(1, 1, 1, 1)),
     "1x1": dict(x=(2, 19, 7, 7), w=(33, 19, 1, 1)),
     "1x1, stride 2": dict(x=(2, 5, 8, 9), w=(17, 5, 1, 1), stride=2),
+    "1x1, stride 2, groups": dict(x=(3, 40, 9, 7), w=(54, 20, 1, 1), groups=2, stride=(2, 1)),
+    "1x1, stride 3, two parts": dict(x=(2, 530, 7, 8), w=(130, 530, 1, 1), stride=3),
     "1x1, padding": dict(x=(2, 4, 5, 5), w=(6, 4, 1, 1), padding=1),
     "LeNet conv1": dict(x=(3, 1, 32, 32), w=(6, 1, 5, 5)),
     "LeNet conv2": dict(x=(3, 6, 14, 14), w=(16, 6, 5, 5)),
@@ -60,6 +62,7 @@ LARGE = {
     "large, few channels": dict(x=(1, 3, 64, 64), w=(32, 3, 5, 5), padding=2),
     "large, grouped": dict(x=(2, 32, 33, 33), w=(64, 8, 3, 3), groups=4, padding=1),
     "large, 1x1": dict(x=(2, 128, 20, 20), w=(96, 128, 1, 1)),
+    "large, 1x1, stride 2, two parts": dict(x=(3, 600, 13, 14), w=(112, 600, 1, 1), stride=2),
     "large, few outputs": dict(x=(4, 32, 40, 72), w=(3, 32, 5, 5), padding=2),
     "large, depthwise": dict(x=(8, 64, 40, 40), w=(64, 1, 3, 3), groups=64, padding=1),
 }

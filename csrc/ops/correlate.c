@@ -11,6 +11,7 @@
  *               for each row, for each tile of pixels: kernels->tile_rows                       (L1, registers)
  *
  * By panel reads each weight once, which pays when weights outweigh the pixels (single images, late layers).
+ * 1x1 correlations take all pixels as one row; of those with a stride, the pixels that count are copied side by side.
  * Rows of taps that fall outside the image are skipped. Each output adds up its parts, each a chain of
  * multiply-adds in the order r, s, c. The parts are fixed by the shape, so neither way nor any block size changes
  * a bit. */

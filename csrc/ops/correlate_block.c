@@ -69,7 +69,10 @@ static void copy_strided(const plan *plan, ptrdiff_t c0, ptrdiff_t channels, ptr
                         q * strided->step[1] * x->stride[3], (size_t)channels * sizeof(float));
         if (++q == strided->columns) {
             q = 0;
-            p = p + 1 == strided->rows ? (n++, 0) : p + 1;
+            if (++p == strided->rows) {
+                p = 0;
+                n++;
+            }
         }
     }
 }
