@@ -56,12 +56,18 @@ static void body(void *context, int thread, int threads)
         fc_correlation_run(plan, i, plan->scratch + (size_t)thread * plan->scratch_floats);
 }
 
+/* Whether each output needs one pixel of the input: a 1x1 filter without padding in front. */
+static int is_pointwise(const fc_correlation *p)
+{
+    const fc_taps *rows = p->taps[0], *columns = p->taps[1];
+    return p->y_step[0] == 1 && p->y_step[1] == 1 && rows->count == 1 && columns->count == 1 && !rows->offset[0] &&
+           !columns->offset[0];
+}
+
 /* Makes one long row of all pixels where a 1x1 correlation does not care which row they are in. */
 static void flatten(fc_correlation *p)
 {
-    const fc_taps *rows = p->taps[0], *columns = p->taps[1];
-    if (p->y_step[0] != 1 || p->y_step[1] != 1 || p->x_step[0] != 1 || p->x_step[1] != 1 || rows->count != 1 ||
-        columns->count != 1 || rows->offset[0] || columns->offset[0])
+    if (!is_pointwise(p) || p->x_step[0] != 1 || p->x_step[1] != 1)
         return;
     fc_tensor *both[2] = {&p->x, &p->y};
     for (int axis = 2; axis >= 0; axis -= 2) {         /* rows into columns, then images */
@@ -85,11 +91,9 @@ static void flatten(fc_correlation *p)
  * rows of them are short and would leave tiles unfilled. */
 static void gather(fc_correlation *p, fc_strided *strided)
 {
-    const fc_taps *rows = p->taps[0], *columns = p->taps[1];
     const fc_tensor *y = &p->y;
     const int skips = p->x_step[0] > 1 || p->x_step[1] > 1;
-    if (!skips || y->size[3] >= LONG_ROW || p->phases[0] * p->phases[1] != 1 || p->y_step[0] != 1 || p->y_step[1] != 1 || rows->count != 1 ||
-        columns->count != 1 || rows->offset[0] || columns->offset[0] || (p->x.stride[1] != 1 && p->x.size[1] != 1) ||
+    if (!skips || !is_pointwise(p) || y->size[3] >= LONG_ROW || (p->x.stride[1] != 1 && p->x.size[1] != 1) ||
         (y->size[2] - 1) * p->x_step[0] >= p->x.size[2] || (y->size[3] - 1) * p->x_step[1] >= p->x.size[3] ||
         y->stride[2] != y->size[3] * y->stride[3] || (y->size[0] > 1 && y->stride[0] != y->size[2] * y->stride[2]))
         return;
