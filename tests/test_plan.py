@@ -302,7 +302,7 @@ def test_a_call_keeps_neither_x_nor_the_result(rng):
     (lambda p, x: p([1.0]), TypeError, "x must be a float32 array, got list"),
     (lambda p, x: p(x, x), ValueError, r"out must have shape \(2, 4, 8, 8\), got \(2, 3, 8, 8\)"),
     (lambda p, x: p(x, np.empty((2, 4, 8, 8))), TypeError, "out must be float32"),
-], ids=str)
+])
 def test_a_plan_refuses(call, error, message, rng):
     with pytest.raises(error, match=message):
         call(conv(3, 4).compile((2, 3, 8, 8)), floats(rng, 2, 3, 8, 8))
@@ -320,7 +320,7 @@ def test_out_must_not_overlap_x(rng):
     (conv(3, 4), (1, 3, 8.5, 8), TypeError, r"input_shape must be a shape, got \(1, 3, 8.5, 8\)"),
     (conv(3, 4), 3, TypeError, "input_shape must be a shape, got 3"),
     (layers.LSTM(4, 5), (2, 3, 4), TypeError, "LSTM gives states beside its output"),
-], ids=str)
+])
 def test_compile_refuses(model, shape, error, message):
     with pytest.raises(error, match=message):
         model.compile(shape)
