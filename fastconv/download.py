@@ -7,6 +7,7 @@ than it should. An interrupted download leaves nothing behind.
 import hashlib
 import http.client
 import sys
+import urllib.error
 import urllib.request
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ def _verified_chunks(url, remote):
                 digest.update(chunk)
                 yield chunk
     except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
         raise DownloadError(error) from error
     if received > remote.size:
         raise DownloadError(f"sent more than the {remote.size} bytes that were due")

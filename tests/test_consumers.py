@@ -24,6 +24,7 @@ CXX = (sysconfig.get_config_var("CXX") or "c++").split()[0]
 PYTHON_H = Path(sysconfig.get_path("include")) / "Python.h"
 needs_compiler = pytest.mark.skipif(not shutil.which(COMPILER), reason=f"no C compiler ({COMPILER})")
 needs_python_h = pytest.mark.skipif(not PYTHON_H.is_file(), reason="Python's headers are not installed")
+FREE_THREADED = sysconfig.get_config_var("Py_GIL_DISABLED")
 PACKAGE_PARENT = str(Path(fastconv.__file__).parents[1])
 
 
@@ -92,7 +93,11 @@ def test_the_header_compiles_without_warnings(standard, tmp_path):
 
 
 @needs_python_h
-@pytest.mark.parametrize("limited", [[], ["-DPy_LIMITED_API=0x030B0000"]], ids=["all", "limited API"])
+@pytest.mark.parametrize("limited", [
+    pytest.param([], id="all"),
+    pytest.param(["-DPy_LIMITED_API=0x030B0000"], id="limited API",
+                 marks=pytest.mark.skipif(FREE_THREADED, reason="free-threaded Python has no limited API")),
+])
 @pytest.mark.parametrize("standard", ["c11", "c++17"])
 def test_fastconv_import_compiles(standard, limited, tmp_path):
     compiler, suffix = (CXX, ".cpp") if "+" in standard else (COMPILER, ".c")

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import platform
 import sys
+import sysconfig
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -286,6 +287,11 @@ def test_pools_of_processes_compute_the_same_bits(method):
         print(*(y.tobytes() == expected for y in results))
     """
     assert run_script(script) == "True True True True"
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs free threads")
+def test_free_threads_stay_free():
+    assert run_script("import sys, fastconv; print(sys._is_gil_enabled())") == "False"
 
 
 # ---- the state of the processor ---------------------------------------------------------------------

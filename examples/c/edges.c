@@ -90,5 +90,10 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit_edges(void)
 {
     fc = fastconv_import();
-    return fc ? PyModule_Create(&definition) : NULL;
+    PyObject *module = fc ? PyModule_Create(&definition) : NULL;
+#ifdef Py_GIL_DISABLED
+    if (module) /* fc is the only state, and never changes again */
+        PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+#endif
+    return module;
 }

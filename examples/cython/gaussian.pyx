@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, freethreading_compatible=True
 """Gaussian blur in Cython: two convolutions of every channel by itself, along rows and along columns."""
 
 cimport fastconv

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, freethreading_compatible=True
 """Every function of fastconv/__init__.pxd called once. Arrays are 4-D; results are the last arguments."""
 
 cimport fastconv
