@@ -9,6 +9,7 @@ import inspect
 import itertools
 import math
 import platform
+import threading
 from contextlib import contextmanager
 
 import numpy as np
@@ -28,14 +29,28 @@ POISON = np.array(0x7FC0DEAD, np.uint32).view(np.float32)  # a NaN that no arith
 PER_IMAGE = {"x", "y", "grad_output", "argmax", "mask", "h0", "c0"}
 
 
+_turn = threading.Condition()
+_users, _isa_before = 0, None
+
+
 @contextmanager
 def using_isa(name):
-    before = fastconv.isa()
-    fastconv.set_isa(name)
+    """The instruction set is one for the process: threads join in with the same one, or wait."""
+    global _users, _isa_before
+    with _turn:
+        _turn.wait_for(lambda: not _users or fastconv.isa() == name)
+        if not _users:
+            _isa_before = fastconv.isa()
+            fastconv.set_isa(name)
+        _users += 1
     try:
         yield
     finally:
-        fastconv.set_isa(before)
+        with _turn:
+            _users -= 1
+            if not _users:
+                fastconv.set_isa(_isa_before)
+                _turn.notify_all()
 
 
 def memory_order(name, ndim, layout):

@@ -7,7 +7,9 @@ guard and lets the kernel go on, so that the fault becomes a failed assertion an
 import ctypes
 import mmap
 import signal
+import threading
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -27,19 +29,20 @@ class Sigaction(ctypes.Structure):
 
 SA_SIGINFO, ADDRESS_OFFSET = 4, 16  # si_addr follows three ints and their padding
 
-_guards = {}  # first address of a guard -> (name of its array, first address of the array, one past its last)
-_faults = []  # what was touched, in words
+# First address of a guard -> (faults, name of its array, first address of the array, one past its last).
+_guards = {}
 _before = Sigaction()
+_lock, _users = threading.Lock(), 0  # threads that have guard pages share the handler
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 def _on_fault(number, signal_info, _context):
     address = ctypes.c_size_t.from_address(signal_info + ADDRESS_OFFSET).value
-    for guard, (name, first, end) in _guards.items():
+    for guard, (faults, name, first, end) in list(_guards.items()):
         if guard <= address < guard + GUARD_BYTES:
             distance = (f"{address - end} bytes behind the end" if address >= end
                         else f"{first - address} bytes before the start")
-            _faults.append(f"{distance} of {name}")
+            faults.append(f"{distance} of {name}")
             libc.mprotect(guard, GUARD_BYTES, READ_WRITE)
             return
     # Not one of ours: the instruction faults again, into the handler that was there before.
@@ -51,7 +54,7 @@ def _protect(guard):
         raise OSError(ctypes.get_errno(), "mprotect failed")
 
 
-def _place(values, name, order=None, at="end"):
+def _place(faults, values, name, order=None, at="end"):
     """A copy of `values` whose memory ends (or starts, at="start") where a guard starts (or ends).
 
     order: the axes as they lie in memory, slowest first; default: contiguous."""
@@ -64,7 +67,7 @@ def _place(values, name, order=None, at="end"):
     array = stored.transpose(np.argsort(order))
     array[...] = values
     for guard in (base, base + GUARD_BYTES + room):
-        _guards[guard] = (name, base + offset, base + offset + values.nbytes)
+        _guards[guard] = (faults, name, base + offset, base + offset + values.nbytes)
         _protect(guard)
     return array
 
@@ -72,13 +75,22 @@ def _place(values, name, order=None, at="end"):
 @contextmanager
 def guard_pages(where):
     """Yields place(values, name, order, at); on leaving, fails if anything beside its arrays was touched."""
-    action = Sigaction(handler=ctypes.cast(_on_fault, ctypes.c_void_p).value, flags=SA_SIGINFO)
-    if libc.sigaction(signal.SIGSEGV, ctypes.byref(action), ctypes.byref(_before)):
-        raise OSError(ctypes.get_errno(), "sigaction failed")
-    _faults.clear()
+    global _users
+    with _lock:
+        if not _users:
+            action = Sigaction(handler=ctypes.cast(_on_fault, ctypes.c_void_p).value, flags=SA_SIGINFO)
+            if libc.sigaction(signal.SIGSEGV, ctypes.byref(action), ctypes.byref(_before)):
+                raise OSError(ctypes.get_errno(), "sigaction failed")
+        _users += 1
+    faults = []
     try:
-        yield _place
-        assert not _faults, f"{where} touched memory {'; '.join(_faults)}"
+        yield partial(_place, faults)
+        assert not faults, f"{where} touched memory {'; '.join(faults)}"
     finally:
-        libc.sigaction(signal.SIGSEGV, ctypes.byref(_before), None)
-        _guards.clear()
+        with _lock:
+            _users -= 1
+            if not _users:
+                libc.sigaction(signal.SIGSEGV, ctypes.byref(_before), None)
+        for guard, (owner, *_) in list(_guards.items()):
+            if owner is faults:
+                del _guards[guard]

@@ -32,6 +32,22 @@ def test_a_guard_touched_by_another_thread_is_a_failure():
         write()
 
 
+def test_guards_that_are_there_at_once_are_apart():
+    """As those of threads are."""
+    def touch(place):
+        x = place(np.ones(5, np.float32), "x")
+        ctypes.string_at(x.ctypes.data + 20, 1)
+
+    def outer():
+        with guard_pages("outer") as place:
+            with pytest.raises(AssertionError, match="inner touched memory"), guard_pages("inner") as other:
+                touch(other)
+            touch(place)
+
+    with pytest.raises(AssertionError, match=r"^outer touched memory 0 bytes behind the end of x(\n|$)"):
+        outer()
+
+
 def test_the_array_itself_may_be_used():
     with guard_pages("using") as place:
         for at in ("start", "end"):
