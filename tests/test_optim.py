@@ -157,6 +157,7 @@ def test_state_of_another_shape_is_refused():
                 optimizer.step()
 
 
+@pytest.mark.thread_unsafe
 @every_optimizer
 def test_step_works_in_place_and_allocates_nothing(kind, options):
     parameters = start()
