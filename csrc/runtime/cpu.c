@@ -30,6 +30,8 @@ size_t fc_cpu_cache_bytes(int level)
     long bytes = 0;
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
     bytes = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : level == 2 ? _SC_LEVEL2_CACHE_SIZE : _SC_LEVEL3_CACHE_SIZE);
+#else
+    (void)level; /* musl and macOS do not say */
 #endif
     return bytes > 0 ? (size_t)bytes : 0;
 }
