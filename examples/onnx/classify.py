@@ -21,7 +21,7 @@ from fastconv.train import fit
 def write(path, train):
     """Makes the file, as if somebody else had."""
     model = models.lenet5(rng=np.random.default_rng(0))
-    optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = SGD(model.parameters(), lr=0.02, momentum=0.9)
     fit(model, CrossEntropyLoss(), optimizer, train, epochs=5, batch_size=32, progress=False)
     fastconv.onnx.save(model, path, (None, 1, 32, 32))
 
