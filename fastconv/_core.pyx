@@ -6,7 +6,7 @@ from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDED, PyBUF_STRIDED_RO, PyBUF
 from cpython.buffer cimport PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 
 from threading import get_ident
 
@@ -664,6 +664,46 @@ cdef int raise_for_status(int status, str op) except -1:
     if status:
         raise MemoryError(f"no memory for the workspace of {op}")
     return 0
+
+
+cdef class Samples:
+    """Some values of float32 arrays of at most 4 axes, which are held, and whether they are what they were.
+
+    All of vectors; of weights (K, C, R, S) one at least of each filter, each input channel and each tap.
+    """
+    cdef list held
+    cdef uint64_t seen
+
+    def __init__(self, arrays):
+        self.held = [acquire("arrays", array, False) for array in arrays]
+        self.seen = self.digest()
+
+    def agree(self):
+        """Whether no sample has changed."""
+        return self.digest() == self.seen
+
+    cdef uint64_t digest(self):
+        """FNV-1a of the samples, a value at a time."""
+        cdef uint64_t state = <uint64_t>0xcbf29ce484222325
+        cdef View held
+        cdef fc_tensor t
+        cdef ptrdiff_t count, n, k, c, r, s
+        for held in self.held:
+            describe(held, &t)
+            if t.size[0] * t.size[1] * t.size[2] * t.size[3] == 0:
+                continue
+            count = max(t.size[0], t.size[1], t.size[2] * t.size[3])
+            k = c = r = s = 0
+            for n in range(count):
+                state ^= (<const uint32_t *>(t.data + k * t.stride[0] + c * t.stride[1] + r * t.stride[2]
+                                             + s * t.stride[3]))[0]
+                state *= <uint64_t>0x100000001b3
+                k = k + 1 if k + 1 < t.size[0] else 0
+                c = c + 1 if c + 1 < t.size[1] else 0
+                s += 1
+                if s == t.size[3]:
+                    s, r = 0, r + 1 if r + 1 < t.size[2] else 0
+        return state
 
 
 # ---- conv2d -----------------------------------------------------------------------------------------

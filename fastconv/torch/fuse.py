@@ -27,7 +27,7 @@ NODES = (ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.Au
          ast.Subscript, ast.Name, ast.Constant, ast.Tuple, ast.List, ast.JoinedStr, ast.FormattedValue,
          ast.keyword, ast.Slice, ast.expr_context, ast.operator, ast.cmpop, ast.boolop, ast.unaryop)
 SIMPLE = (bool, int, float, str, type(None))
-OF_TORCH = {*vars(nn.Module()), "_program", "_frozen"} - {"training"}
+OF_TORCH = {*vars(nn.Module()), "_program"} - {"training"}
 RELU = (nn.functional.relu, torch.relu)
 ADD = (operator.add, operator.iadd, torch.add)
 
