@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import shutil
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ import fastconv
 from fastconv import functional as F
 
 torch = pytest.importorskip("torch")
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.nn.utils import prune  # noqa: E402
 from torch_networks import NETWORKS  # noqa: E402
 
@@ -191,6 +193,32 @@ def test_without_gradients(mode):
         y = ft.max_pool2d(ft.conv2d(x, w), 2)
     assert not y.requires_grad
     assert torch.equal(y, expected)
+
+
+class Watching(torch.utils._python_dispatch.TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.add(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_ops_are_seen_by_those_who_watch():
+    model, x = ft.accelerate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).eval(), images(1, 3, 8, 8)
+    y = model(x)
+    assert ops.is_unwatched(x, model[0].weight)
+    with Watching() as mode:
+        agree(model(x), y)
+    assert {"fastconv::conv2d", "fastconv::batch_norm_eval"} <= mode.seen
+    with torch.profiler.profile() as profile:
+        model(x)
+    assert "fastconv::conv2d" in {event.name for event in profile.events()}
+    agree(make_fx(model)(x)(x + 1), model(x + 1))
+    moved = y + model[1].weight.view(-1, 1, 1) / math.sqrt(1 + 1e-5)
+    agree(torch.func.functional_call(model, {"0.bias": model[0].bias + 1}, x), moved)
 
 
 # ---- models -----------------------------------------------------------------------------------------
@@ -531,17 +559,26 @@ def test_what_is_no_model_is_refused():
         ft.accelerate([])
 
 
-def test_torch_compile_takes_the_ops_whole():
-    model = ft.accelerate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)))
-    x = images(2, 3, 8, 8)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of Inductor's own
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_torch_compile_takes_the_ops_whole(backend):
+    if backend == "inductor" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        pytest.skip("Inductor needs a C++ compiler")
+    model = ft.accelerate(nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), Block(4), nn.AvgPool2d(2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
+    x, again = images(2, 3, 12, 12), images(2, 3, 12, 12)
     twin = copy.deepcopy(model)
-    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
-    y = model(x)
-    y.square().sum().backward()
-    grad, x.grad = x.grad, None
-    z = compiled(x)
-    z.square().sum().backward()
-    assert torch.equal(y, z)
-    assert torch.equal(grad, x.grad)
-    for here, there in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
-        assert torch.equal(here, there)
+    torch._dynamo.reset()
+    compiled = torch.compile(twin, backend=backend, fullgraph=True)
+    model(x).square().sum().backward()
+    compiled(again).square().sum().backward()
+    agree(again.grad, x.grad)
+    for here, there in zip(twin.parameters(), model.parameters(), strict=True):
+        agree(here.grad, there.grad)
+    for here, there in zip(twin.state_dict().values(), model.state_dict().values(), strict=True):
+        agree(here.double(), there.double())
+    model.eval()
+    twin.eval()
+    with torch.no_grad():
+        agree(compiled(x), model(x))

@@ -151,9 +151,9 @@ def evaluated(conv, norm, x, residual, relu):
         return None
     tensors, kept = _tensors(conv, norm), _KEPT.get(conv)
     state = tensors and _state(conv, norm, tensors)
-    if not state:
-        return None
     if kept is None or kept.state != state or not kept.samples.agree():
+        if not state or not _keepable(conv, tensors):
+            return None
         _KEPT[conv] = kept = Kept(conv, norm, tensors, state)
     return kept(x, residual, relu)
 
@@ -176,20 +176,22 @@ def _tensors(conv, norm):
 
 
 def _state(conv, norm, tensors):
-    """Equal while the tensors are the same; None where nothing tells, or fastconv does not compute it."""
+    """Equal while the tensors are the same; None where nothing tells, as of tensors of inference mode."""
     weight = tensors[0]
-    if conv.padding_mode != "zeros" or not ops.is_supported(*tensors):
-        return None
     state = [weight.shape, weight.stride(), conv.stride, conv.padding, conv.dilation, conv.groups,
-             None if norm is None else norm.eps]
-    for tensor in tensors:
-        if tensor is None:
-            state.append(None)
-        elif tensor.is_inference() or type(tensor) not in ops.PLAIN:
-            return None
-        else:
-            state += id(tensor), tensor.data_ptr(), tensor._version
+             conv.padding_mode, None if norm is None else norm.eps]
+    try:
+        for tensor in tensors:
+            state += (None,) if tensor is None else (id(tensor), tensor.data_ptr(), tensor._version)
+    except RuntimeError:
+        return None
     return state
+
+
+def _keepable(conv, tensors):
+    """Whether fastconv computes this, and torch knows all about the tensors."""
+    return (conv.padding_mode == "zeros" and ops.is_supported(*tensors)
+            and all(tensor is None or type(tensor) in ops.PLAIN for tensor in tensors))
 
 
 class Kept:

@@ -56,7 +56,9 @@ def _call(op, *arguments):
 
 def _array(tensor):
     """The memory of a tensor as an array, or None."""
-    return None if tensor is None else tensor.detach().numpy()
+    if tensor is None:
+        return None
+    return tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()
 
 
 def _tensor(array):
