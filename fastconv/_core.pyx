@@ -276,8 +276,7 @@ cdef class Timed:
         cdef long long start, end
         cdef long long ns[FC_CLOCKS]
         cdef int threads
-        cdef list facts = []
-        cdef object counters, before, counts, result, record, known, value, one
+        cdef object counters, before, counts, result
         if not self.records:
             return self.kernel(*arguments, **keywords)
         if keywords:
@@ -292,17 +291,100 @@ cdef class Timed:
         finally:
             threads = fc_timers_take(ns)
         counts = None if counters is None else counters.since(before)
+        self.append(self.here.layer, start, end, threads, ns, counts, self.facts(arguments, result))
+        return result
+
+    cdef tuple facts(self, arguments, result):
+        """One tuple for all calls that are alike: millions of small ones would keep the garbage collector busy."""
+        cdef list found = []
+        cdef object value
         for value in arguments:
-            facts.append(seen(value))
-        facts.append(seen(result))
-        # One tuple for all calls that are alike: millions of small ones would keep the garbage collector busy.
-        known = tuple(facts)
-        known = self.known.setdefault(known, known)
-        record = (self.name, self.here.layer, fc_kernels_active().isa, fc_threads_allowed(), start, end, threads,
-                  (ns[1], ns[2], ns[3], ns[4], ns[5]), counts, known, get_ident())
+            found.append(seen(value))
+        found.append(seen(result))
+        cdef tuple known = tuple(found)
+        return self.known.setdefault(known, known)
+
+    cdef int append(self, layer, long long start, long long end, int threads, const long long *ns, counts,
+                    tuple facts) except -1:
+        cdef object one
+        cdef tuple record = (self.name, layer, fc_kernels_active().isa, fc_threads_allowed(), start, end,
+                             threads, (ns[1], ns[2], ns[3], ns[4], ns[5]), counts, facts, get_ident())
         for one in self.records:
             (<list>one).append(record)
-        return result
+        return 0
+
+
+cdef struct Lap:
+    long long start, end
+    int threads
+    long long ns[FC_CLOCKS]
+
+
+@cython.auto_pickle(False)
+cdef class TimedSteps:
+    """The steps of a plan, recorded: between two kernels nothing but the clock is read, for there every line of
+    Python, which the kernels have driven out of the caches, takes microseconds.
+
+    timed: the Timed of each step, None of what is no kernel. layers: of each step. fixed: whether its arrays lie the
+    same way in every call.
+    """
+    cdef list timed, fixed, known
+    cdef object layers, here
+
+    def __init__(self, list timed, layers, list fixed, here):
+        self.timed, self.layers, self.fixed, self.here = timed, layers, fixed, here
+        self.known = [None] * len(timed)
+
+    def __call__(self, list calls):
+        """Runs the calls [(function, arguments)]."""
+        cdef Py_ssize_t i, first = 0, done = 0, steps = len(self.timed)
+        cdef long long ns[FC_CLOCKS]
+        cdef Timed timed
+        cdef object counters, before, function, arguments
+        cdef list results = [None] * steps
+        cdef list counts = [None] * steps
+        cdef Lap *laps = <Lap *>fc_alloc(steps * sizeof(Lap))
+        if laps == NULL:
+            raise MemoryError("no memory for a profile")
+        fc_timers_take(ns)
+        try:
+            for i in range(steps):
+                function, arguments = calls[i]
+                timed = self.timed[i]
+                if timed is None:  # what it calls may be recorded
+                    self.append(calls, laps, results, counts, first, i)
+                    first = done = i + 1
+                    self.here.layer = self.layers[i]
+                    function(*arguments)
+                    fc_timers_take(ns)
+                    continue
+                counters = timed.counters
+                before = None if counters is None else counters.read()
+                laps[i].start = fc_timers_now()
+                results[i] = function(*arguments)
+                laps[i].end = fc_timers_now()
+                laps[i].threads = fc_timers_take(laps[i].ns)
+                if counters is not None:
+                    counts[i] = counters.since(before)
+                done = i + 1
+        finally:
+            self.append(calls, laps, results, counts, first, done)
+            fc_free(laps)
+
+    cdef int append(self, list calls, const Lap *laps, list results, list counts, Py_ssize_t first,
+                    Py_ssize_t end) except -1:
+        cdef Py_ssize_t i
+        cdef Timed timed
+        cdef tuple known
+        for i in range(first, end):
+            timed = self.timed[i]
+            known = self.known[i]
+            if known is None:
+                known = timed.facts(calls[i][1], results[i])
+                if self.fixed[i]:
+                    self.known[i] = known
+            timed.append(self.layers[i], laps[i].start, laps[i].end, laps[i].threads, laps[i].ns, counts[i], known)
+        return 0
 
 
 def multiply_adds(size_t rounds):
