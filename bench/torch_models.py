@@ -18,8 +18,7 @@ from torch_networks import NETWORKS
 torch = require("torch", "torch")
 nn = torch.nn
 FORMATS = {"torch NHWC": torch.channels_last, "torch NCHW": torch.contiguous_format}
-COMPARISONS = {"over best torch": ("accelerated", tuple(FORMATS)),
-               "frozen over best torch": ("frozen", tuple(FORMATS))}
+COMPARISONS = {"over best torch": ("accelerated", tuple(FORMATS))}
 
 
 def cifar_cnn(classes):
@@ -49,10 +48,10 @@ def contenders(name, batch, training):
     model = create(classes)
     x, labels = torch.randn(batch, *shape), torch.randint(classes, (batch,))
     found = {}
-    for contender in ("accelerated", *([] if training else ["frozen"]), *FORMATS):
+    for contender in ("accelerated", *FORMATS):
         net, images = copy.deepcopy(model).train(training), x
         if contender not in FORMATS:
-            fastconv.torch.accelerate(net, frozen=contender == "frozen")
+            fastconv.torch.accelerate(net)
         else:
             net, images = (thing.to(memory_format=FORMATS[contender]) for thing in (net, x))
         found[contender] = (_step(net, images, labels) if training

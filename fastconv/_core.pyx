@@ -6,7 +6,7 @@ from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDED, PyBUF_STRIDED_RO, PyBUF
 from cpython.buffer cimport PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 
 from threading import get_ident
 
@@ -276,8 +276,7 @@ cdef class Timed:
         cdef long long start, end
         cdef long long ns[FC_CLOCKS]
         cdef int threads
-        cdef list facts = []
-        cdef object counters, before, counts, result, record, known, value, one
+        cdef object counters, before, counts, result
         if not self.records:
             return self.kernel(*arguments, **keywords)
         if keywords:
@@ -292,17 +291,100 @@ cdef class Timed:
         finally:
             threads = fc_timers_take(ns)
         counts = None if counters is None else counters.since(before)
+        self.append(self.here.layer, start, end, threads, ns, counts, self.facts(arguments, result))
+        return result
+
+    cdef tuple facts(self, arguments, result):
+        """One tuple for all calls that are alike: millions of small ones would keep the garbage collector busy."""
+        cdef list found = []
+        cdef object value
         for value in arguments:
-            facts.append(seen(value))
-        facts.append(seen(result))
-        # One tuple for all calls that are alike: millions of small ones would keep the garbage collector busy.
-        known = tuple(facts)
-        known = self.known.setdefault(known, known)
-        record = (self.name, self.here.layer, fc_kernels_active().isa, fc_threads_allowed(), start, end, threads,
-                  (ns[1], ns[2], ns[3], ns[4], ns[5]), counts, known, get_ident())
+            found.append(seen(value))
+        found.append(seen(result))
+        cdef tuple known = tuple(found)
+        return self.known.setdefault(known, known)
+
+    cdef int append(self, layer, long long start, long long end, int threads, const long long *ns, counts,
+                    tuple facts) except -1:
+        cdef object one
+        cdef tuple record = (self.name, layer, fc_kernels_active().isa, fc_threads_allowed(), start, end,
+                             threads, (ns[1], ns[2], ns[3], ns[4], ns[5]), counts, facts, get_ident())
         for one in self.records:
             (<list>one).append(record)
-        return result
+        return 0
+
+
+cdef struct Lap:
+    long long start, end
+    int threads
+    long long ns[FC_CLOCKS]
+
+
+@cython.auto_pickle(False)
+cdef class TimedSteps:
+    """The steps of a plan, recorded: between two kernels nothing but the clock is read, for there every line of
+    Python, which the kernels have driven out of the caches, takes microseconds.
+
+    timed: the Timed of each step, None of what is no kernel. layers: of each step. fixed: whether its arrays lie the
+    same way in every call.
+    """
+    cdef list timed, fixed, known
+    cdef object layers, here
+
+    def __init__(self, list timed, layers, list fixed, here):
+        self.timed, self.layers, self.fixed, self.here = timed, layers, fixed, here
+        self.known = [None] * len(timed)
+
+    def __call__(self, list calls):
+        """Runs the calls [(function, arguments)]."""
+        cdef Py_ssize_t i, first = 0, done = 0, steps = len(self.timed)
+        cdef long long ns[FC_CLOCKS]
+        cdef Timed timed
+        cdef object counters, before, function, arguments
+        cdef list results = [None] * steps
+        cdef list counts = [None] * steps
+        cdef Lap *laps = <Lap *>fc_alloc(steps * sizeof(Lap))
+        if laps == NULL:
+            raise MemoryError("no memory for a profile")
+        fc_timers_take(ns)
+        try:
+            for i in range(steps):
+                function, arguments = calls[i]
+                timed = self.timed[i]
+                if timed is None:  # what it calls may be recorded
+                    self.append(calls, laps, results, counts, first, i)
+                    first = done = i + 1
+                    self.here.layer = self.layers[i]
+                    function(*arguments)
+                    fc_timers_take(ns)
+                    continue
+                counters = timed.counters
+                before = None if counters is None else counters.read()
+                laps[i].start = fc_timers_now()
+                results[i] = function(*arguments)
+                laps[i].end = fc_timers_now()
+                laps[i].threads = fc_timers_take(laps[i].ns)
+                if counters is not None:
+                    counts[i] = counters.since(before)
+                done = i + 1
+        finally:
+            self.append(calls, laps, results, counts, first, done)
+            fc_free(laps)
+
+    cdef int append(self, list calls, const Lap *laps, list results, list counts, Py_ssize_t first,
+                    Py_ssize_t end) except -1:
+        cdef Py_ssize_t i
+        cdef Timed timed
+        cdef tuple known
+        for i in range(first, end):
+            timed = self.timed[i]
+            known = self.known[i]
+            if known is None:
+                known = timed.facts(calls[i][1], results[i])
+                if self.fixed[i]:
+                    self.known[i] = known
+            timed.append(self.layers[i], laps[i].start, laps[i].end, laps[i].threads, laps[i].ns, counts[i], known)
+        return 0
 
 
 def multiply_adds(size_t rounds):
@@ -664,6 +746,46 @@ cdef int raise_for_status(int status, str op) except -1:
     if status:
         raise MemoryError(f"no memory for the workspace of {op}")
     return 0
+
+
+cdef class Samples:
+    """Some values of float32 arrays of at most 4 axes, which are held, and whether they are what they were.
+
+    All of vectors; of weights (K, C, R, S) one at least of each filter, each input channel and each tap.
+    """
+    cdef list held
+    cdef uint64_t seen
+
+    def __init__(self, arrays):
+        self.held = [acquire("arrays", array, False) for array in arrays]
+        self.seen = self.digest()
+
+    def agree(self):
+        """Whether no sample has changed."""
+        return self.digest() == self.seen
+
+    cdef uint64_t digest(self):
+        """FNV-1a of the samples, a value at a time."""
+        cdef uint64_t state = <uint64_t>0xcbf29ce484222325
+        cdef View held
+        cdef fc_tensor t
+        cdef ptrdiff_t count, n, k, c, r, s
+        for held in self.held:
+            describe(held, &t)
+            if t.size[0] * t.size[1] * t.size[2] * t.size[3] == 0:
+                continue
+            count = max(t.size[0], t.size[1], t.size[2] * t.size[3])
+            k = c = r = s = 0
+            for n in range(count):
+                state ^= (<const uint32_t *>(t.data + k * t.stride[0] + c * t.stride[1] + r * t.stride[2]
+                                             + s * t.stride[3]))[0]
+                state *= <uint64_t>0x100000001b3
+                k = k + 1 if k + 1 < t.size[0] else 0
+                c = c + 1 if c + 1 < t.size[1] else 0
+                s += 1
+                if s == t.size[3]:
+                    s, r = 0, r + 1 if r + 1 < t.size[2] else 0
+        return state
 
 
 # ---- conv2d -----------------------------------------------------------------------------------------

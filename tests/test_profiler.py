@@ -214,6 +214,16 @@ def test_a_plan_made_in_a_profile_is_recorded_then_and_not_later(rng):
     assert len(p.records) == count
 
 
+def test_records_of_a_plan_follow_the_layout_of_its_images(rng):
+    run, x = network(rng).eval().compile((2, 3, 8, 8)), floats(rng, 2, 3, 8, 8)
+    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    with fastconv.profile() as p:
+        for images in (x, last, x):
+            run(images)
+    first = p.records[::len(p.records) // 3]
+    assert [record.layout for record in first] == ["NCHW", "NHWC", "NCHW"]
+
+
 def test_profiled_results_have_the_same_bits(rng):
     model, x = network(rng).eval(), floats(rng, 2, 3, 8, 8)
     expected = model(x)

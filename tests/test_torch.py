@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import shutil
 import sys
 
 import numpy as np
@@ -13,6 +14,8 @@ import fastconv
 from fastconv import functional as F
 
 torch = pytest.importorskip("torch")
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
 from torch_networks import NETWORKS  # noqa: E402
 
 import fastconv.torch as ft  # noqa: E402  it needs torch
@@ -192,6 +195,32 @@ def test_without_gradients(mode):
     assert torch.equal(y, expected)
 
 
+class Watching(torch.utils._python_dispatch.TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.add(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_ops_are_seen_by_those_who_watch():
+    model, x = ft.accelerate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).eval(), images(1, 3, 8, 8)
+    y = model(x)
+    assert ops.is_unwatched(x, model[0].weight)
+    with Watching() as mode:
+        agree(model(x), y)
+    assert {"fastconv::conv2d", "fastconv::batch_norm_eval"} <= mode.seen
+    with torch.profiler.profile() as profile:
+        model(x)
+    assert "fastconv::conv2d" in {event.name for event in profile.events()}
+    agree(make_fx(model)(x)(x + 1), model(x + 1))
+    moved = y + model[1].weight.view(-1, 1, 1) / math.sqrt(1 + 1e-5)
+    agree(torch.func.functional_call(model, {"0.bias": model[0].bias + 1}, x), moved)
+
+
 # ---- models -----------------------------------------------------------------------------------------
 
 def cnn():
@@ -357,19 +386,21 @@ def test_programs_follow_what_they_depend_on():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "vgg11_bn"])
-def test_frozen_models_fold_norms_and_follow_their_weights(name):
+def test_evaluation_folds_norms_and_follows_the_weights(name):
     torch.manual_seed(0)
     model = NETWORKS[name](10).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
-    twin, x = ft.accelerate(copy.deepcopy(model), frozen=True), images(2, 3, 64, 64, grad=False)
+    twin, x = ft.accelerate(copy.deepcopy(model)), images(2, 3, 64, 64, grad=False)
     convolution = next(module for module in twin.modules() if isinstance(module, nn.Conv2d))
     with torch.no_grad():
         agree(twin(x), model(x), 1e-4)
         assert torch.equal(twin(x), twin(x))
-        assert convolution in modules._FILTERS
+        kept = modules._KEPT[convolution]
+        agree(twin(x[:1]), model(x[:1]), 1e-4)
+        assert modules._KEPT[convolution] is kept
         for parameter in (*model.parameters(), *model.buffers()):
             if parameter.is_floating_point():
                 parameter.mul_(0.9)
@@ -377,7 +408,54 @@ def test_frozen_models_fold_norms_and_follow_their_weights(name):
         agree(twin(x), model(x), 1e-4)
     twin(x).sum().backward()
     assert convolution.weight.grad is not None
-    assert not any("_frozen" in vars(module) for module in ft.restore(twin).modules())
+    assert convolution not in modules._KEPT
+    with torch.inference_mode():
+        twin(x)
+    assert convolution in modules._KEPT
+    ft.restore(twin)
+    assert not any(module in modules._KEPT for module in twin.modules())
+
+
+def of_data(tensor):
+    return tensor.data.copy_(tensor.data * 2)
+
+
+CHANGES = {
+    "in place": lambda conv, norm: conv.weight.mul_(2),
+    "assigned": lambda conv, norm: setattr(conv, "weight", nn.Parameter(2 * conv.weight)),
+    "data assigned": lambda conv, norm: setattr(conv.weight, "data", 2 * conv.weight),
+    "data flipped": lambda conv, norm: setattr(conv.weight, "data", conv.weight.data.transpose(2, 3)),
+    "data": lambda conv, norm: of_data(conv.weight),
+    "a filter by data": lambda conv, norm: of_data(conv.weight[3]),
+    "an input channel by data": lambda conv, norm: of_data(conv.weight[:, 2]),
+    "a tap by data": lambda conv, norm: of_data(conv.weight[:, :, 0, 1]),
+    "NumPy": lambda conv, norm: np.copyto(conv.weight.detach().numpy(), 2),
+    "an element of the bias by data": lambda conv, norm: of_data(conv.bias[1]),
+    "an average by NumPy": lambda conv, norm: np.copyto(norm.running_mean.numpy()[2:], 5),
+    "stride": lambda conv, norm: setattr(conv, "stride", (2, 2)),
+    "padding_mode": lambda conv, norm: setattr(conv, "padding_mode", "reflect"),
+    "eps": lambda conv, norm: setattr(norm, "eps", 1.0),
+    "norm's mode": lambda conv, norm: norm.train(),
+    "no bias": lambda conv, norm: setattr(conv, "bias", None),
+    "pruned": lambda conv, norm: prune.l1_unstructured(conv, "bias", 0.5),
+    "pruned weight": lambda conv, norm: prune.l1_unstructured(conv, "weight", 0.5),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@torch.no_grad()
+def test_no_change_is_missed_without_gradients(change):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)).eval()
+    x = images(2, 3, 8, 8, grad=False)
+    twin = ft.accelerate(copy.deepcopy(model))
+    before = twin(x)
+    for one in (model, twin):
+        change(*one)
+    after = twin(x)
+    agree(after, model(x))
+    assert after.shape != before.shape or not torch.equal(after, before)
+    agree(twin(x), model(x))
 
 
 class Counting(Block):
@@ -481,17 +559,26 @@ def test_what_is_no_model_is_refused():
         ft.accelerate([])
 
 
-def test_torch_compile_takes_the_ops_whole():
-    model = ft.accelerate(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)))
-    x = images(2, 3, 8, 8)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of Inductor's own
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_torch_compile_takes_the_ops_whole(backend):
+    if backend == "inductor" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        pytest.skip("Inductor needs a C++ compiler")
+    model = ft.accelerate(nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), Block(4), nn.AvgPool2d(2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)))
+    x, again = images(2, 3, 12, 12), images(2, 3, 12, 12)
     twin = copy.deepcopy(model)
-    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
-    y = model(x)
-    y.square().sum().backward()
-    grad, x.grad = x.grad, None
-    z = compiled(x)
-    z.square().sum().backward()
-    assert torch.equal(y, z)
-    assert torch.equal(grad, x.grad)
-    for here, there in zip(model.state_dict().values(), twin.state_dict().values(), strict=True):
-        assert torch.equal(here, there)
+    torch._dynamo.reset()
+    compiled = torch.compile(twin, backend=backend, fullgraph=True)
+    model(x).square().sum().backward()
+    compiled(again).square().sum().backward()
+    agree(again.grad, x.grad)
+    for here, there in zip(twin.parameters(), model.parameters(), strict=True):
+        agree(here.grad, there.grad)
+    for here, there in zip(twin.state_dict().values(), model.state_dict().values(), strict=True):
+        agree(here.double(), there.double())
+    model.eval()
+    twin.eval()
+    with torch.no_grad():
+        agree(compiled(x), model(x))

@@ -8,6 +8,7 @@ left to run, not even a test, while there is none.
 
 import inspect
 import threading
+import weakref
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 
@@ -206,13 +207,20 @@ def _named(method):
 def _run_of(timed):
     """Plan._run with the kernels of `timed`."""
     here = _here
+    plans = weakref.WeakKeyDictionary()  # plan -> its steps
 
     def run(self, calls):
+        steps = plans.get(self)
+        if steps is None:
+            ends = self._x.storage, self._y.storage
+            fixed = [not any(isinstance(value, plan.Value) and value.storage in ends for value in arguments)
+                     for _, arguments in self._steps]
+            kernels = [timed.get(function) for function, _ in self._steps]
+            steps = plans[self] = _core.TimedSteps(kernels, self._step_names, fixed, here)
         outer = here.layer, here.names
         here.names = {}  # layers without a plan of their own are named by their step
         try:
-            for (function, arguments), here.layer in zip(calls, self._step_names, strict=True):
-                timed.get(function, function)(*arguments)
+            steps(calls)
         finally:
             here.layer, here.names = outer
 

@@ -54,7 +54,7 @@ def _faster(module):
     return _fused(cls) if own and plain and module._modules and "__slots__" not in vars(cls) else None
 
 
-def accelerate(model, *, frozen=False):
+def accelerate(model):
     """Lets fastconv compute the Conv2d, BatchNorm2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d and large
     Linear modules of a model, in place, in training and evaluation; returns the model.
 
@@ -63,16 +63,16 @@ def accelerate(model, *, frozen=False):
     and additions are computed with the convolution or norm before them. Activations are channels-last from
     the first convolution on. What fastconv has no kernels for (float64, bfloat16, other devices, autocast)
     stays torch's, with a warning. fastconv's threads become torch's: torch.get_num_threads(), in the process.
-    frozen: for inference, in evaluation mode and without gradients: norms are folded into the convolutions
-    before them, and what these make of their weights is kept until a weight changes, by a torch operation on
-    it, load_state_dict or assignment. Changes behind torch's back, through `.data` or NumPy, are not seen.
+    Without gradients (torch.no_grad, torch.inference_mode) norms in evaluation mode are folded into the
+    convolutions before them, and what these make of their weights, up to five times their memory, is kept
+    until one changes: by any torch operation on it, load_state_dict, assignment, or a call with gradients.
+    Changes by way of `.data` or NumPy, which torch does not count, are seen if they touch a whole filter,
+    input channel, tap or vector; after smaller ones call accelerate again.
     Raises TypeError for what is no torch.nn.Module.
     """
     _check(model)
     for module in list(model.modules()):
-        module.__dict__.pop("_frozen", None)
-        if frozen and type(module) in (nn.Conv2d, modules.Conv2d):
-            module.__dict__["_frozen"] = True
+        modules.forget(module)
         faster = _faster(module)
         if faster is not None:
             module.__class__ = faster
@@ -84,7 +84,7 @@ def restore(model):
     """Undoes accelerate: all modules have torch's, or their own, classes again; returns the model."""
     _check(model)
     for module in list(model.modules()):
-        module.__dict__.pop("_frozen", None)
+        modules.forget(module)
         if isinstance(module, Fused):
             module.__dict__.pop("_program", None)
             module.__class__ = type(module).original

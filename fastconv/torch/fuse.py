@@ -27,7 +27,7 @@ NODES = (ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.Au
          ast.Subscript, ast.Name, ast.Constant, ast.Tuple, ast.List, ast.JoinedStr, ast.FormattedValue,
          ast.keyword, ast.Slice, ast.expr_context, ast.operator, ast.cmpop, ast.boolop, ast.unaryop)
 SIMPLE = (bool, int, float, str, type(None))
-OF_TORCH = {*vars(nn.Module()), "_program", "_frozen"} - {"training"}
+OF_TORCH = {*vars(nn.Module()), "_program"} - {"training"}
 RELU = (nn.functional.relu, torch.relu)
 ADD = (operator.add, operator.iadd, torch.add)
 
@@ -214,9 +214,9 @@ def _fuse(graph, root):
 def _fuse_norm(graph, node, root):
     """A norm, and what has been fused with it, takes the convolution before it; returns whether it does."""
     if node.op == "call_module" and type(root.get_submodule(node.target)) is modules.BatchNorm2d:
-        norm, rest = node.target, node.args
+        norm, rest, absorbed = node.target, node.args, []
     elif node.target is modules.fused:
-        norm, rest = node.args[0].target, node.args[1:]
+        norm, rest, absorbed = node.args[0].target, node.args[1:], [node.args[0]]
     else:
         return False
     conv, *rest = rest
@@ -230,7 +230,7 @@ def _fuse_norm(graph, node, root):
         return False
     with graph.inserting_before(node):
         both = graph.get_attr(conv.target), graph.get_attr(norm)
-    _replace(graph, node, modules.normed, (*both, conv.args[0], *rest), [conv])
+    _replace(graph, node, modules.normed, (*both, conv.args[0], *rest), [conv, *absorbed])
     return True
 
 

@@ -7,8 +7,6 @@ compute what torch does, and say so once.
 import warnings
 import weakref
 
-import numpy as np
-
 from .. import _core
 from .. import functional as F
 from . import ops
@@ -46,10 +44,11 @@ class Conv2d(nn.Conv2d):
                 and _fits(self, x, self.weight, self.bias, residual))
 
     def forward(self, x, residual=None, activation=None):
+        y = evaluated(self, None, x, residual, activation is not None)
+        if y is not None:
+            return y
         if not self.fits(x):
             return super().forward(x)
-        if is_frozen(self, x):
-            return _prepared(self, None, x, residual, activation is not None)
         return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups,
                           residual=residual, activation=activation, channels_last=True)
 
@@ -116,12 +115,13 @@ class Linear(nn.Linear):
     """torch.nn.Linear; torch's but for few rows and large weights.
 
     There reading the weight and writing its gradient, which torch puts into fresh memory, take the time.
-    Elsewhere torch's product is faster on weights in its order.
+    Elsewhere torch's product is faster on weights in its order: without gradients for one or two rows too.
     """
 
     def forward(self, x):
         large = x.dim() == 2 and x.shape[0] <= 16 and self.weight.numel() >= 1 << 22
-        if not large or not _fits(self, x, self.weight, self.bias):
+        if (not large or (x.shape[0] <= 2 and not torch.is_grad_enabled())
+                or not _fits(self, x, self.weight, self.bias)):
             return super().forward(x)
         return ops.linear(x, self.weight, self.bias)
 
@@ -129,6 +129,114 @@ class Linear(nn.Linear):
 # torch's class -> ours
 FAST = {cls.__base__: cls for cls in (Conv2d, BatchNorm2d, ReLU, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d,
                                       Linear)}
+
+
+# ---- evaluation -------------------------------------------------------------------------------------
+
+_KEPT = weakref.WeakKeyDictionary()  # convolution -> Kept
+
+
+def evaluated(conv, norm, x, residual, relu):
+    """relu(norm(conv(x)) + residual) without gradients, by what is kept while its tensors are the same.
+
+    None where the ops have to do it, or torch. With gradients, which come before changes, nothing is kept.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    if torch.is_grad_enabled():
+        forget(conv)
+        return None
+    if (x.dim() != 4 or not ops.is_unwatched(x, residual) or not ops.is_supported(x, residual)
+            or torch.is_autocast_enabled("cpu")):
+        return None
+    tensors, kept = _tensors(conv, norm), _KEPT.get(conv)
+    state = tensors and _state(conv, norm, tensors)
+    if kept is None or kept.state != state or not kept.samples.agree():
+        if not state or not _keepable(conv, tensors):
+            return None
+        _KEPT[conv] = kept = Kept(conv, norm, tensors, state)
+    return kept(x, residual, relu)
+
+
+def forget(conv):
+    """Drops what is kept for a convolution."""
+    _KEPT.pop(conv, None)
+
+
+def _tensors(conv, norm):
+    """What the result depends on, or None where one is made for every call, as by pruning."""
+    try:
+        tensors = [conv._parameters["weight"], conv._parameters["bias"]]
+        if norm is not None:
+            tensors += [norm._parameters["weight"], norm._parameters["bias"], norm._buffers["running_mean"],
+                        norm._buffers["running_var"]]
+    except KeyError:
+        return None
+    return tensors
+
+
+def _state(conv, norm, tensors):
+    """Equal while the tensors are the same; None where nothing tells, as of tensors of inference mode."""
+    weight = tensors[0]
+    state = [weight.shape, weight.stride(), conv.stride, conv.padding, conv.dilation, conv.groups,
+             conv.padding_mode, None if norm is None else norm.eps]
+    try:
+        for tensor in tensors:
+            state += (None,) if tensor is None else (id(tensor), tensor.data_ptr(), tensor._version)
+    except RuntimeError:
+        return None
+    return state
+
+
+def _keepable(conv, tensors):
+    """Whether fastconv computes this, and torch knows all about the tensors."""
+    return (conv.padding_mode == "zeros" and ops.is_supported(*tensors)
+            and all(tensor is None or type(tensor) in ops.PLAIN for tensor in tensors))
+
+
+class Kept:
+    """What a convolution, and a norm folded into it, make of their tensors for all images.
+
+    A tensor is the same while its memory is, and torch's count of its changes; it is held here, so that no
+    new one can take its address. Changes that torch does not count, by `.data` or NumPy, show in samples.
+    """
+
+    def __init__(self, conv, norm, tensors, state):
+        self.tensors, self.state = tensors, state
+        self.samples = _core.Samples([ops._array(tensor) for tensor in tensors if tensor is not None])
+        self.weight, self.bias = _folded(norm, *tensors)
+        self.options = F._geometry(self.weight.shape, conv.stride, conv.padding, conv.dilation, conv.groups,
+                                   "auto")
+        self.last = None, None, None  # shapes of x and of the result, filters
+
+    def __call__(self, x, residual, relu):
+        x_shape, shape, filters = self.last
+        if x.shape != x_shape:
+            if filters is None:  # of more images there may be some
+                filters = _core.prepare_conv2d(self.weight, tuple(x.shape), *self.options, "auto")
+            stride, pads, dilation, _ = self.options
+            shape = ops._conv2d_shape(x, self.weight, stride, (*pads[0], *pads[1]), dilation)
+            self.last = x.shape, shape, filters
+        if residual is not None and residual.shape != shape:
+            return None
+        y = _core.conv2d(ops._array(x), self.weight, self.bias, *self.options, "auto", ops._array(residual),
+                         relu, filters, _core.empty(shape, True))
+        return torch.from_numpy(y)
+
+
+def _folded(norm, weight, bias, gain=None, offset=None, mean=None, var=None):
+    """Arrays (weight, bias) of the convolution followed by the norm, the output channel fastest in memory."""
+    with torch.no_grad():
+        weight = weight.permute(2, 3, 1, 0).clone(memory_format=torch.contiguous_format)
+        if norm is None:
+            bias = None if bias is None else bias.clone()
+        else:
+            scale, shift = (var.double() + norm.eps).rsqrt(), -mean.double()
+            scale = scale if gain is None else scale * gain
+            shift = (shift if bias is None else shift + bias) * scale
+            bias = (shift if offset is None else shift + offset).float()
+            torch.mul(weight, scale, out=weight)  # in float64, rounded once
+        return ops._array(weight.permute(3, 2, 0, 1)), ops._array(bias)
 
 
 # ---- steps of fused programs ------------------------------------------------------------------------
@@ -146,79 +254,19 @@ def fused(module, x, residual=None, relu=None):
 def _result_shape(module, x):
     if isinstance(module, BatchNorm2d):
         return x.shape
-    options = F._geometry(tuple(module.weight.shape), module.stride, module.padding, module.dilation,
-                          module.groups, "auto")
-    pads = options[1]
-    return torch.Size(ops._conv2d_shape(x, module.weight, options[0], (*pads[0], *pads[1]), options[2]))
+    stride, pads, dilation, _ = F._geometry(tuple(module.weight.shape), module.stride, module.padding,
+                                            module.dilation, module.groups, "auto")
+    return torch.Size(ops._conv2d_shape(x, module.weight, stride, (*pads[0], *pads[1]), dilation))
 
 
 def normed(conv, norm, x, residual=None, relu=None):
-    """relu(norm(conv(x)) + residual): one convolution where frozen, else norm and what follows in one."""
+    """relu(norm(conv(x)) + residual): one convolution in evaluation, else norm and what follows in one."""
     quiet = is_plain(conv) and is_plain(norm) and (relu is None or relu is True or is_plain(relu))
-    if (quiet and is_frozen(conv, x) and not norm.training and norm.running_mean is not None
-            and conv.fits(x, residual)
-            and (residual is None or residual.shape == _result_shape(conv, x))):
-        return _prepared(conv, norm, x, residual, relu is not None)
+    if quiet and not norm.training and norm.running_mean is not None:
+        y = evaluated(conv, norm, x, residual, relu is not None)
+        if y is not None:
+            return y
     return fused(norm, conv(x), residual, relu)
-
-
-# ---- frozen models ----------------------------------------------------------------------------------
-
-_FILTERS = weakref.WeakKeyDictionary()  # convolution -> (key, weight, bias, filters, aliases)
-
-
-def is_frozen(module, x):
-    """Whether the convolution may keep what it makes of its weights, and nobody wants gradients."""
-    return ("_frozen" in module.__dict__ and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-            and type(x) is torch.Tensor)
-
-
-def _prepared(conv, norm, x, residual, relu):
-    """relu(norm(conv(x)) + residual) with filters that are made anew when a tensor has changed.
-
-    Aliases of the tensors are kept with them, so that no new tensor can take the address of an old one.
-    """
-    tensors = [conv.weight, conv.bias]
-    if norm is not None:
-        tensors += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
-    key = (x.shape[1:], _core.isa(), *(tensor is not None and (tensor.data_ptr(), _version(tensor))
-                                       for tensor in tensors))
-    options = F._geometry(tuple(conv.weight.shape), conv.stride, conv.padding, conv.dilation, conv.groups,
-                          "auto")
-    kept = _FILTERS.get(conv)
-    if kept is None or kept[0] != key:
-        weight, bias = _folded(conv, norm)
-        filters = _core.prepare_conv2d(weight, tuple(x.shape), *options, "auto")
-        aliases = [tensor.detach() for tensor in tensors if tensor is not None]
-        _FILTERS[conv] = kept = key, weight, bias, filters, aliases
-    out = _core.empty(tuple(_result_shape(conv, x)), True)
-    _, weight, bias, filters, _ = kept
-    return torch.from_numpy(_core.conv2d(ops._array(x), weight, bias, *options, "auto", ops._array(residual),
-                                         relu, filters, out))
-
-
-def _version(tensor):
-    """Counts the changes of a tensor in place; tensors of inference mode count none, and are always new."""
-    return object() if tensor.is_inference() else tensor._version
-
-
-def _folded(conv, norm):
-    """(weight, bias) of the convolution followed by the norm, the output channel fastest in memory."""
-    weight = np.ascontiguousarray(ops._array(conv.weight).transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
-    bias = None if conv.bias is None else ops._array(conv.bias)
-    if norm is None:
-        return weight, None if bias is None else bias.copy()
-    mean, var = (ops._array(average).astype(np.float64) for average in (norm.running_mean, norm.running_var))
-    scale, shift = 1 / np.sqrt(var + norm.eps), -mean
-    if norm.weight is not None:
-        scale *= ops._array(norm.weight)
-    if bias is not None:
-        shift += bias
-    shift *= scale
-    if norm.bias is not None:
-        shift += ops._array(norm.bias)
-    np.multiply(weight, scale[:, None, None, None], out=weight, casting="same_kind", dtype=np.float64)
-    return weight, shift.astype(np.float32)
 
 
 def activated(y, relu):
