@@ -211,7 +211,7 @@ def _run_of(timed):
         outer = here.layer, here.names
         here.names = {}  # layers without a plan of their own are named by their step
         try:
-            for (function, arguments), here.layer in zip(calls, self._step_names, strict=True):
+            for (function, arguments), here.layer in zip(calls, self._call_names, strict=True):
                 timed.get(function, function)(*arguments)
         finally:
             here.layer, here.names = outer
