@@ -321,12 +321,12 @@ cdef struct Lap:
 
 
 @cython.auto_pickle(False)
-cdef class TimedSteps:
-    """The steps of a plan, recorded: between two kernels nothing but the clock is read, for there every line of
+cdef class TimedCalls:
+    """The calls of a plan, recorded: between two kernels nothing but the clock is read, for there every line of
     Python, which the kernels have driven out of the caches, takes microseconds.
 
-    timed: the Timed of each step, None of what is no kernel. layers: of each step. fixed: whether its arrays lie the
-    same way in every call.
+    timed: the Timed of each call, None of what is no kernel. layers: of each call. fixed: whether its arrays lie the
+    same way whenever the plan runs.
     """
     cdef list timed, fixed, known
     cdef object layers, here
@@ -337,18 +337,18 @@ cdef class TimedSteps:
 
     def __call__(self, list calls):
         """Runs the calls [(function, arguments)]."""
-        cdef Py_ssize_t i, first = 0, done = 0, steps = len(self.timed)
+        cdef Py_ssize_t i, first = 0, done = 0, count = len(self.timed)
         cdef long long ns[FC_CLOCKS]
         cdef Timed timed
         cdef object counters, before, function, arguments
-        cdef list results = [None] * steps
-        cdef list counts = [None] * steps
-        cdef Lap *laps = <Lap *>fc_alloc(steps * sizeof(Lap))
+        cdef list results = [None] * count
+        cdef list counts = [None] * count
+        cdef Lap *laps = <Lap *>fc_alloc(count * sizeof(Lap))
         if laps == NULL:
             raise MemoryError("no memory for a profile")
         fc_timers_take(ns)
         try:
-            for i in range(steps):
+            for i in range(count):
                 function, arguments = calls[i]
                 timed = self.timed[i]
                 if timed is None:  # what it calls may be recorded

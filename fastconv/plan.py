@@ -3,9 +3,14 @@
 Layer.compile makes them. Each layer says what it does by its method plan(planner, x, out=None): it adds the
 steps that compute y of the Value x, into the Value `out` if one is given, and returns the Value that holds y.
 Arrays exist only once all steps, and so the lifetimes of all Values, are known.
+
+Steps whose arrays are large run by turns of some images, so that what one step writes is still in the cache
+for the next: activations between them have the size of a turn.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from itertools import groupby
 from operator import index
 
 import numpy as np
@@ -15,18 +20,28 @@ from . import functional as F
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
+# What a step reads and writes in a turn may take so many level 2 caches: level 3 is faster than memory too,
+# and turns of few images read the weights often.
+TURN_CACHES = 6
+CALL_BYTES = 1 << 20  # that could be moved while a call starts and its threads wait for each other
+
 
 class Storage:
     """The memory of an activation, from the first to the last step that needs it.
 
-    home: the storage in whose place it lies, itself unless it is computed in place.
+    images, image_bytes: how many lie there, one behind the other, and the bytes of each. home: the storage in
+    whose place it lies, itself unless it is computed in place.
     """
 
-    def __init__(self, size):
-        self.bytes = -(-size // ALIGNMENT) * ALIGNMENT
+    def __init__(self, images, image_bytes):
+        self.images, self.image_bytes = images, image_bytes
         self.first = self.last = None
         self.offset = 0
         self.home = self
+
+    @property
+    def bytes(self):
+        return -(-self.images * self.image_bytes // ALIGNMENT) * ALIGNMENT
 
     def need(self, step):
         self.first = step if self.first is None else self.first
@@ -37,7 +52,8 @@ class Storage:
 class Value:
     """An array of the plan: a view of a storage. strides in bytes; None: those of the network's input.
 
-    axes: of the network's input, in this order, where they are not in its own.
+    axes: of the network's input, in this order, where they are not in its own. by_image: axis 0 is that of
+    the images.
     """
 
     storage: Storage
@@ -45,19 +61,22 @@ class Value:
     strides: tuple | None
     offset: int = 0
     axes: tuple | None = None
+    by_image: bool = True
 
     def transpose(self, axes):
         """The axes in another order, as of ndarray.transpose."""
         shape = tuple(self.shape[axis] for axis in axes)
+        by_image = self.by_image and axes[0] == 0
         if self.strides is None:
-            return Value(self.storage, shape, None, 0,
-                         tuple(axes if self.axes is None else (self.axes[axis] for axis in axes)))
-        return Value(self.storage, shape, tuple(self.strides[axis] for axis in axes), self.offset)
+            axes = tuple(axes if self.axes is None else (self.axes[axis] for axis in axes))
+            return replace(self, shape=shape, axes=axes, by_image=by_image)
+        strides = tuple(self.strides[axis] for axis in axes)
+        return replace(self, shape=shape, strides=strides, by_image=by_image)
 
     def channels(self, begin, end):
         """The channels from `begin` up to `end`."""
-        return Value(self.storage, (self.shape[0], end - begin, *self.shape[2:]), self.strides,
-                     self.offset + begin * self.strides[1])
+        return replace(self, shape=(self.shape[0], end - begin, *self.shape[2:]),
+                       offset=self.offset + begin * self.strides[1])
 
     def rows(self):
         """(N, D) with an image's elements in the order of its axes; None where they do not lie so."""
@@ -68,11 +87,11 @@ class Value:
             if size > 1 and stride != expected:
                 return None
             expected *= size
-        return Value(self.storage, (self.shape[0], expected // 4), (self.strides[0], 4), self.offset)
+        return replace(self, shape=(self.shape[0], expected // 4), strides=(self.strides[0], 4))
 
     def images(self, shape):
         """A contiguous (N, D) seen as contiguous images."""
-        return Value(self.storage, shape, _strides(shape, range(len(shape))), self.offset)
+        return replace(self, shape=shape, strides=_strides(shape, range(len(shape))))
 
 
 def _strides(shape, order):
@@ -95,8 +114,8 @@ class Planner:
     """
 
     def __init__(self, input_shape, names):
-        self.x = Value(Storage(0), input_shape, None)
-        self.steps = []  # (function, arguments, over)
+        self.x = Value(Storage(input_shape[0], 0), input_shape, None)
+        self.steps = []  # (function, arguments, over, whole)
         self.step_names = []
         self._names, self._name = names, ""
 
@@ -112,48 +131,91 @@ class Planner:
         if out is not None:
             return out
         strides = _strides(shape, (0, 2, 3, 1) if len(shape) == 4 else range(len(shape)))
-        return Value(Storage(shape[0] * strides[0]), shape, strides)
+        return Value(Storage(shape[0], strides[0]), shape, strides)
 
-    def step(self, function, *arguments, over=None):
+    def step(self, function, *arguments, over=None, whole=False):
         """Adds the call function(*arguments), in which Values stand for their arrays.
 
         The last argument is the Value that is written; it is returned. over: the Value of which the function
-        can write its result over; it will where nothing needs that any more.
+        can write its result over; it will where nothing needs that any more. whole: it may treat the images
+        (axis 0) together; else some of them give the same bits as all.
         """
         for value in arguments:
             if isinstance(value, Value):
                 value.storage.need(len(self.steps))
-        self.steps.append((function, arguments, over))
+        self.steps.append((function, arguments, over, whole))
         self.step_names.append(self._name)
         return arguments[-1]
 
     def copy(self, x, out):
         return self.step(_copy, x, out)
 
-    def finish(self, y):
-        """The Value of the result, whose storage nothing else uses and which is no part of another."""
-        used = {value for _, arguments, _ in self.steps for value in arguments
-                if isinstance(value, Value) and value.storage is y.storage}
+    def finish(self, y, cache_bytes):
+        """(y, stretches): the Value of the result, whose storage nothing else uses and which is no part of
+        another, and the steps as [(first, end, images of a turn)]; cache_bytes as choose_turns takes them.
+        """
+        used = {value for value in self._values() if value.storage is y.storage}
         if used != {y} or y.storage is self.x.storage:
             y = self.copy(y, self.place(None, y.shape))
         y.storage.last = len(self.steps)
+        stretches = self._stretches(y, cache_bytes)
+        for first, end, images in stretches:
+            for value in self._values(first, end):
+                storage = value.storage
+                if first <= storage.first and storage.last < end and storage is not self.x.storage:
+                    storage.images = images
         self._write_in_place(y)
-        return y
+        self._keep_through_turns(stretches)
+        return y, stretches
+
+    def _values(self, first=0, end=None):
+        """The Values among the arguments of some steps."""
+        return [value for _, arguments, _, _ in self.steps[first:end] for value in arguments
+                if isinstance(value, Value)]
+
+    def _stretches(self, y, cache_bytes):
+        """The steps cut where choose_turns changes the number of turns."""
+        images, costs = self.x.shape[0], []
+        crossing = [0] * (len(self.steps) + 1)
+        for storage in {id(one.storage): one.storage for one in self._values()}.values():
+            if storage is not y.storage:
+                for number in range(storage.first + 1, storage.last + 1):
+                    crossing[number] += storage.image_bytes
+        for number, (_, arguments, _, whole) in enumerate(self.steps):
+            values = self._values(number, number + 1)
+            by_image = not whole and all(one.by_image and one.shape[0] == images for one in values)
+            floats = {(id(one.storage), one.offset): math.prod(one.shape[1:]) for one in values}
+            weights = sum(getattr(argument, "nbytes", 0) for argument in arguments)
+            costs.append((4 * sum(floats.values()) if by_image else None, weights, crossing[number]))
+        stretches, first = [], 0
+        for turns, group in groupby(choose_turns(costs, images, cache_bytes)):
+            end = first + len(list(group))
+            stretches.append((first, end, -(-images // turns)))
+            first = end
+        return stretches
 
     def _write_in_place(self, y):
-        for number, (_, arguments, x) in enumerate(self.steps):
+        for number, (_, arguments, x, _) in enumerate(self.steps):
             if x is None or x.storage in (self.x.storage, y.storage):
                 continue
             home, out = x.storage.home, arguments[-1]
             if (out.storage not in (home, y.storage) and out.storage.first == number == home.last
-                    and (out.storage.bytes, out.strides, out.offset) == (home.bytes, x.strides, x.offset)):
+                    and (out.storage.images, out.storage.image_bytes, out.strides, out.offset)
+                    == (home.images, home.image_bytes, x.strides, x.offset)):
                 out.storage.home = home
                 home.last = out.storage.last
 
+    def _keep_through_turns(self, stretches):
+        """What holds more than the images of a turn is needed in all turns of a stretch."""
+        for first, end, images in stretches:
+            for value in self._values(first, end):
+                home = value.storage.home
+                if home.images > images:
+                    home.first, home.last = min(home.first, first), max(home.last, end - 1)
+
     def storages(self, y):
         """All that need a place: not those of x and y, nor those computed in place of others."""
-        found = {id(value.storage.home): value.storage.home for _, arguments, _ in self.steps
-                 for value in arguments if isinstance(value, Value)}
+        found = {id(value.storage.home): value.storage.home for value in self._values()}
         return [one for one in found.values() if one not in (self.x.storage, y.storage)]
 
 
@@ -179,6 +241,29 @@ def arrange(spans):
     return offsets, max((offset + span[0] for offset, span in zip(offsets, spans, strict=True)), default=0)
 
 
+def choose_turns(costs, images, cache_bytes):
+    """The number of turns of each step, a power of 2 up to `images`, with which the fewest bytes move.
+
+    costs: for each step the bytes of an image's activations, None where it takes all images at once; of its
+    weights; of an image's activations that the steps before leave to it or to later ones. The first move as
+    far as a turn's exceed cache_bytes, the second each turn, the third where the number of turns changes.
+    """
+    options = [1 << power for power in range((images - 1).bit_length() + 1)]
+    ways = [(0, ())] * len(options)  # (bytes moved, turns of each step), the best that ends with each option
+    for activations, weights, crossing in costs:
+        best, best_turns = min(ways, key=lambda way: way[0])
+        changed = best + crossing * images, best_turns
+        for place, turns in enumerate(options):
+            before, steps = min(ways[place], changed, key=lambda way: way[0])
+            if activations is not None:
+                missed = max(0, activations - cache_bytes * turns / images)
+                moved = before + missed * images + (weights + CALL_BYTES) * turns
+            else:
+                moved = before + weights if turns == 1 else math.inf
+            ways[place] = moved, (*steps, turns)
+    return min(ways, key=lambda way: way[0])[1]
+
+
 class Plan:
     """plan(x, out=None) runs a network in evaluation; see Layer.compile.
 
@@ -197,36 +282,52 @@ class Plan:
         model.output_shape(input_shape)  # raises what forward would raise
         planner = Planner(input_shape, {id(layer): name for name, layer in model.named_modules()})
         self._x = planner.x
-        self._y = planner.finish(planner.add(model, planner.x))
+        caches = (_core.process_info()["cache_bytes"][1] or 1 << 20) * _core.get_num_threads()
+        self._y, self._stretches = planner.finish(planner.add(model, planner.x), TURN_CACHES * caches)
         storages = planner.storages(self._y)
         offsets, self.memory_bytes = arrange([(one.bytes, one.first, one.last) for one in storages])
         for storage, offset in zip(storages, offsets, strict=True):
             storage.offset = offset
-        self._steps = [(function, arguments) for function, arguments, _ in planner.steps]
-        self._step_names = planner.step_names
         self.input_shape, self.output_shape = input_shape, self._y.shape
+        self._steps = [(function, arguments) for function, arguments, _, _ in planner.steps]
+        self._step_names = planner.step_names
+        self._call_steps = [step for step, _, _ in self._turns()]
         self._idle = [self._bind()]
 
+    def _turns(self):
+        """(step, first image, end) of each call."""
+        images = self.input_shape[0]
+        for first, end, of_turn in self._stretches:
+            for image in range(0, images, of_turn):
+                for step in range(first, end):
+                    yield step, image, min(images, image + of_turn)
+
     def _bind(self):
-        """([(function, arguments)], places of x, places of the result): the steps on arrays of one arena."""
-        arena = _core.Block(self.memory_bytes)
+        """([(function, arguments)], places of x, places of the result): the calls on arrays of one arena."""
+        arena, images = _core.Block(self.memory_bytes), self.input_shape[0]
         calls, places = [], {self._x.storage: [], self._y.storage: []}
-        for function, arguments in self._steps:
+        for step, image, end in self._turns():
+            function, arguments = self._steps[step]
             bound = list(arguments)
+            turn = None if end - image == images else slice(image, end)
             for place, value in enumerate(arguments):
                 if not isinstance(value, Value):
                     continue
                 if value.storage in places:
-                    places[value.storage].append((bound, place, value.axes))
+                    places[value.storage].append((bound, place, value.axes, turn))
                     bound[place] = None
-                else:
-                    offset = value.storage.home.offset + value.offset
-                    bound[place] = np.ndarray(value.shape, np.float32, arena, offset, value.strides)
+                    continue
+                home = value.storage.home
+                offset, shape = home.offset + value.offset, value.shape
+                if turn is not None:
+                    shape = (end - image, *shape[1:])
+                    offset += image * value.strides[0] if home.images == images else 0
+                bound[place] = np.ndarray(shape, np.float32, arena, offset, value.strides)
             calls.append((function, bound))
         return calls, places[self._x.storage], places[self._y.storage]
 
     def _run(self, calls):
-        """The calls of all steps, each of the layer that _step_names has for it."""
+        """The calls, each of the step and layer that _call_steps and _step_names have for it."""
         for function, arguments in calls:
             function(*arguments)
 
@@ -250,13 +351,14 @@ class Plan:
             bound = self._bind()
         calls, x_places, y_places = bound
         try:
-            for arguments, place, axes in x_places:
-                arguments[place] = x if axes is None else x.transpose(axes)
-            for arguments, place, _ in y_places:
-                arguments[place] = out
+            for arguments, place, axes, turn in x_places:
+                of_turn = x if turn is None else x[turn]
+                arguments[place] = of_turn if axes is None else of_turn.transpose(axes)
+            for arguments, place, _, turn in y_places:
+                arguments[place] = out if turn is None else out[turn]
             self._run(calls)
         finally:
-            for arguments, place, _ in (*x_places, *y_places):
+            for arguments, place, *_ in (*x_places, *y_places):
                 arguments[place] = None
             self._idle.append(bound)
         return out

@@ -191,10 +191,20 @@ NETWORKS = {
 }
 
 
+@pytest.fixture
+def turns_pay(monkeypatch):
+    """Caches that hold a few images, as of the networks below, and calls that cost nothing."""
+    monkeypatch.setattr(plan, "TURN_CACHES", 0.001)
+    monkeypatch.setattr(plan, "CALL_BYTES", 0)
+
+
+@pytest.mark.parametrize("by_turns", [False, True], ids=["at once", "by turns"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_plan_has_the_bits_of_the_network(name, rng):
+def test_a_plan_has_the_bits_of_the_network(name, by_turns, rng, request):
+    if by_turns:
+        request.getfixturevalue("turns_pay")
     model = with_statistics(NETWORKS[name](), rng)
-    x = floats(rng, 3, 4, 8, 6)
+    x = floats(rng, 5, 4, 8, 6)
     calls, fused = model.compile(x.shape), copy.deepcopy(model).fuse()
     expected = fused(in_layout(x, "channels-last"))
     for layout in ("contiguous", "channels-last"):
@@ -207,6 +217,51 @@ def test_a_plan_has_the_bits_of_the_network(name, rng):
     assert calls(x, out=out) is out
     assert_same_bits(out, expected, "strided out")
     assert not wide[..., 1::2].any()
+
+
+def images_of(calls):
+    """The images of each call of a plan, as it makes them."""
+    return [end - first for _, first, end in calls._turns()]
+
+
+def test_large_activations_take_turns(turns_pay, rng):
+    """Memory is that of a turn; the last turn may have fewer images."""
+    few = Sequential(conv(4, 4), ReLU(), conv(4, 4), layers.AdaptiveAvgPool2d(1))
+    calls = few.compile((5, 4, 32, 32))
+    assert images_of(calls).count(1) > 5
+    assert calls.memory_bytes < 3 * 4 * 4 * 32 * 32
+    x = floats(rng, 5, 4, 32, 32)
+    assert_same_bits(calls(x), copy.deepcopy(few).eval()(in_layout(x, "channels-last")), "y")
+
+
+def test_layers_that_no_plan_knows_see_all_images(turns_pay, rng, monkeypatch):
+    known = [layer for _ in range(4) for layer in (conv(4, 4), layers.Tanh())]
+    calls = Sequential(*known, Doubled()).compile((6, 4, 32, 32))
+    assert min(images_of(calls)) < 6
+    seen, forward = [], Doubled.forward
+    monkeypatch.setattr(Doubled, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
+    calls(floats(rng, 6, 4, 32, 32))
+    assert seen == [6]
+
+
+def test_images_on_another_axis_take_no_turns(turns_pay, rng):
+    swaps = [layers.Permute((1, 0, 2, 3)) for _ in range(2)]
+    model = Sequential(conv(4, 4), swaps[0], ReLU(), swaps[1], conv(4, 4)).eval()
+    x = floats(rng, 4, 4, 32, 32)
+    expected = model(in_layout(x, "channels-last"))
+    assert_same_bits(model.compile(x.shape)(x), expected, "y")
+
+
+@pytest.mark.parametrize(("costs", "turns"), [
+    ([(100, 0, 0), (100, 0, 100)], (4, 4)),                                  # two images fit
+    ([(100, 1000, 0), (100, 1000, 100)], (1, 1)),                            # weights outweigh them
+    ([(200, 0, 0), (200, 0, 100), (20, 90, 20), (20, 90, 20)], (8, 8, 1, 1)),
+    ([(200, 0, 0), (200, 0, 100), (20, 90, 100), (20, 90, 20)], (8, 8, 8, 1)),   # cut where less crosses
+    ([(100, 0, 0), (None, 0, 10), (100, 0, 10)], (4, 1, 4)),
+    ([(100, 0, 0), (None, 0, 1000), (100, 0, 1000)], (1, 1, 1)),
+], ids=str)
+def test_turns_move_the_fewest_bytes(costs, turns, turns_pay):
+    assert plan.choose_turns(costs, 8, 200) == turns
 
 
 @pytest.mark.parametrize("make", [lambda: models.mlp((12, 7, 5), "tanh"),

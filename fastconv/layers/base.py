@@ -268,7 +268,7 @@ class Layer:
         residual (a Value) and activation: as of forward, for layers that name them in `fuses`.
         """
         y = planner.place(out, self.output_shape(x.shape))
-        return planner.step(self._run, x, residual, activation, y)
+        return planner.step(self._run, x, residual, activation, y, whole=True)
 
     def _run(self, x, residual, activation, out):
         """The step of layers without a plan of their own."""

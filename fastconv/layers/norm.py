@@ -83,7 +83,7 @@ class BatchNorm2d(Layer):
         of_batch = self.running_mean is None
         return planner.step(_core.batch_norm, x, *self._affine(), self.running_mean, self.running_var,
                             of_batch, 0.0, self.eps, residual, activation is not None,
-                            planner.place(out, x.shape), over=x)
+                            planner.place(out, x.shape), over=x, whole=of_batch)
 
 
 class LocalResponseNorm(Layer):

@@ -207,20 +207,22 @@ def _named(method):
 def _run_of(timed):
     """Plan._run with the kernels of `timed`."""
     here = _here
-    plans = weakref.WeakKeyDictionary()  # plan -> its steps
+    plans = weakref.WeakKeyDictionary()  # plan -> its calls
 
     def run(self, calls):
-        steps = plans.get(self)
-        if steps is None:
+        recorded = plans.get(self)
+        if recorded is None:
             ends = self._x.storage, self._y.storage
             fixed = [not any(isinstance(value, plan.Value) and value.storage in ends for value in arguments)
                      for _, arguments in self._steps]
-            kernels = [timed.get(function) for function, _ in self._steps]
-            steps = plans[self] = _core.TimedSteps(kernels, self._step_names, fixed, here)
+            steps = self._call_steps
+            recorded = plans[self] = _core.TimedCalls(
+                [timed.get(self._steps[step][0]) for step in steps],
+                [self._step_names[step] for step in steps], [fixed[step] for step in steps], here)
         outer = here.layer, here.names
         here.names = {}  # layers without a plan of their own are named by their step
         try:
-            steps(calls)
+            recorded(calls)
         finally:
             here.layer, here.names = outer
 
