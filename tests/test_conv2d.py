@@ -49,6 +49,8 @@ CASES = {
     "few outputs, grouped": dict(x=(2, 6, 10, 35), w=(6, 2, 3, 3), groups=3, padding=(0, 2)),
     "many small images": dict(x=(70, 20, 7, 7), w=(40, 20, 3, 3), padding=1),
     "many small images, in place": dict(x=(70, 16, 7, 6), w=(24, 16, 1, 1), stride=2),
+    "many small images, panels in place": dict(x=(150, 32, 7, 7), w=(64, 16, 1, 1), groups=2),
+    "large image, panels in place": dict(x=(2, 10, 30, 31), w=(32, 10, 1, 1)),
     "many small images, groups": dict(x=(50, 12, 5, 5), w=(18, 4, 3, 3), groups=3),
     "no images": dict(x=(0, 3, 8, 8), w=(4, 3, 3, 3)),
     "no input channels": dict(x=(2, 0, 5, 5), w=(4, 0, 3, 3)),
@@ -133,7 +135,7 @@ def test_conv2d_of_any_geometry_matches_reference(op, case, seed):
 
 
 @pytest.mark.parametrize("case", ["odd everything", "1x1", "LeNet conv1", "groups", "depthwise",
-                                  "many small images, in place"])
+                                  "many small images, in place", "large image, panels in place"])
 @pytest.mark.parametrize("op", OPS[:3])
 def test_any_strides_give_the_bits_of_a_contiguous_copy(op, case, rng):
     arrays, options, _ = problem(op, CASES[case], FILLS["floats"], rng)

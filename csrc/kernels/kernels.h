@@ -24,7 +24,8 @@ typedef struct fc_tile {
     const ptrdiff_t *a_run;     /* [runs] offset of each run in a                            */
     const ptrdiff_t *b_run;     /* [runs] offset of each run in b                            */
     size_t runs, depth;         /* the sum has runs * depth steps, in this order             */
-    const float *next;          /* to fetch meanwhile, a cache line a step, or NULL: a of the next tile (tile_rows) */
+    const float *next;          /* to fetch meanwhile, a cache line a step, or NULL: a of the next tile (tile_rows),
+                                   what a later one reads (tile_cols)                        */
     float *y;                   /* result                                                    */
     ptrdiff_t y_row;            /* from one tile row to the next                             */
     size_t last_lanes;          /* lanes of the last vector that are stored: 1 .. lanes      */

@@ -48,6 +48,13 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
         for (int v = 0; v < vectors; v++)
             acc[m][v] = (vf){0};
 
+    /* Sums that do not fit the caches are on their way here while this tile is computed. */
+    if (a_step != 1 && t->accumulate)
+#pragma GCC unroll 16
+        for (int m = 0; m < rows; m++)
+            for (int v = 0; v < vectors; v += LINE_VECTORS)
+                __builtin_prefetch(t->y + m * t->y_row + v * FC_LANES, 1);
+
     const float *next = t->next ? t->next : t->a;
     const ptrdiff_t next_step = t->next ? 16 : 0;
     for (size_t run = 0; run < t->runs; run++) {
@@ -58,10 +65,11 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
             /* b streams from the L2 cache, faster than the hardware fetches ahead. */
             for (int v = 0; v < vectors; v += LINE_VECTORS)
                 __builtin_prefetch(b + PREFETCH_STEPS * b_step + v * FC_LANES);
-            if (a_step == 1) {
+            if (a_step == 1)
                 __builtin_prefetch(next);
-                next += next_step;
-            }
+            else if (next_step)
+                __builtin_prefetch(next, 0, 2);          /* to the L2 cache: it is not read soon */
+            next += next_step;
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++)
                 bv[v] = vload(b + v * FC_LANES);

@@ -11,7 +11,7 @@
  *       for each block of rows, or of small images
  *           copy x rows, channels-last and zero-padded                                     (L2)
  *           for each panel
- *               pack dy to [pixel][NB]                                                     (L1 or L2)
+ *               pack dy to [pixel][NB], unless it is read where it lies                    (L1 or L2)
  *               for each tap row r, each tile of (s, c): kernels->tile_cols over the rows  (registers)
  *   sum over chunks, write to dw's layout                                              (all threads) */
 #include <string.h>
@@ -31,6 +31,8 @@ enum {
     PARTIAL_FLOATS = 1 << 20,      /* of all chunks' sums together; beyond it there is one chunk        */
     MOST_CHUNKS = 16,
     TASKS_A_THREAD = 4,
+    FEW_PANELS = 8,                /* a copy of x that is read so often costs more than it saves,       */
+    FEW_SUMS = 512,                /* likewise of dy, for so many sums of an output channel             */
 };
 
 typedef struct plan {
@@ -41,6 +43,8 @@ typedef struct plan {
     int in_place;                      /* x is read where it lies, not copied */
     ptrdiff_t pitch, columns, x_row, x_image;   /* of the x rows that are read */
     int dense;                         /* s and c are one contiguous run */
+    int dy_in_place;                   /* likewise */
+    ptrdiff_t dy_pixel, dy_row, dy_image;   /* of the dy that is read */
     ptrdiff_t chunks, chunk_images;
     ptrdiff_t block_rows, block_images;
     ptrdiff_t task_panels, task_parts; /* panels of a task, tasks of a (chunk, group) */
@@ -57,6 +61,23 @@ static void pack_gradient(const plan *plan, ptrdiff_t n, ptrdiff_t k0, ptrdiff_t
     fc_copy_row(plan->kernels, &plan->dy, n, k0, used, p, 0, plan->dy.size[3], out, plan->panel_width);
 }
 
+/* Arrays that are read where they lie, of the block after this one: on their way to the L2 cache meanwhile. */
+typedef struct ahead {
+    const float *at[2], *end[2];
+} ahead;
+
+/* Where the next `lines` cache lines of it are, or NULL. */
+static const float *fetch_ahead(ahead *ahead, size_t lines)
+{
+    for (int i = 0; i < 2; i++)
+        if (ahead->at[i] < ahead->end[i]) {
+            const float *from = ahead->at[i];
+            ahead->at[i] += 16 * lines;
+            return from;
+        }
+    return NULL;
+}
+
 /* Rows p0 .. p1-1 of dy in some images from n on, and the rows of x that they meet. */
 typedef struct block {
     ptrdiff_t n, images, group, p0, p1, h0;
@@ -66,7 +87,7 @@ typedef struct block {
 } block;
 
 /* Adds a block to the sums of one panel. */
-static void add_block(const plan *plan, const block *b, ptrdiff_t panel, float *sums)
+static void add_block(const plan *plan, const block *b, ptrdiff_t panel, ahead *ahead, float *sums)
 {
     const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t filter_rows = plan->dw.size[2], filter_columns = plan->dw.size[3], q_count = plan->dy.size[3];
@@ -74,11 +95,14 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, float *
     const ptrdiff_t k0 = panel * plan->panel_width, used = min(plan->panel_width, plan->outputs - k0);
 
     fc_clock(FC_COPY);
-    const ptrdiff_t dy_row = q_count * plan->panel_width, dy_image = (b->p1 - b->p0) * dy_row;
-    for (ptrdiff_t n = 0; n < b->images; n++)
-        for (ptrdiff_t p = b->p0; p < b->p1; p++)
-            pack_gradient(plan, b->n + n, b->group * plan->outputs + k0, used, p,
-                          b->dy + n * dy_image + (p - b->p0) * dy_row);
+    const float *dy = b->dy;
+    if (plan->dy_in_place)
+        dy = plan->dy.data + b->n * plan->dy_image + b->p0 * plan->dy_row + b->group * plan->outputs + k0;
+    else
+        for (ptrdiff_t n = 0; n < b->images; n++)
+            for (ptrdiff_t p = b->p0; p < b->p1; p++)
+                pack_gradient(plan, b->n + n, b->group * plan->outputs + k0, used, p,
+                              b->dy + n * plan->dy_image + (p - b->p0) * plan->dy_row);
 
     fc_clock(FC_MULTIPLY);
     const ptrdiff_t run = plan->dense ? filter_columns * plan->channels : plan->channels;
@@ -92,7 +116,7 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, float *
                 const ptrdiff_t h = p * stride + r * dilation - pad;
                 if (h >= 0 && h < plan->x.size[2]) {
                     b->x_run[runs] = n * plan->x_image + (h - b->h0) * plan->x_row;
-                    b->dy_run[runs++] = n * dy_image + (p - b->p0) * dy_row;
+                    b->dy_run[runs++] = n * plan->dy_image + (p - b->p0) * plan->dy_row;
                 }
             }
         for (ptrdiff_t s = 0; s < parts; s++, sums += run * plan->panel_width)
@@ -101,12 +125,13 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, float *
                     .a = b->x + s * plan->conv.dilation[1] * plan->pitch + m,
                     .a_row = 1,
                     .a_step = plan->conv.stride[1] * plan->pitch,
-                    .b = b->dy,
-                    .b_step = plan->panel_width,
+                    .b = dy,
+                    .b_step = plan->dy_pixel,
                     .a_run = b->x_run,
                     .b_run = b->dy_run,
                     .runs = runs,
                     .depth = (size_t)q_count,
+                    .next = fetch_ahead(ahead, runs * (size_t)q_count),
                     .y = sums + m * plan->panel_width,
                     .y_row = plan->panel_width,
                     .last_lanes = kernels->lanes,
@@ -135,6 +160,26 @@ static void find_rows(const plan *plan, block *b, float *copy)
                             plan->columns, copy + n * plan->x_image + (h - b->h0) * plan->x_row, plan->pitch);
 }
 
+/* What lies where the block behind b, of images before n_end, reads it; nothing of what a stride skips or is copied. */
+static ahead find_ahead(const plan *plan, const block *b, ptrdiff_t n_end)
+{
+    ahead ahead = {{NULL}, {NULL}};
+    const int same_images = b->p1 < plan->dy.size[2];
+    const ptrdiff_t n = same_images ? b->n : b->n + b->images, p = same_images ? b->p1 : 0;
+    if (n >= n_end)
+        return ahead;
+    const fc_tensor *arrays[2] = {plan->in_place && plan->conv.stride[0] == 1 ? &plan->x : NULL,
+                                  plan->dy_in_place ? &plan->dy : NULL};
+    for (int i = 0; i < 2; i++)
+        if (arrays[i]) {
+            const fc_tensor *t = arrays[i];
+            ahead.at[i] = t->data + n * t->stride[0] + p * t->stride[2];
+            ahead.end[i] = ahead.at[i] + min(plan->block_images, n_end - n) * min(plan->block_rows, t->size[2] - p) *
+                                             t->stride[2];
+        }
+    return ahead;
+}
+
 static void run_task(const plan *plan, size_t task, float *scratch)
 {
     const ptrdiff_t part = (ptrdiff_t)task % plan->task_parts;
@@ -152,8 +197,9 @@ static void run_task(const plan *plan, size_t task, float *scratch)
         for (b.p0 = 0; b.p0 < plan->dy.size[2]; b.p0 = b.p1, b.first = 0) {
             b.p1 = min(plan->dy.size[2], b.p0 + plan->block_rows);
             find_rows(plan, &b, scratch);
+            ahead ahead = find_ahead(plan, &b, n_end);
             for (ptrdiff_t panel = first_panel; panel < last_panel; panel++)
-                add_block(plan, &b, panel, sums + (size_t)panel * plan->sum_floats);
+                add_block(plan, &b, panel, &ahead, sums + (size_t)panel * plan->sum_floats);
         }
     }
     if (b.first)
@@ -214,14 +260,18 @@ int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
     plan.panel_width = plan.vectors * lanes;
     plan.panels = ceil_div(plan.outputs, plan.panel_width);
     plan.columns = max(0, (dy->size[3] - 1) * conv->stride[1]) + (dweight->size[3] - 1) * conv->dilation[1] + 1;
-    /* Pixels a multiple of 256 bytes apart share a few sets of the L1 cache. Of those that a stride skips more would be
-     * copied than are read, but where hardly a set is left. */
-    const ptrdiff_t crowded = conv->stride[1] > 1 ? 512 : 64;
+    /* Pixels a multiple of 256 bytes apart share a few sets of the L1 cache, of 2 KiB hardly one. Between the two they
+     * are not copied where a stride skips some, since more would be copied than are read, or few panels read them. */
+    const ptrdiff_t crowded = conv->stride[1] > 1 || plan.panels <= FEW_PANELS ? 512 : 64;
     plan.in_place = (x->stride[1] == 1 || plan.channels == 1) && x->stride[3] % crowded && !conv->pad[1][0] &&
                     plan.columns <= x->size[3];
     plan.pitch = plan.in_place ? x->stride[3] : fc_pixel_pitch(plan.channels);
     plan.x_row = plan.in_place ? x->stride[2] : plan.columns * plan.pitch;
     plan.dense = plan.pitch == plan.channels && conv->dilation[1] == 1;
+    plan.dy_in_place = dy->stride[1] == 1 && dy->stride[3] % 512 && plan.outputs % plan.panel_width == 0 &&
+                       plan.channels * dweight->size[2] * dweight->size[3] <= FEW_SUMS;
+    plan.dy_pixel = plan.dy_in_place ? dy->stride[3] : plan.panel_width;
+    plan.dy_row = plan.dy_in_place ? dy->stride[2] : dy->size[3] * plan.panel_width;
 
     /* Shape alone decides these: they fix the order of the sums. */
     const ptrdiff_t weight_floats = dweight->size[0] * dweight->size[1] * dweight->size[2] * dweight->size[3];
@@ -240,7 +290,8 @@ int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
     plan.x_image = plan.in_place ? x->stride[0] : min(x_rows, x->size[2]) * plan.x_row;
     if (!plan.in_place)
         plan.x_floats = round_up(plan.block_images * plan.x_image) + 16;
-    plan.dy_floats = round_up(plan.block_images * plan.block_rows * dy->size[3] * plan.panel_width);
+    plan.dy_image = plan.dy_in_place ? dy->stride[0] : plan.block_rows * plan.dy_row;
+    plan.dy_floats = plan.dy_in_place ? 0 : round_up(plan.block_images * plan.dy_image);
     plan.scratch_floats = plan.x_floats + plan.dy_floats + 2 * 2 * (size_t)(plan.block_images * plan.block_rows) + 15;
     plan.scratch_floats &= ~(size_t)15;
     plan.scratch_floats += 16;
