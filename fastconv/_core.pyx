@@ -911,42 +911,68 @@ def prepare_conv2d(weight, tuple input_shape, tuple stride, tuple padding, tuple
     return None if filters.made.data == NULL else filters
 
 
+cdef class Conv2dCall:
+    """conv2d of these arguments, checked once; each call computes `out` from what the arrays hold by then.
+
+    repeatable: so it does; else the first call does alone, for a residual in another layout is copied at once.
+    Raises ValueError, TypeError as functional.conv2d does.
+    """
+    cdef readonly bint repeatable
+    cdef fc_conv2d conv
+    cdef fc_tensor x, weight, y
+    cdef fc_conv2d_extras extras
+    cdef Filters filters
+    cdef View out, residual       # residual: where it is added in a pass of its own
+    cdef bint relu
+    cdef tuple held
+
+    def __init__(self, x, weight, bias, tuple stride, tuple padding, tuple dilation, object groups, str algorithm,
+                 residual, bint relu, Filters filters, out):
+        cdef fc_tensor tr
+        cdef float *bias_data
+        cdef View hr = None
+        cdef ptrdiff_t size[2]
+        cdef View hx = view("x", x, 4, &self.x)
+        cdef View hw = view("weight", weight, 4, &self.weight)
+        geometry(&self.conv, shape_of(&self.x), shape_of(&self.weight), stride, padding, dilation, groups, algorithm,
+                 size)
+        cdef View hb = vector("bias", bias, self.weight.size[0], &bias_data)
+        cdef bint last = is_channels_last(&self.x) or (
+            says_nothing(&self.x) and self.weight.stride[0] == 1 and self.weight.size[0] > 8)
+        cdef View hy = output(out, (self.x.size[0], self.weight.size[0], size[0], size[1]), last, &self.y)
+        no_overlap(hy, "x", hx)
+        no_overlap(hy, "weight", hw)
+        no_overlap(hy, "bias", hb)
+        self.extras.bias, self.extras.residual, self.extras.relu = bias_data, NULL, relu
+        self.repeatable = True
+        if residual is not None:
+            hr = like("residual", residual, &self.y, &tr)
+            no_overlap(hy, "residual", hr)
+            self.repeatable = hr.given is residual
+            if (self.y.stride[1] != 1 and self.y.size[1] > 1) or not same_layout(&tr, &self.y):
+                self.extras.relu = False
+                self.residual = hr
+            else:
+                self.extras.residual = tr.data
+        self.filters, self.relu, self.out = filters, relu, hy
+        self.held = hx, hw, hb, hr
+
+    def __call__(self):
+        cdef int status
+        self.extras.filters = NULL
+        if self.filters is not None and self.filters.fits(&self.conv, &self.weight):
+            self.extras.filters = &self.filters.made
+        with nogil:
+            status = fc_conv2d_forward(&self.conv, &self.x, &self.weight, &self.extras, &self.y)
+        raise_for_status(status, "conv2d")
+        if self.residual is not None:
+            sum_of((self.out.array, self.residual.array), self.relu, self.out.array)
+        return self.out.given
+
+
 def conv2d(x, weight, bias, tuple stride, tuple padding, tuple dilation, object groups, str algorithm, residual,
            bint relu, Filters filters, out):
-    cdef fc_tensor tx, tw, ty, tr
-    cdef fc_conv2d_extras extras
-    cdef float *bias_data
-    cdef View hr = None
-    cdef fc_conv2d conv
-    cdef ptrdiff_t size[2]
-    cdef int status
-    cdef View hx = view("x", x, 4, &tx)
-    cdef View hw = view("weight", weight, 4, &tw)
-    geometry(&conv, shape_of(&tx), shape_of(&tw), stride, padding, dilation, groups, algorithm, size)
-    cdef View hb = vector("bias", bias, tw.size[0], &bias_data)
-    cdef bint last = is_channels_last(&tx) or (says_nothing(&tx) and tw.stride[0] == 1 and tw.size[0] > 8)
-    cdef View hy = output(out, (tx.size[0], tw.size[0], size[0], size[1]), last, &ty)
-    no_overlap(hy, "x", hx)
-    no_overlap(hy, "weight", hw)
-    no_overlap(hy, "bias", hb)
-    extras.bias, extras.residual, extras.relu, extras.filters = bias_data, NULL, relu, NULL
-    cdef bint added_later = False
-    if residual is not None:
-        hr = like("residual", residual, &ty, &tr)
-        no_overlap(hy, "residual", hr)
-        added_later = (ty.stride[1] != 1 and ty.size[1] > 1) or not same_layout(&tr, &ty)
-        if added_later:
-            extras.relu = False
-        else:
-            extras.residual = tr.data
-    if filters is not None and filters.fits(&conv, &tw):
-        extras.filters = &filters.made
-    with nogil:
-        status = fc_conv2d_forward(&conv, &tx, &tw, &extras, &ty)
-    raise_for_status(status, "conv2d")
-    if added_later:
-        sum_of((hy.array, hr.array), relu, hy.array)
-    return hy.given
+    return Conv2dCall(x, weight, bias, stride, padding, dilation, groups, algorithm, residual, relu, filters, out)()
 
 
 cdef int same_gradient_shape(const fc_tensor *dy, Py_ssize_t n, Py_ssize_t k, const ptrdiff_t *size) except -1:

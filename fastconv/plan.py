@@ -103,6 +103,9 @@ def _strides(shape, order):
     return tuple(strides)
 
 
+_CONV2D = _core.conv2d  # itself: a profile puts another in its place
+
+
 def _copy(x, out):
     np.copyto(out, x)
 
@@ -303,19 +306,23 @@ class Plan:
                     yield step, image, min(images, image + of_turn)
 
     def _bind(self):
-        """([(function, arguments)], places of x, places of the result): the calls on arrays of one arena."""
+        """(calls, the same ready, places of x, places of the result) on arrays of one arena.
+
+        calls: [(function, arguments)]. Ready ones have their arguments checked: what Python does between two
+        kernels takes long, for these have driven it out of the caches.
+        """
         arena, images = _core.Block(self.memory_bytes), self.input_shape[0]
-        calls, places = [], {self._x.storage: [], self._y.storage: []}
+        calls, ready, places = [], [], {self._x.storage: [], self._y.storage: []}
         for step, image, end in self._turns():
             function, arguments = self._steps[step]
-            bound = list(arguments)
+            bound, in_arena = list(arguments), True
             turn = None if end - image == images else slice(image, end)
             for place, value in enumerate(arguments):
                 if not isinstance(value, Value):
                     continue
                 if value.storage in places:
                     places[value.storage].append((bound, place, value.axes, turn))
-                    bound[place] = None
+                    bound[place], in_arena = None, False
                     continue
                 home = value.storage.home
                 offset, shape = home.offset + value.offset, value.shape
@@ -324,11 +331,13 @@ class Plan:
                     offset += image * value.strides[0] if home.images == images else 0
                 bound[place] = np.ndarray(shape, np.float32, arena, offset, value.strides)
             calls.append((function, bound))
-        return calls, places[self._x.storage], places[self._y.storage]
+            call = _core.Conv2dCall(*bound) if function is _CONV2D and in_arena else None
+            ready.append((call, ()) if call is not None and call.repeatable else calls[-1])
+        return calls, ready, places[self._x.storage], places[self._y.storage]
 
-    def _run(self, calls):
-        """The calls, each of the step and layer that _call_steps and _step_names have for it."""
-        for function, arguments in calls:
+    def _run(self, calls, ready):
+        """The ready calls. What each is, calls has; of which step and layer, _call_steps and _step_names."""
+        for function, arguments in ready:
             function(*arguments)
 
     def __call__(self, x, out=None):
@@ -349,14 +358,14 @@ class Plan:
             bound = self._idle.pop()
         except IndexError:
             bound = self._bind()
-        calls, x_places, y_places = bound
+        calls, ready, x_places, y_places = bound
         try:
             for arguments, place, axes, turn in x_places:
                 of_turn = x if turn is None else x[turn]
                 arguments[place] = of_turn if axes is None else of_turn.transpose(axes)
             for arguments, place, _, turn in y_places:
                 arguments[place] = out if turn is None else out[turn]
-            self._run(calls)
+            self._run(calls, ready)
         finally:
             for arguments, place, *_ in (*x_places, *y_places):
                 arguments[place] = None

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from check import U, assert_same_bits, assert_within, in_layout
+from check import U, assert_same_bits, assert_within, in_layout, using_isa
 
 import fastconv
 from fastconv import functional as F
@@ -270,6 +270,16 @@ def test_images_are_not_asked_for(make, rng):
     model = make().eval()
     x = floats(rng, 2, 3, 4)
     assert_same_bits(model.compile(x.shape)(x), model(x), "y")
+
+
+def test_a_plan_follows_the_instruction_set(rng):
+    """Weights prepared for one are of no use to another."""
+    model = Sequential(conv(3, 40), ReLU(), conv(40, 40), conv(40, 5))
+    x = floats(rng, 2, 3, 12, 12)
+    calls = model.compile(x.shape)
+    for isa in fastconv.available_isas():
+        with using_isa(isa):
+            assert_same_bits(calls(x), model.compile(x.shape)(x), isa)
 
 
 def test_a_plan_is_a_copy(rng):

@@ -209,7 +209,7 @@ def _run_of(timed):
     here = _here
     plans = weakref.WeakKeyDictionary()  # plan -> its calls
 
-    def run(self, calls):
+    def run(self, calls, ready):
         recorded = plans.get(self)
         if recorded is None:
             ends = self._x.storage, self._y.storage
