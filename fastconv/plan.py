@@ -110,16 +110,30 @@ def _copy(x, out):
     np.copyto(out, x)
 
 
+@dataclass(frozen=True)
+class Step:
+    """The call function(*arguments), for the layer of this name; over and whole as of Planner.step."""
+
+    function: object
+    arguments: tuple
+    over: Value | None
+    whole: bool
+    name: str
+
+    @property
+    def values(self):
+        return [argument for argument in self.arguments if isinstance(argument, Value)]
+
+
 class Planner:
     """What the layers add their steps to. x: the Value of the network's input.
 
-    names: {id(layer): name} of the network's layers; step_names: of the layer of each step.
+    names: {id(layer): name} of the network's layers.
     """
 
     def __init__(self, input_shape, names):
         self.x = Value(Storage(input_shape[0], 0), input_shape, None)
-        self.steps = []  # (function, arguments, over, whole)
-        self.step_names = []
+        self.steps = []
         self._names, self._name = names, ""
 
     def add(self, layer, *arguments, **options):
@@ -143,11 +157,10 @@ class Planner:
         can write its result over; it will where nothing needs that any more. whole: it may treat the images
         (axis 0) together; else some of them give the same bits as all.
         """
-        for value in arguments:
-            if isinstance(value, Value):
-                value.storage.need(len(self.steps))
-        self.steps.append((function, arguments, over, whole))
-        self.step_names.append(self._name)
+        step = Step(function, arguments, over, whole, self._name)
+        for value in step.values:
+            value.storage.need(len(self.steps))
+        self.steps.append(step)
         return arguments[-1]
 
     def copy(self, x, out):
@@ -173,23 +186,20 @@ class Planner:
 
     def _values(self, first=0, end=None):
         """The Values among the arguments of some steps."""
-        return [value for _, arguments, _, _ in self.steps[first:end] for value in arguments
-                if isinstance(value, Value)]
+        return [value for step in self.steps[first:end] for value in step.values]
 
     def _stretches(self, y, cache_bytes):
         """The steps cut where choose_turns changes the number of turns."""
         images, costs = self.x.shape[0], []
-        crossing = [0] * (len(self.steps) + 1)
-        for storage in {id(one.storage): one.storage for one in self._values()}.values():
-            if storage is not y.storage:
-                for number in range(storage.first + 1, storage.last + 1):
-                    crossing[number] += storage.image_bytes
-        for number, (_, arguments, _, whole) in enumerate(self.steps):
-            values = self._values(number, number + 1)
-            by_image = not whole and all(one.by_image and one.shape[0] == images for one in values)
-            floats = {(id(one.storage), one.offset): math.prod(one.shape[1:]) for one in values}
-            weights = sum(getattr(argument, "nbytes", 0) for argument in arguments)
-            costs.append((4 * sum(floats.values()) if by_image else None, weights, crossing[number]))
+        crossing = [0] * len(self.steps)
+        for storage in {one.storage for one in self._values()} - {y.storage}:
+            for number in range(storage.first + 1, storage.last + 1):
+                crossing[number] += storage.image_bytes
+        for step, left in zip(self.steps, crossing, strict=True):
+            by_image = not step.whole and all(one.by_image and one.shape[0] == images for one in step.values)
+            floats = {(one.storage, one.offset): math.prod(one.shape[1:]) for one in step.values}
+            weights = sum(getattr(argument, "nbytes", 0) for argument in step.arguments)
+            costs.append((4 * sum(floats.values()) if by_image else None, weights, left))
         stretches, first = [], 0
         for turns, group in groupby(choose_turns(costs, images, cache_bytes)):
             end = first + len(list(group))
@@ -198,10 +208,11 @@ class Planner:
         return stretches
 
     def _write_in_place(self, y):
-        for number, (_, arguments, x, _) in enumerate(self.steps):
+        for number, step in enumerate(self.steps):
+            x, out = step.over, step.arguments[-1]
             if x is None or x.storage in (self.x.storage, y.storage):
                 continue
-            home, out = x.storage.home, arguments[-1]
+            home = x.storage.home
             if (out.storage not in (home, y.storage) and out.storage.first == number == home.last
                     and (out.storage.images, out.storage.image_bytes, out.strides, out.offset)
                     == (home.images, home.image_bytes, x.strides, x.offset)):
@@ -292,9 +303,8 @@ class Plan:
         for storage, offset in zip(storages, offsets, strict=True):
             storage.offset = offset
         self.input_shape, self.output_shape = input_shape, self._y.shape
-        self._steps = [(function, arguments) for function, arguments, _, _ in planner.steps]
-        self._step_names = planner.step_names
-        self._call_steps = [step for step, _, _ in self._turns()]
+        self._steps = [(step.function, step.arguments) for step in planner.steps]
+        self._step_names = [step.name for step in planner.steps]
         self._idle = [self._bind()]
 
     def _turns(self):
@@ -304,6 +314,11 @@ class Plan:
             for image in range(0, images, of_turn):
                 for step in range(first, end):
                     yield step, image, min(images, image + of_turn)
+
+    def _is_in_arena(self, step):
+        """Whether all arrays of the step are: it meets neither x nor the result."""
+        ends = self._x.storage, self._y.storage
+        return not any(isinstance(value, Value) and value.storage in ends for value in self._steps[step][1])
 
     def _bind(self):
         """(calls, the same ready, places of x, places of the result) on arrays of one arena.
@@ -315,14 +330,14 @@ class Plan:
         calls, ready, places = [], [], {self._x.storage: [], self._y.storage: []}
         for step, image, end in self._turns():
             function, arguments = self._steps[step]
-            bound, in_arena = list(arguments), True
+            bound = list(arguments)
             turn = None if end - image == images else slice(image, end)
             for place, value in enumerate(arguments):
                 if not isinstance(value, Value):
                     continue
                 if value.storage in places:
                     places[value.storage].append((bound, place, value.axes, turn))
-                    bound[place], in_arena = None, False
+                    bound[place] = None
                     continue
                 home = value.storage.home
                 offset, shape = home.offset + value.offset, value.shape
@@ -331,12 +346,12 @@ class Plan:
                     offset += image * value.strides[0] if home.images == images else 0
                 bound[place] = np.ndarray(shape, np.float32, arena, offset, value.strides)
             calls.append((function, bound))
-            call = _core.Conv2dCall(*bound) if function is _CONV2D and in_arena else None
+            call = _core.Conv2dCall(*bound) if function is _CONV2D and self._is_in_arena(step) else None
             ready.append((call, ()) if call is not None and call.repeatable else calls[-1])
         return calls, ready, places[self._x.storage], places[self._y.storage]
 
     def _run(self, calls, ready):
-        """The ready calls. What each is, calls has; of which step and layer, _call_steps and _step_names."""
+        """The ready calls. What each is, calls has; of which step, _turns has."""
         for function, arguments in ready:
             function(*arguments)
 

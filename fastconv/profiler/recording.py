@@ -212,13 +212,10 @@ def _run_of(timed):
     def run(self, calls, ready):
         recorded = plans.get(self)
         if recorded is None:
-            ends = self._x.storage, self._y.storage
-            fixed = [not any(isinstance(value, plan.Value) and value.storage in ends for value in arguments)
-                     for _, arguments in self._steps]
-            steps = self._call_steps
+            steps = [step for step, _, _ in self._turns()]
             recorded = plans[self] = _core.TimedCalls(
                 [timed.get(self._steps[step][0]) for step in steps],
-                [self._step_names[step] for step in steps], [fixed[step] for step in steps], here)
+                [self._step_names[step] for step in steps], [self._is_in_arena(step) for step in steps], here)
         outer = here.layer, here.names
         here.names = {}  # layers without a plan of their own are named by their step
         try:

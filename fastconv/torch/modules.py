@@ -214,8 +214,7 @@ class Kept:
         if x.shape != x_shape:
             if filters is None:  # of more images there may be some
                 filters = _core.prepare_conv2d(self.weight, tuple(x.shape), *self.options, "auto")
-            stride, pads, dilation, _ = self.options
-            shape = ops._conv2d_shape(x, self.weight, stride, (*pads[0], *pads[1]), dilation)
+            shape = ops._conv2d_shape(x, self.weight, *self.options[:3])
             self.last = x.shape, shape, filters
         if residual is not None and residual.shape != shape:
             return None
@@ -254,9 +253,9 @@ def fused(module, x, residual=None, relu=None):
 def _result_shape(module, x):
     if isinstance(module, BatchNorm2d):
         return x.shape
-    stride, pads, dilation, _ = F._geometry(tuple(module.weight.shape), module.stride, module.padding,
-                                            module.dilation, module.groups, "auto")
-    return torch.Size(ops._conv2d_shape(x, module.weight, stride, (*pads[0], *pads[1]), dilation))
+    options = F._geometry(tuple(module.weight.shape), module.stride, module.padding, module.dilation,
+                          module.groups, "auto")
+    return torch.Size(ops._conv2d_shape(x, module.weight, *options[:3]))
 
 
 def normed(conv, norm, x, residual=None, relu=None):

@@ -141,13 +141,12 @@ def _conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | N
             padding: Sequence[int], dilation: Sequence[int], groups: int, relu: bool,
             channels_last: bool) -> Tensor:
     options = _options(stride, padding, dilation, groups)
-    out = _core.empty(_conv2d_shape(x, weight, stride, padding, dilation), channels_last)
+    out = _core.empty(_conv2d_shape(x, weight, *options[:3]), channels_last)
     return _tensor(_core.conv2d(_array(x), _array(weight), _array(bias), *options, "auto", _array(residual),
                                 relu, None, out))
 
 
-def _conv2d_shape(x, weight, stride, padding, dilation):
-    pads = _pads(padding)
+def _conv2d_shape(x, weight, stride, pads, dilation):
     return (x.shape[0], weight.shape[0], *(
         max(0, (x.shape[2 + axis] + sum(pads[axis]) - dilation[axis] * (weight.shape[2 + axis] - 1) - 1)
             // stride[axis] + 1) for axis in range(2)))
@@ -155,7 +154,7 @@ def _conv2d_shape(x, weight, stride, padding, dilation):
 
 @_conv2d.register_fake
 def _(x, weight, bias, residual, stride, padding, dilation, groups, relu, channels_last):
-    return _images(_conv2d_shape(x, weight, stride, padding, dilation), channels_last, x)
+    return _images(_conv2d_shape(x, weight, stride, _pads(padding), dilation), channels_last, x)
 
 
 @_define("conv2d_backward")
