@@ -137,7 +137,8 @@ def test_errors_are_near_those_of_a_running_sum(mean, channels, rng):
 @pytest.mark.parametrize("isa", fastconv.available_isas())
 def test_nan_reaches_the_outputs_that_meet_it_and_their_tiles_alone(isa, taps, layout, rng):
     x, w = gaussian(rng, 2, 20, 15, 15), gaussian(rng, 17, 20, taps, taps)
-    tile, size = 7 - taps, 16 - taps
+    size = 16 - taps
+    tiles = {3: [0] * 4 + [4] * 3 + [7] * 3 + [10] * 3, 5: [*sorted([0, 2, 4, 6, 8] * 2), 10]}[taps]
     with using_isa(isa):
         clean = F.conv2d(in_layout(x, layout), w, algorithm="winograd")
         for row, column in [(0, 0), (7, 7), (14, 3), (4, 14)]:
@@ -147,8 +148,8 @@ def test_nan_reaches_the_outputs_that_meet_it_and_their_tiles_alone(isa, taps, l
             met, may = np.zeros((2, 17, size, size), bool), np.zeros((2, 17, size, size), bool)
             for p, q in itertools.product(range(size), repeat=2):
                 met[1, :, p, q] = p <= row < p + taps and q <= column < q + taps
-                corner = p // tile * tile, q // tile * tile
-                may[1, :, p, q] = 0 <= row - corner[0] < 6 and 0 <= column - corner[1] < 6
+                may[1, :, p, q] = all(0 <= at - tiles[output] < tiles.count(tiles[output]) + taps - 1
+                                      for at, output in ((row, p), (column, q)))
             assert np.isnan(y[met]).all()
             np.testing.assert_array_equal(y[~may], clean[~may])
 
@@ -437,6 +438,9 @@ def test_explain_counts_the_products_of_an_image():
         forward = fastconv.explain((images, 64, 58, 58), (128, 64, 3, 3))[0]
         assert forward.costs["direct"] == 64 * 128 * 9 * 56 * 56
         assert forward.costs["winograd"] > 64 * 128 * 36 * 14 * 14
+    whole, short = (fastconv.explain((1, 64, size, size), (128, 64, 3, 3), padding=1)[0].costs["winograd"]
+                    for size in (16, 14))
+    assert whole - short == 64 * 128 * ((4 * 6) ** 2 - (2 * 6 + 2 * 5) ** 2)
     strided = fastconv.explain((1, 64, 58, 58), (128, 64, 3, 3), stride=2)
     assert [choice.costs for choice in strided] == [{"direct": 64 * 128 * 9 * 28 * 28}] * 3
 

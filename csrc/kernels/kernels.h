@@ -69,10 +69,11 @@ typedef struct fc_winograd_input {
     size_t tiles, channels;
     const float *x;                 /* pixel 0 of the tiles' row 0                               */
     ptrdiff_t row, pixel;           /* strides                                                   */
+    ptrdiff_t height, width, step;  /* pixels of a tile, or one less each way; from tile to tile */
     ptrdiff_t first_row, last_row;  /* of a tile: which are read, the others are zeros           */
     ptrdiff_t left, inside;         /* columns of zeros before pixel 0; pixels, then zeros again */
-    float *points;                  /* [plane][tile][channel], whole vectors of channels         */
-    ptrdiff_t tile, plane;
+    float *points;                  /* [plane][tile][channel], whole vectors of channels; those  */
+    ptrdiff_t tile, plane;          /* at infinity are left out along an axis of one pixel less  */
 } fc_winograd_input;
 
 /* A row of tiles of products to be transformed to outputs. */
@@ -82,6 +83,8 @@ typedef struct fc_winograd_output {
     ptrdiff_t tile, plane;
     float *y;
     ptrdiff_t y_row, y_pixel, y_tile;
+    ptrdiff_t height, width;    /* outputs of a tile; along one of less than all the points  */
+                                /* at infinity are not read                                  */
     ptrdiff_t rows, columns;    /* what is stored of the row of tiles                        */
     const float *bias;          /* added when not NULL, one value a channel                  */
     const float *residual;      /* added when not NULL, as y lies in memory                  */

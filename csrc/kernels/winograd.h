@@ -8,6 +8,9 @@
  * r, G has the powers 0 .. r-1 of the points, A^T the powers 0 .. m-1. The gradient of w exchanges the two:
  * dw = A^T [ sum over tiles of (G dy G^T) . (B^T x B) ] A with the roles of m and r swapped.
  *
+ * The last output of a tile alone takes the point at infinity, and is alone in needing the last pixel. So a tile of
+ * m - 1 outputs along an axis leaves both out, and is the same algorithm on the five finite points: 30 or 25 products.
+ *
  * Lanes stand for channels; the 36 points of a tile lie `plane` floats apart. A transform is its one-dimensional
  * form along one axis and then along the other. */
 #ifndef FC_WINOGRAD_H
@@ -30,12 +33,14 @@ FC_INLINE void half_points_of_data(int half, const vf x[6], vf out[3])
     out[2] = half ? end : minus;
 }
 
-/* Half of G w, for r = 2 .. 5 values: row j of G has the powers of point j over the product of its differences to the
+/* Half of G w, for r = 1 .. 5 values: row j of G has the powers of point j over the product of its differences to the
  * others. */
 FC_INLINE void half_points_of_filter(int half, int r, const vf *w, vf out[3])
 {
     const double by = half ? 1 / 8.3671875 : -1 / 1.45263671875, point = half ? 1.5 : 0.625, square = point * point;
-    vf even = vproduct(vset1((float)by), w[0]), odd = vproduct(vset1((float)(by * point)), w[1]);
+    vf even = vproduct(vset1((float)by), w[0]), odd = {0};
+    if (r > 1)
+        odd = vproduct(vset1((float)(by * point)), w[1]);
     if (r > 2)
         even += (float)(by * square) * w[2];
     if (r > 3)
@@ -72,65 +77,78 @@ FC_INLINE void outputs_of_points(int m, const vf p[6], vf *y)
     }
 }
 
-/* The 36 points of one tile and one vector of channels. whole: all its pixels and lanes are there.
- * In two halves of rows, whose 18 vectors fit the registers: what limits a transform is its stores. */
-FC_INLINE void transform_tile(int data, int size, int whole, const fc_winograd_input *in, ptrdiff_t pixel, size_t c,
-                              size_t lanes, float *to)
+/* The points of a tile of height x width pixels, of `size` or one less each way, and one vector of channels. whole: all
+ * its pixels and lanes are there, and height and width are constants. In two halves of rows, whose 18 vectors fit the
+ * registers: what limits a transform is its stores. */
+FC_INLINE void transform_tile(int data, int size, int height, int width, int whole, const fc_winograd_input *in,
+                              ptrdiff_t pixel, size_t c, size_t lanes, float *to)
 {
     const ptrdiff_t row = in->row, plane = in->plane;
+    const int rows = whole ? height : size, columns = whole ? width : size;
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         vf down[6][3];
         const float *from = in->x + pixel * in->pixel + (ptrdiff_t)c;
 #pragma GCC unroll 6
-        for (int j = 0; j < size; j++, from += in->pixel) {
+        for (int j = 0; j < columns; j++, from += in->pixel) {
             vf x[6];
 #pragma GCC unroll 6
-            for (int i = 0; i < size; i++) {
+            for (int i = 0; i < 6; i++) {
                 x[i] = (vf){0};
-                if (data && i == 5 * !half)
+                if (i >= rows || (data && i == 5 * !half))
                     continue;
                 if (whole)
                     x[i] = vload(from + i * row);
                 else {
-                    if (pixel + j >= 0 && pixel + j < in->inside && i >= in->first_row && i < in->last_row)
+                    if (j < width && pixel + j >= 0 && pixel + j < in->inside && i >= in->first_row && i < in->last_row)
                         x[i] = vload_lanes(from + i * row, lanes);
                     /* A compiler that knows of the zero multiplies it there, apart from the sum: not fused then. */
                     FC_OPAQUE_VECTOR(x[i]);
                 }
             }
-            data ? half_points_of_data(half, x, down[j]) : half_points_of_filter(half, size, x, down[j]);
+            data ? half_points_of_data(half, x, down[j]) : half_points_of_filter(half, rows, x, down[j]);
+            /* What is done on a condition below must not take a product along, which would not be fused then. */
+            if (!whole && half)
+                FC_OPAQUE_VECTOR(down[j][2]);
         }
 #pragma GCC unroll 3
         for (int i = 0; i < 3; i++) {
-            vf x[6], points[6];
+            if (half && i == 2 && height < size)
+                break;
+            vf x[6] = {{0}}, points[6];
 #pragma GCC unroll 6
-            for (int j = 0; j < size; j++)
+            for (int j = 0; j < columns; j++)
                 x[j] = down[j][i];
-            points_of(data, size, x, points);
+            points_of(data, columns, x, points);
+            if (!whole)
+                FC_OPAQUE_VECTOR(points[5]);
 #pragma GCC unroll 6
             for (int j = 0; j < 6; j++, to += plane)
-                vstore(to, points[j]);
+                if (j < 5 || width == size)
+                    vstore(to, points[j]);
         }
     }
 }
 
-/* The points of each tile of a row of tiles. data: tiles of 6 x 6, `step` apart (B^T x B). Else tiles of
- * step x step, side by side (G dy G^T). */
-FC_INLINE void transform_tiles(int data, int step, const fc_winograd_input *in)
+/* The points of each tile of a row of tiles. data: of 6 x 6 pixels that overlap (B^T x B). Else tiles of size x size,
+ * side by side (G dy G^T). */
+FC_INLINE void transform_tiles(int data, int size, const fc_winograd_input *in)
 {
-    const int size = data ? 6 : step;
-    const int rows_whole = in->first_row == 0 && in->last_row == size;
+    const int height = (int)in->height, width = (int)in->width, kind = 2 * (height < size) + (width < size);
+    const int rows_whole = in->first_row == 0 && in->last_row == height;
     for (size_t t = 0; t < in->tiles; t++) {
-        const ptrdiff_t pixel = (ptrdiff_t)t * step - in->left;
-        const int whole = rows_whole && pixel >= 0 && pixel + size <= in->inside;
+        const ptrdiff_t pixel = (ptrdiff_t)t * in->step - in->left;
+        const int whole = rows_whole && pixel >= 0 && pixel + width <= in->inside;
         float *to = in->points + (ptrdiff_t)t * in->tile;
         for (size_t c = 0; c < in->channels; c += FC_LANES, to += FC_LANES) {
             const size_t left = in->channels - c, lanes = left < FC_LANES ? left : FC_LANES;
-            if (whole && lanes == FC_LANES)
-                transform_tile(data, size, 1, in, pixel, c, FC_LANES, to);
-            else
-                transform_tile(data, size, 0, in, pixel, c, lanes, to);
+            switch (whole && lanes == FC_LANES ? kind : 4) {
+            case 0: transform_tile(data, size, size, size, 1, in, pixel, c, FC_LANES, to); break;
+            case 1: transform_tile(data, size, size, size - 1, 1, in, pixel, c, FC_LANES, to); break;
+            case 2: transform_tile(data, size, size - 1, size, 1, in, pixel, c, FC_LANES, to); break;
+            case 3: transform_tile(data, size, size - 1, size - 1, 1, in, pixel, c, FC_LANES, to); break;
+            default: transform_tile(data, size, height, width, 0, in, pixel, c, lanes, to);
+            }
         }
     }
 }
@@ -170,13 +188,15 @@ FC_INLINE void winograd_filters(int r, size_t channels, size_t outputs, const fl
         }
 }
 
-/* y = A^T p A of each tile of a row of tiles, of which the last may lie partly outside the image. */
+/* y = A^T p A of each tile of a row of tiles, of which the last may lie partly outside the image. Of points at infinity
+ * that a tile is without, others are read, for outputs that are not stored. */
 FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
 {
-    const ptrdiff_t plane = out->plane;
+    const ptrdiff_t plane = out->plane, last = out->width < m ? 0 : plane, to_row = 2 * plane - last;
+    const ptrdiff_t to_last_row = out->height < m ? to_row - 6 * plane : to_row;
     for (size_t t = 0; t < out->tiles; t++) {
-        const ptrdiff_t left = out->columns - (ptrdiff_t)t * m;
-        const int columns = left < m ? (int)left : m, rows = (int)out->rows;
+        const ptrdiff_t left = out->columns - (ptrdiff_t)t * out->width;
+        const int columns = (int)(left < out->width ? left : out->width), rows = (int)out->rows;
         for (size_t c = 0; c < out->channels; c += FC_LANES) {
             const size_t lanes = out->channels - c < FC_LANES ? out->channels - c : FC_LANES;
             const float *from = out->points + (ptrdiff_t)t * out->tile + c;
@@ -187,8 +207,10 @@ FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
             for (int i = 0; i < 6; i++) {
                 vf points[6];
 #pragma GCC unroll 6
-                for (int j = 0; j < 6; j++, from += plane)
+                for (int j = 0; j < 6; j++) {
                     points[j] = vload(from);
+                    from += j < 4 ? plane : j == 4 ? last : i == 4 ? to_last_row : to_row;
+                }
                 outputs_of_points(m, points, across[i]);
             }
 #pragma GCC unroll 5
@@ -215,8 +237,9 @@ FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
     }
 }
 
+static void winograd_data(const fc_winograd_input *in) { transform_tiles(1, 6, in); }
+
 #define FC_WINOGRAD_KERNELS(R)                                                                                     \
-    static void winograd_data_##R(const fc_winograd_input *in)     { transform_tiles(1, 7 - R, in); }             \
     static void winograd_gradient_##R(const fc_winograd_input *in) { transform_tiles(0, 7 - R, in); }             \
     static void winograd_output_##R(const fc_winograd_output *out) { winograd_outputs(7 - R, out); }              \
     static void winograd_weight_##R(const fc_winograd_output *out) { winograd_outputs(R, out); }                  \

@@ -20,11 +20,12 @@ int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrd
 {
     const ptrdiff_t m = fc_winograd_outputs(taps), lanes = 16;
     const double tiles = (double)ceil_div(height, m) * (double)ceil_div(width, m);
+    const double planes = (double)fc_tile_points(m, height) * (double)fc_tile_points(m, width);
     const double all_outputs = (double)(ceil_div(outputs, lanes) * lanes);
     const double all_channels = (double)(ceil_div(channels, lanes) * lanes);
     costs[FC_AUTO] = 0;
     costs[FC_DIRECT] = (double)outputs * (double)channels * (double)(taps * taps) * (double)height * (double)width;
-    costs[FC_WINOGRAD] = (double)channels * all_outputs * (FC_WINOGRAD_PLANES * tiles + FILTER_COST) +
+    costs[FC_WINOGRAD] = (double)channels * all_outputs * (planes + FILTER_COST) +
                          tiles * (DATA_COST * all_channels + OUTPUT_COST * all_outputs);
     return LEAST_GAIN * costs[FC_WINOGRAD] < costs[FC_DIRECT] ? FC_WINOGRAD : FC_DIRECT;
 }

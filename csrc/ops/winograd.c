@@ -93,7 +93,7 @@ static void make_points(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrd
     for (ptrdiff_t t = first; t < end;) {
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
         for (ptrdiff_t part = 0; part < plan->parts; part++)
-            fc_transform_run(plan->kernels, plan->winograd->data, FC_WINOGRAD_POINTS, &plan->p.x, &run, plan->m, origin,
+            fc_transform_run(plan->kernels, plan->winograd->data, plan->taps - 1, &plan->p.x, &run, origin,
                              group * plan->channels + part * plan->part, part_channels(plan, part),
                              v + part * plan->v_part + (t - first) * plan->pitch, plan->pitch, plan->v_plane, scratch);
         t += run.tiles;
@@ -112,9 +112,9 @@ static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
     const int staged = y->stride[1] != 1 && plan->outputs > 1;
     for (ptrdiff_t t = first; t < end;) {
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
-        const ptrdiff_t columns = min(run.tiles * plan->m, y->size[3] - run.column * plan->m);
-        float *to = y->data + run.n * y->stride[0] + k * y->stride[1] + run.row * plan->m * y->stride[2] +
-                    run.column * plan->m * y->stride[3];
+        const ptrdiff_t columns = min(run.tiles * run.width, y->size[3] - run.column);
+        float *to = y->data + run.n * y->stride[0] + k * y->stride[1] + run.row * y->stride[2] +
+                    run.column * y->stride[3];
         const fc_winograd_output out = {
             .tiles = (size_t)run.tiles,
             .channels = (size_t)used,
@@ -124,8 +124,10 @@ static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
             .y = staged ? stage : to,
             .y_row = staged ? columns * tile : y->stride[2],
             .y_pixel = staged ? tile : y->stride[3],
-            .y_tile = plan->m * (staged ? tile : y->stride[3]),
-            .rows = min(plan->m, y->size[2] - run.row * plan->m),
+            .y_tile = run.width * (staged ? tile : y->stride[3]),
+            .height = run.height,
+            .width = run.width,
+            .rows = min(run.height, y->size[2] - run.row),
             .columns = columns,
             .bias = p->bias ? p->bias + k : NULL,
             .residual = p->residual ? p->residual + (to - y->data) : NULL,
@@ -142,15 +144,19 @@ static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 
 /* ---- products --------------------------------------------------------------------------------------------- */
 
-/* One plane, one part, one panel: m[tile][k] (+)= v[tile][c] u[c][k]. */
-static void multiply(const plan *plan, ptrdiff_t tiles, ptrdiff_t part, ptrdiff_t used, const float *v, const float *u,
-                     float *m)
+/* One plane, one part, one panel: m[tile][k] (+)= v[tile][c] u[c][k], of the tiles first .. end - 1 that have the
+ * plane; `v` and `m` are where the first is. */
+static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end, ptrdiff_t part, ptrdiff_t used,
+                     const float *v, const float *u, float *m)
 {
     static const ptrdiff_t start[1] = {0};
-    const ptrdiff_t vectors = ceil_div(used, (ptrdiff_t)plan->kernels->lanes);
+    const fc_tile_range range = fc_tiles_of_plane(&plan->tiling, plane, first, end);
+    const ptrdiff_t tiles = range.end - range.first, vectors = ceil_div(used, (ptrdiff_t)plan->kernels->lanes);
+    if (!tiles)
+        return;
     const ptrdiff_t rows = ceil_div(tiles, ceil_div(tiles, (ptrdiff_t)plan->kernels->max_rows[vectors]));
     fc_tile t = {
-        .a = v,
+        .a = v + (range.first - first) * plan->pitch,
         .a_row = plan->pitch,
         .a_step = 1,
         .b = u,
@@ -159,7 +165,7 @@ static void multiply(const plan *plan, ptrdiff_t tiles, ptrdiff_t part, ptrdiff_
         .b_run = start,
         .runs = 1,
         .depth = (size_t)part_channels(plan, part),
-        .y = m,
+        .y = m + (range.first - first) * plan->batch * plan->panel_width,
         .y_row = plan->batch * plan->panel_width,
         .last_lanes = plan->kernels->lanes,
         .accumulate = part > 0,
@@ -172,7 +178,8 @@ static void multiply(const plan *plan, ptrdiff_t tiles, ptrdiff_t part, ptrdiff_
 
 static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t block, float *scratch)
 {
-    const ptrdiff_t first = block * plan->block, end = min(plan->tiles, first + plan->block);
+    const ptrdiff_t first = fc_tile_share(&plan->tiling, block, plan->blocks);
+    const ptrdiff_t end = fc_tile_share(&plan->tiling, block + 1, plan->blocks);
     float *v = scratch + plan->copy_floats, *m = v + plan->v_floats, *stage = m + plan->m_floats;
     make_points(plan, group, first, end, v, scratch);
     for (ptrdiff_t panel = 0; panel < plan->panels; panel += plan->batch) {
@@ -181,7 +188,7 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t block, float 
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
             for (ptrdiff_t q = panel; q < panel_end; q++)
                 for (ptrdiff_t part = 0; part < plan->parts; part++)
-                    multiply(plan, end - first, part, panel_outputs(plan, q),
+                    multiply(plan, plane, first, end, part, panel_outputs(plan, q),
                              v + part * plan->v_part + plane * plan->v_plane,
                              plan->filters + (group * plan->panels + q) * plan->panel_floats +
                                  (part * PLANES + plane) * plan->piece,
@@ -201,7 +208,7 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, float 
             make_filters(plan, group, panel, part, pack, u);
         fc_clock(FC_MULTIPLY);
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
-            multiply(plan, plan->tiles, part, panel_outputs(plan, panel),
+            multiply(plan, plane, 0, plan->tiles, part, panel_outputs(plan, panel),
                      plan->v + group * plan->v_group + part * plan->v_part + plane * plan->v_plane,
                      filters + plane * plan->piece, m + plane * plan->m_plane);
     }
@@ -291,8 +298,11 @@ static void choose_blocks(plan *plan, int threads)
     plan->block = fits ? resident : large;
     /* As many blocks for each thread. */
     const ptrdiff_t turns = ceil_div(ceil_div(plan->tiles, plan->block), threads);
-    plan->block = ceil_div(plan->tiles, turns * threads);
-    plan->blocks = ceil_div(plan->tiles, plan->block);
+    plan->blocks = min(plan->tiles, turns * threads);
+    plan->block = 0;
+    for (ptrdiff_t i = 0; i < plan->blocks; i++)
+        plan->block = max(plan->block, fc_tile_share(&plan->tiling, i + 1, plan->blocks) -
+                                           fc_tile_share(&plan->tiling, i, plan->blocks));
     plan->batch = fits ? max(1, min(plan->panels, (l2 / plan->block - v_tile) / (PLANES * width))) : plan->panels;
 
     const double weights = (double)(plan->taps * plan->taps) / PLANES;       /* read to make a float of U */
@@ -359,8 +369,8 @@ int fc_correlate_winograd(const fc_correlation *problem, const float *filters)
         return -1;
     const fc_correlation *p = &plan.p;
     plan.filters = filters;
-    plan.tiling = (fc_tiling){plan.m, ceil_div(p->y.size[2], plan.m), ceil_div(p->y.size[3], plan.m)};
-    plan.tiles = p->y.size[0] * plan.tiling.rows * plan.tiling.columns;
+    plan.tiling = fc_tile_images(plan.m, p->y.size[0], p->y.size[2], p->y.size[3]);
+    plan.tiles = plan.tiling.start[FC_TILE_KINDS];
     if (!plan.tiles)
         return 0;
     const double steps = (double)(PLANES * plan.tiles * p->groups) * (double)plan.channels *

@@ -54,19 +54,24 @@ static void transform(const plan *plan, ptrdiff_t first, ptrdiff_t end, float *v
     const ptrdiff_t origin[2] = {-plan->conv->pad[0][0], -plan->conv->pad[1][0]};
     for (ptrdiff_t t = first; t < end;) {
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
-        fc_transform_run(plan->kernels, plan->winograd->data, FC_WINOGRAD_POINTS, &plan->x, &run, plan->m, origin, 0,
+        fc_transform_run(plan->kernels, plan->winograd->data, plan->dw.size[2] - 1, &plan->x, &run, origin, 0,
                          plan->channels, v + (t - first) * plan->v_tile, plan->v_tile, plan->v_plane, copy);
-        fc_transform_run(plan->kernels, plan->winograd->gradient, plan->m, &plan->dy, &run, plan->m, corner, 0,
+        fc_transform_run(plan->kernels, plan->winograd->gradient, 0, &plan->dy, &run, corner, 0,
                          plan->outputs, d + (t - first) * plan->d_tile, plan->d_tile, plan->d_plane, copy);
         t += run.tiles;
     }
 }
 
-/* sums[c][k] (+)= V^T D of one plane and one panel. */
-static void multiply(const plan *plan, ptrdiff_t tiles, const float *v, const float *d, ptrdiff_t panel, int first,
-                     float *sums)
+/* sums[c][k] (+)= V^T D of one plane and one panel, over the tiles first .. end - 1 that have the plane; `v` and `d` are
+ * where the first is. begin: the tile with which the sums begin. */
+static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t begin, ptrdiff_t first, ptrdiff_t end, const float *v,
+                     const float *d, ptrdiff_t panel, float *sums)
 {
     static const ptrdiff_t start[1] = {0};
+    const fc_tile_range range = fc_tiles_of_plane(&plan->tiling, plane, first, end);
+    const int begins = fc_tiles_of_plane(&plan->tiling, plane, begin, end).first >= first;
+    if (range.first == range.end && !begins)
+        return;
     const ptrdiff_t used = min(plan->width, plan->outputs - panel * plan->width);
     const ptrdiff_t vectors = ceil_div(used, (ptrdiff_t)plan->kernels->lanes);
     const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[vectors];
@@ -74,18 +79,18 @@ static void multiply(const plan *plan, ptrdiff_t tiles, const float *v, const fl
     fc_tile t = {
         .a_row = 1,
         .a_step = plan->v_tile,
-        .b = d + panel * plan->width,
+        .b = d + (range.first - first) * plan->d_tile + panel * plan->width,
         .b_step = plan->d_tile,
         .a_run = start,
         .b_run = start,
         .runs = 1,
-        .depth = (size_t)tiles,
+        .depth = (size_t)(range.end - range.first),
         .y_row = plan->sum_row,
         .last_lanes = plan->kernels->lanes,
-        .accumulate = !first,
+        .accumulate = !begins,
     };
     for (ptrdiff_t c = 0; c < plan->channels; c += rows) {
-        t.a = v + c;
+        t.a = v + (range.first - first) * plan->v_tile + c;
         t.y = sums + c * plan->sum_row + panel * plan->width;
         plan->kernels->tile_cols[vectors][min(rows, plan->channels - c)](&t);
     }
@@ -103,7 +108,7 @@ static void run_chunk(const plan *plan, ptrdiff_t chunk, float *scratch)
         fc_clock(FC_MULTIPLY);
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
             for (ptrdiff_t panel = 0; panel < plan->panels; panel++)
-                multiply(plan, end - first, v + plane * plan->v_plane, d + plane * plan->d_plane, panel, first == begin,
+                multiply(plan, plane, begin, first, end, v + plane * plan->v_plane, d + plane * plan->d_plane, panel,
                          sums + plane * plan->sum_plane);
     }
 }
@@ -125,8 +130,8 @@ static void run_blocks(plan *plan, int thread, int threads, float *copy)
         fc_clock(FC_MULTIPLY);
         for (ptrdiff_t i = thread * products / threads; i < (thread + 1) * products / threads; i++) {
             const ptrdiff_t plane = i / plan->panels;
-            multiply(plan, end - first, plan->v + plane * plan->v_plane, plan->d + plane * plan->d_plane,
-                     i % plan->panels, first == 0, plan->sums + plane * plan->sum_plane);
+            multiply(plan, plane, 0, first, end, plan->v + plane * plan->v_plane, plan->d + plane * plan->d_plane,
+                     i % plan->panels, plan->sums + plane * plan->sum_plane);
         }
         if (threads > 1)
             fc_team_barrier();
@@ -152,6 +157,8 @@ static void write_channels(const plan *plan, ptrdiff_t c, float *stage)
         .y_row = row,
         .y_pixel = column,
         .y_tile = staged ? plan->sum_row : dw->stride[1],
+        .height = taps,
+        .width = taps,
         .rows = taps,
         .columns = channels * taps,
     };
@@ -252,8 +259,8 @@ int fc_winograd_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, cons
         plan.dw.data += group * outputs * dw->stride[0];
         plan.winograd = &plan.kernels->winograd[dw->size[2] == 5];
         plan.m = fc_winograd_outputs(dw->size[2]);
-        plan.tiling = (fc_tiling){plan.m, ceil_div(dy->size[2], plan.m), ceil_div(dy->size[3], plan.m)};
-        plan.tiles = x->size[0] * plan.tiling.rows * plan.tiling.columns;
+        plan.tiling = fc_tile_images(plan.m, x->size[0], dy->size[2], dy->size[3]);
+        plan.tiles = plan.tiling.start[FC_TILE_KINDS];
         if (run_group(&plan))
             return -1;
     }

@@ -15,16 +15,91 @@ ptrdiff_t fc_winograd_part(ptrdiff_t channels)
     return max(1, min(channels, ceil_div(ceil_div(channels, parts), LARGEST_LANES) * LARGEST_LANES));
 }
 
+/* ---- tilings ---------------------------------------------------------------------------------------------- */
+
+/* Whether tiles of each kind are short down and across. */
+static const int IS_SHORT[FC_TILE_KINDS][2] = {{0, 1}, {0, 0}, {1, 0}, {1, 1}};
+
+/* Of the tiles along an axis of `length` outputs, how many are short. */
+static ptrdiff_t short_tiles(ptrdiff_t m, ptrdiff_t length)
+{
+    const ptrdiff_t tiles = ceil_div(length, m);
+    return min(tiles, tiles * m - length);
+}
+
+/* Rows (0) or columns (1) of tiles of a kind, of an image. */
+static ptrdiff_t along(const fc_tiling *tiling, int kind, int axis)
+{
+    return IS_SHORT[kind][axis] ? tiling->narrow[axis] : tiling->full[axis];
+}
+
+fc_tiling fc_tile_images(ptrdiff_t m, ptrdiff_t images, ptrdiff_t height, ptrdiff_t width)
+{
+    const ptrdiff_t narrow[2] = {short_tiles(m, height), short_tiles(m, width)};
+    fc_tiling tiling = {
+        .m = m,
+        .full = {ceil_div(height, m) - narrow[0], ceil_div(width, m) - narrow[1]},
+        .narrow = {narrow[0], narrow[1]},
+    };
+    for (int kind = 0; kind < FC_TILE_KINDS; kind++)
+        tiling.start[kind + 1] = tiling.start[kind] + images * along(&tiling, kind, 0) * along(&tiling, kind, 1);
+    return tiling;
+}
+
+ptrdiff_t fc_tile_points(ptrdiff_t m, ptrdiff_t length)
+{
+    return ceil_div(length, m) * FC_WINOGRAD_POINTS - short_tiles(m, length);
+}
+
+fc_tile_range fc_tiles_of_plane(const fc_tiling *tiling, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end)
+{
+    const ptrdiff_t last = FC_WINOGRAD_POINTS - 1;
+    if (plane % FC_WINOGRAD_POINTS == last) {
+        first = max(first, tiling->start[1]);
+        end = min(end, tiling->start[3]);
+    }
+    if (plane / FC_WINOGRAD_POINTS == last)
+        end = min(end, tiling->start[2]);
+    return (fc_tile_range){first, max(first, end)};
+}
+
+ptrdiff_t fc_tile_share(const fc_tiling *tiling, ptrdiff_t index, ptrdiff_t shares)
+{
+    double planes[FC_TILE_KINDS], all = 0;
+    for (int kind = 0; kind < FC_TILE_KINDS; kind++) {
+        planes[kind] = (FC_WINOGRAD_POINTS - IS_SHORT[kind][0]) * (FC_WINOGRAD_POINTS - IS_SHORT[kind][1]);
+        all += planes[kind] * (double)(tiling->start[kind + 1] - tiling->start[kind]);
+    }
+    ptrdiff_t tile = 0;
+    double left = all * (double)index / (double)shares;
+    for (int kind = 0; kind < FC_TILE_KINDS; kind++) {
+        const ptrdiff_t tiles = min(tiling->start[kind + 1] - tile, (ptrdiff_t)(left / planes[kind] + 0.5));
+        tile += tiles;
+        left -= planes[kind] * (double)tiles;
+    }
+    return tile;
+}
+
 fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end)
 {
-    const ptrdiff_t column = t % tiling->columns, row = t / tiling->columns % tiling->rows;
-    return (fc_tile_run){
-        .n = t / tiling->columns / tiling->rows,
-        .row = row,
-        .column = column,
-        .tiles = min(min(tiling->columns - column, end - t), FC_MOST_RUN),
+    int kind = 0;
+    while (t >= tiling->start[kind + 1])
+        kind++;
+    const ptrdiff_t rows = along(tiling, kind, 0), columns = along(tiling, kind, 1), at = t - tiling->start[kind];
+    const int *is_short = IS_SHORT[kind];
+    const ptrdiff_t column = at % columns, row = at / columns % rows;
+    fc_tile_run run = {
+        .n = at / columns / rows,
+        .tiles = min(min(columns - column, end - t), FC_MOST_RUN),
+        .height = tiling->m - is_short[0],
+        .width = tiling->m - is_short[1],
     };
+    run.row = is_short[0] * tiling->full[0] * tiling->m + row * run.height;
+    run.column = is_short[1] * tiling->full[1] * tiling->m + column * run.width;
+    return run;
 }
+
+/* ---- points ----------------------------------------------------------------------------------------------- */
 
 size_t fc_transform_floats(const fc_tensor *x, ptrdiff_t m, ptrdiff_t channels)
 {
@@ -32,17 +107,20 @@ size_t fc_transform_floats(const fc_tensor *x, ptrdiff_t m, ptrdiff_t channels)
     return is_channels_last(x) ? 0 : (size_t)(FC_WINOGRAD_POINTS * columns) * round_up(channels);
 }
 
-void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t size,
-                      const fc_tensor *x, const fc_tile_run *run, ptrdiff_t m, const ptrdiff_t origin[2], ptrdiff_t c0,
+void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t halo,
+                      const fc_tensor *x, const fc_tile_run *run, const ptrdiff_t origin[2], ptrdiff_t c0,
                       ptrdiff_t channels, float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch)
 {
-    const ptrdiff_t columns = (run->tiles - 1) * m + size;
-    const ptrdiff_t h0 = origin[0] + run->row * m, w0 = origin[1] + run->column * m, w = max(0, w0);
+    const ptrdiff_t rows = run->height + halo, columns = run->tiles * run->width + halo;
+    const ptrdiff_t h0 = origin[0] + run->row, w0 = origin[1] + run->column, w = max(0, w0);
     fc_winograd_input in = {
         .tiles = (size_t)run->tiles,
         .channels = (size_t)channels,
-        .first_row = min(size, max(0, -h0)),
-        .last_row = max(0, min(size, x->size[2] - h0)),
+        .height = rows,
+        .width = run->width + halo,
+        .step = run->width,
+        .first_row = min(rows, max(0, -h0)),
+        .last_row = max(0, min(rows, x->size[2] - h0)),
         .points = points,
         .tile = tile,
         .plane = plane,
