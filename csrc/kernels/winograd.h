@@ -168,7 +168,7 @@ FC_INLINE void winograd_filters(int r, size_t channels, size_t outputs, const fl
 #pragma GCC unroll 5
                 for (int i = 0; i < r; i++) {
                     const float *from = w + i * row + s * column + k;
-                    /* Channels lie in different pages, where the hardware does not fetch ahead. */
+                    /* Taps that are kept come from memory, faster than the hardware fetches ahead. */
                     __builtin_prefetch(from + CHANNELS_AHEAD * channel);
                     taps[i] = vload_lanes(from, lanes);
                 }

@@ -59,7 +59,7 @@ static int correlate(int wanted, const fc_correlation *p, const fc_filters *filt
     if (filters && (filters->algorithm != algorithm || !filters->data))
         filters = NULL;
     if (algorithm == FC_WINOGRAD)
-        return fc_correlate_winograd(p, filters ? filters->data : NULL);
+        return fc_correlate_winograd(p, filters);
     return fc_correlate(p, filters);
 }
 
@@ -131,13 +131,8 @@ int fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
     fc_taps *taps = forward_correlation(conv, x, weight, y, &forward);
     if (!taps)
         return -1;
-    int status;
-    if (algorithm_of(conv->algorithm, &forward) == FC_WINOGRAD) {
-        const int keeps = fc_winograd_keeps(&forward);
-        *filters = (fc_filters){.algorithm = FC_WINOGRAD, .data = keeps ? fc_winograd_prepare(&forward) : NULL};
-        status = keeps && !filters->data ? -1 : 0;
-    } else
-        status = fc_correlate_prepare(&forward, filters);
+    const int is_winograd = algorithm_of(conv->algorithm, &forward) == FC_WINOGRAD;
+    const int status = (is_winograd ? fc_winograd_prepare : fc_correlate_prepare)(&forward, filters);
     fc_free(taps);
     return status;
 }

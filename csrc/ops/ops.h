@@ -40,6 +40,7 @@ int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrd
 typedef struct fc_filters {
     int algorithm;
     ptrdiff_t vectors;                   /* of a panel, of the direct algorithm */
+    int points;                          /* Winograd's: whether they are points, else packed taps */
     float *data;                         /* to be freed by fc_free; NULL: the weight is taken as it is */
 } fc_filters;
 

@@ -22,7 +22,14 @@
 #include "integers.h"
 #include "rows.h"
 
-enum { PLANES = FC_WINOGRAD_PLANES, MOST_BLOCK = 128, TRANSFORM_TILES = 28, FEW_TILES = 16 };
+enum {
+    PLANES = FC_WINOGRAD_PLANES,
+    MOST_BLOCK = 128,
+    TRANSFORM_TILES = 28,
+    FEW_TILES = 16,                /* whose products take less time than points on their way from the L3 cache, */
+    FEW_TILES_OF_MANY = 64,        /* or from memory, where */
+    MANY_POINTS = 2 << 20,         /* are those of a layer whose network fits no cache */
+};
 
 typedef struct plan {
     fc_correlation p;
@@ -35,12 +42,14 @@ typedef struct plan {
     ptrdiff_t part, parts, pitch;      /* pitch: floats of a tile and part in V */
     ptrdiff_t vectors, panel_width, panels;
     ptrdiff_t piece, panel_floats;     /* of U: one plane of a part, all of a panel */
+    ptrdiff_t tap_channel;             /* floats of a channel's taps of a panel */
     int by_panel;
     ptrdiff_t block, blocks;           /* tiles of a block */
     ptrdiff_t batch;                   /* panels that are multiplied before their outputs are made */
     ptrdiff_t v_plane, v_part, v_group, m_plane;
     size_t copy_floats, v_floats, m_floats, u_floats, pack_floats, stage_floats, scratch_floats;   /* of a thread */
     const float *filters;              /* U, or NULL: made by the tasks */
+    float *packed;                     /* [k/NB][part] packed taps of which it is made, or NULL: those of w */
     float *made;                       /* where U is made for all tasks */
     float *v;                          /* by panel: of all tiles */
     float *scratch;
@@ -59,30 +68,38 @@ static ptrdiff_t panel_outputs(const plan *plan, ptrdiff_t panel)
 
 /* ---- points ----------------------------------------------------------------------------------------------- */
 
+/* One part of a panel's weights to taps[c][r][s][NB]: read so, they come from few pages and sets of the caches. */
+static void pack_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, float *taps)
+{
+    fc_clock(FC_COPY);
+    const fc_correlation *p = &plan->p;
+    const ptrdiff_t *rows = p->taps[0]->index, *columns = p->taps[1]->index;
+    const float *w = p->w.data + group * p->w_group + panel * plan->panel_width * p->w.stride[0] +
+                     part * plan->part * p->w.stride[1];
+    for (ptrdiff_t r = 0; r < plan->taps; r++)
+        for (ptrdiff_t s = 0; s < plan->taps; s++, taps += plan->panel_width)
+            fc_pack_tap(plan->kernels, &p->w, w + rows[r] * p->w.stride[2] + columns[s] * p->w.stride[3],
+                        part_channels(plan, part), panel_outputs(plan, panel), taps, plan->tap_channel);
+}
+
+/* Where a part of a panel is among packed taps. */
+static float *taps_of(const plan *plan, float *packed, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part)
+{
+    return packed + ((group * plan->panels + panel) * plan->parts + part) * plan->part * plan->tap_channel;
+}
+
 /* U[36][c][NB] of one part of a panel. */
 static void make_filters(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, float *pack, float *u)
 {
+    const float *taps = pack;
+    if (plan->packed)
+        taps = taps_of(plan, plan->packed, group, panel, part);
+    else
+        pack_taps(plan, group, panel, part, pack);
     fc_clock(FC_TRANSFORM);
-    const fc_correlation *p = &plan->p;
-    const ptrdiff_t channels = part_channels(plan, part), used = panel_outputs(plan, panel);
-    const ptrdiff_t width = plan->panel_width;
-    const ptrdiff_t *rows = p->taps[0]->index, *columns = p->taps[1]->index;
-    const float *w = p->w.data + group * p->w_group + panel * width * p->w.stride[0] +
-                     part * plan->part * p->w.stride[1];
-    ptrdiff_t row = (rows[1] - rows[0]) * p->w.stride[2], column = (columns[1] - columns[0]) * p->w.stride[3];
-    ptrdiff_t channel = p->w.stride[1];
-    w += rows[0] * p->w.stride[2] + columns[0] * p->w.stride[3];
-    if (p->w.stride[0] != 1 && plan->outputs > 1) {
-        for (ptrdiff_t r = 0; r < plan->taps; r++)
-            for (ptrdiff_t s = 0; s < plan->taps; s++)
-                fc_pack_tap(plan->kernels, &p->w, w + r * row + s * column, channels, used,
-                            pack + (r * plan->taps + s) * plan->piece, width);
-        w = pack;
-        row = plan->taps * plan->piece;
-        column = plan->piece;
-        channel = width;
-    }
-    plan->winograd->filter((size_t)channels, (size_t)used, w, row, column, channel, u, width, plan->piece);
+    plan->winograd->filter((size_t)part_channels(plan, part), (size_t)panel_outputs(plan, panel), taps,
+                           plan->taps * plan->panel_width, plan->panel_width, plan->tap_channel, u, plan->panel_width,
+                           plan->piece);
 }
 
 /* V of tiles first .. end - 1 of one group; `v` is where the first of them goes. */
@@ -276,7 +293,8 @@ static int describe(const fc_correlation *problem, plan *plan)
     plan->taps = problem->w.size[2];
     plan->m = fc_winograd_outputs(plan->taps);
     plan->winograd = &plan->kernels->winograd[plan->taps == 5];
-    plan->pack_floats = round_up(plan->taps * plan->taps * plan->piece);
+    plan->tap_channel = plan->taps * plan->taps * plan->panel_width;
+    plan->pack_floats = round_up(plan->part * plan->tap_channel);
     return 0;
 }
 
@@ -335,40 +353,55 @@ static void prepare_body(void *context, int thread, int threads)
     const plan *plan = context;
     (void)thread, (void)threads;
     for (ptrdiff_t i = 0; i < plan->p.groups * plan->panels; i++)
-        prepare_filters(plan, i, plan->scratch, plan->made);
+        if (plan->made)
+            prepare_filters(plan, i, plan->scratch, plan->made);
+        else
+            for (ptrdiff_t part = 0; part < plan->parts; part++)
+                pack_taps(plan, i / plan->panels, i % plan->panels, part,
+                          taps_of(plan, plan->packed, i / plan->panels, i % plan->panels, part));
 }
 
-int fc_winograd_keeps(const fc_correlation *p)
+/* Whether the points of the weights, four times as many floats, are read faster than they are made again. */
+static int keeps_points(const fc_correlation *p)
 {
     const ptrdiff_t m = fc_winograd_outputs(p->w.size[2]);
     const double tiles = (double)p->y.size[0] * (double)ceil_div(p->y.size[2], m) * (double)ceil_div(p->y.size[3], m);
-    return tiles > FEW_TILES || p->w.stride[0] != 1;
+    const double points = PLANES * (double)p->groups * (double)p->w.size[0] * (double)p->w.size[1];
+    return tiles > (points > MANY_POINTS ? FEW_TILES_OF_MANY : FEW_TILES);
 }
 
-float *fc_winograd_prepare(const fc_correlation *problem)
+int fc_winograd_prepare(const fc_correlation *problem, fc_filters *filters)
 {
     plan plan = {0};
     if (describe(problem, &plan))
-        return NULL;
-    plan.made = fc_alloc((size_t)(problem->groups * plan.panels * plan.panel_floats) * sizeof(float));
+        return -1;
+    const int points = keeps_points(problem);
+    const ptrdiff_t all = problem->groups * plan.panels;
+    float *data = fc_alloc((size_t)(all * (points ? plan.panel_floats : plan.parts * plan.part * plan.tap_channel)) *
+                           sizeof(float));
+    *(points ? &plan.made : &plan.packed) = data;
     plan.scratch = fc_alloc(plan.pack_floats * sizeof(float));
-    if (plan.made && plan.scratch)
+    if (data && plan.scratch)
         fc_team_run(1, 1, prepare_body, &plan);    /* denormals are flushed as in a call: the same bits */
     else {
-        fc_free(plan.made);
-        plan.made = NULL;
+        fc_free(data);
+        data = NULL;
     }
     fc_free(plan.scratch);
-    return plan.made;
+    *filters = (fc_filters){.algorithm = FC_WINOGRAD, .points = points, .data = data};
+    return data ? 0 : -1;
 }
 
-int fc_correlate_winograd(const fc_correlation *problem, const float *filters)
+int fc_correlate_winograd(const fc_correlation *problem, const fc_filters *filters)
 {
     plan plan = {0};
     if (describe(problem, &plan))
         return -1;
     const fc_correlation *p = &plan.p;
-    plan.filters = filters;
+    if (filters && filters->points)
+        plan.filters = filters->data;
+    else if (filters)
+        plan.packed = filters->data;
     plan.tiling = fc_tile_images(plan.m, p->y.size[0], p->y.size[2], p->y.size[3]);
     plan.tiles = plan.tiling.start[FC_TILE_KINDS];
     if (!plan.tiles)
@@ -390,9 +423,9 @@ int fc_correlate_winograd(const fc_correlation *problem, const float *filters)
     size_t shared = 0;
     if (plan.by_panel) {
         shared = (size_t)(p->groups * plan.v_group);
-        plan.u_floats = filters ? 0 : round_up(PLANES * plan.piece);
+        plan.u_floats = plan.filters ? 0 : round_up(PLANES * plan.piece);
     } else {
-        shared = filters ? 0 : round_up(p->groups * plan.panels * plan.panel_floats);
+        shared = plan.filters ? 0 : round_up(p->groups * plan.panels * plan.panel_floats);
         plan.v_floats = (size_t)plan.v_group;
     }
     if (filters)
@@ -407,7 +440,7 @@ int fc_correlate_winograd(const fc_correlation *problem, const float *filters)
     plan.scratch = workspace + shared;
     if (plan.by_panel)
         plan.v = workspace;
-    else if (!filters)
+    else if (!plan.filters)
         plan.filters = plan.made = workspace;
     fc_team_run(threads, 1, body, &plan);
     fc_free(workspace);

@@ -74,15 +74,12 @@ static inline ptrdiff_t fc_winograd_outputs(ptrdiff_t r) { return FC_WINOGRAD_PO
 /* Whether the correlation is one that fc_correlate_winograd computes. */
 int fc_winograd_supports(const fc_correlation *problem);
 
-/* filters: the weights' points from fc_winograd_prepare, or NULL. */
-int fc_correlate_winograd(const fc_correlation *problem, const float *filters);
+/* filters: of fc_winograd_prepare, or NULL. */
+int fc_correlate_winograd(const fc_correlation *problem, const fc_filters *filters);
 
-/* Whether the points of the weights, four times as many floats, are read faster than they are made again: not where
- * products with few tiles hide neither, and the weights need no packing. */
-int fc_winograd_keeps(const fc_correlation *problem);
-
-/* The points of the weights, from fc_alloc, or NULL without memory: valid for any images, on this instruction set. */
-float *fc_winograd_prepare(const fc_correlation *problem);
+/* Makes filters for any images: the weights' points, or for few tiles, which do not hide that they are read, their taps
+ * in the order in which points are made of them. Returns -1 without memory. */
+int fc_winograd_prepare(const fc_correlation *problem, fc_filters *filters);
 
 /* The algorithm that backward_weight takes. */
 int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *dweight);
