@@ -27,7 +27,8 @@ CSRC = Path("csrc")
 INCLUDE = Path("fastconv/include")  # the public header
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"]
 # Contraction into FMA is wanted; nothing else of -ffast-math is.
-KERNEL_FLAGS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+# Aligned to a cache line, a loop does not run 6 % slower for what happens to be compiled before it.
+KERNEL_FLAGS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-falign-functions=64"]
 ISA_FLAGS = {"baseline": []}
 if platform.machine() in ("x86_64", "AMD64"):
     ISA_FLAGS["avx2"] = ["-mavx2", "-mfma"]

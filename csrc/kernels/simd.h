@@ -13,6 +13,8 @@
 #include <string.h>
 #if FC_LANES == 16 || FC_LANES == 8
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 typedef float   vf __attribute__((vector_size(FC_LANES * sizeof(float))));
@@ -32,11 +34,20 @@ FC_INLINE vf   vrelu(vf x)                     { return (vf)((vi)x & ~(x <= 0.0f
 
 /* Hide from the compiler how a value came about: it is kept in a register, not computed again. */
 #define FC_OPAQUE(INTEGER) __asm__("" : "+r"(INTEGER))
-#if defined(__aarch64__)
-#define FC_OPAQUE_VECTOR(VECTOR) __asm__("" : "+w"(VECTOR))
+/* a * b + c, rounded once where the instruction set can: where a condition or a constant is near, compilers fuse a
+ * product and a sum now, and now not. */
+FC_INLINE vf vfma(vf a, vf b, vf c)
+{
+#if FC_LANES == 16
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif FC_LANES == 8
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
-#define FC_OPAQUE_VECTOR(VECTOR) __asm__("" : "+v"(VECTOR))
+    return a * b + c;
 #endif
+}
 
 /* a * b rounded, to be added to another product: of two, compilers would fuse now one, now the other with the sum. */
 FC_INLINE vf vproduct(vf a, vf b)              { return a * b + 0.0f; }

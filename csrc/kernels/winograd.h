@@ -24,10 +24,10 @@ enum { CHANNELS_AHEAD = 6 };
 /* Half of B^T x: its first (0) or last (1) three values. */
 FC_INLINE void half_points_of_data(int half, const vf x[6], vf out[3])
 {
-    const vf even = x[4] - (half ? 0.390625f : 2.25f) * x[2], odd = x[3] - (half ? 0.390625f : 2.25f) * x[1];
-    const float point = half ? 1.5f : 0.625f;
-    const vf end = (x[4 + half] - 2.640625f * x[2 + half]) + 0.87890625f * x[half];
-    const vf plus = even + point * odd, minus = even - point * odd;
+    const vf square = vset1(half ? -0.390625f : -2.25f), point = vset1(half ? 1.5f : 0.625f);
+    const vf even = vfma(square, x[2], x[4]), odd = vfma(square, x[1], x[3]);
+    const vf end = vfma(vset1(0.87890625f), x[half], vfma(vset1(-2.640625f), x[2 + half], x[4 + half]));
+    const vf plus = vfma(point, odd, even), minus = vfma(-point, odd, even);
     out[0] = half ? plus : end;
     out[1] = half ? minus : plus;
     out[2] = half ? end : minus;
@@ -42,11 +42,11 @@ FC_INLINE void half_points_of_filter(int half, int r, const vf *w, vf out[3])
     if (r > 1)
         odd = vproduct(vset1((float)(by * point)), w[1]);
     if (r > 2)
-        even += (float)(by * square) * w[2];
+        even = vfma(vset1((float)(by * square)), w[2], even);
     if (r > 3)
-        odd += (float)(by * square * point) * w[3];
+        odd = vfma(vset1((float)(by * square * point)), w[3], odd);
     if (r > 4)
-        even += (float)(by * square * square) * w[4];
+        even = vfma(vset1((float)(by * square * square)), w[4], even);
     const vf end = half ? w[r - 1] : (float)(1 / 0.87890625) * w[0];
     out[0] = half ? even + odd : end;
     out[1] = half ? even - odd : even + odd;
@@ -72,8 +72,8 @@ FC_INLINE void outputs_of_points(int m, const vf p[6], vf *y)
         power1 *= 0.625f;
         power2 *= 1.5f;
         const vf first = i % 2 ? odd1 : even1, second = i % 2 ? odd2 : even2;
-        const vf sum = i == m - 1 ? p[5] + power1 * first : vproduct(vset1(power1), first);
-        y[i] = sum + power2 * second;
+        const vf sum = i == m - 1 ? vfma(vset1(power1), first, p[5]) : vproduct(vset1(power1), first);
+        y[i] = vfma(vset1(power2), second, sum);
     }
 }
 
@@ -97,19 +97,16 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, int who
                 x[i] = (vf){0};
                 if (i >= rows || (data && i == 5 * !half))
                     continue;
-                if (whole)
+                if (whole) {
+                    /* What the next tile does not share with this one: in pieces too short for the hardware to see. */
+                    if (!half && j >= (data ? 2 : 0))
+                        __builtin_prefetch(from + i * row + in->step * in->pixel);
                     x[i] = vload(from + i * row);
-                else {
-                    if (j < width && pixel + j >= 0 && pixel + j < in->inside && i >= in->first_row && i < in->last_row)
-                        x[i] = vload_lanes(from + i * row, lanes);
-                    /* A compiler that knows of the zero multiplies it there, apart from the sum: not fused then. */
-                    FC_OPAQUE_VECTOR(x[i]);
-                }
+                } else if (j < width && pixel + j >= 0 && pixel + j < in->inside && i >= in->first_row &&
+                           i < in->last_row)
+                    x[i] = vload_lanes(from + i * row, lanes);
             }
             data ? half_points_of_data(half, x, down[j]) : half_points_of_filter(half, rows, x, down[j]);
-            /* What is done on a condition below must not take a product along, which would not be fused then. */
-            if (!whole && half)
-                FC_OPAQUE_VECTOR(down[j][2]);
         }
 #pragma GCC unroll 3
         for (int i = 0; i < 3; i++) {
@@ -120,8 +117,6 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, int who
             for (int j = 0; j < columns; j++)
                 x[j] = down[j][i];
             points_of(data, columns, x, points);
-            if (!whole)
-                FC_OPAQUE_VECTOR(points[5]);
 #pragma GCC unroll 6
             for (int j = 0; j < 6; j++, to += plane)
                 if (j < 5 || width == size)
