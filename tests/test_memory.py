@@ -91,6 +91,22 @@ def test_calls_of_different_shapes_by_turns_map_no_memory_anew():
     assert int(run_script(script)) < 20 * 8
 
 
+def test_a_training_step_maps_no_memory_after_the_first():
+    script = """
+        import resource
+        import numpy as np
+        from fastconv import models
+        network = models.googlenet(aux_logits=False)
+        x = np.ones((8, 3, 224, 224), np.float32)
+        def step():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            network.backward(np.ones_like(network.forward(x)))
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        print([step() for _ in range(4)][-1])
+    """
+    assert int(run_script(script)) < 500
+
+
 def test_shapes_long_gone_make_room_for_the_present_one():
     script = """
         import resource
@@ -119,7 +135,7 @@ def test_what_is_kept_stays_near_the_peak_over_many_shapes():
         functional.conv2d_backward_input(y, w, x.shape)
         functional.conv2d_backward_weight(y, x, w.shape)
         stats = fastconv.memory_stats()
-        assert stats["kept_bytes"] <= stats["peak_bytes"] + (64 << 20)
+        assert stats["kept_bytes"] <= 1.5 * stats["peak_bytes"] + (64 << 20)
     del y
     assert used() == before
     # The largest call alone needs about this much: nothing is kept for each of the shapes before it.

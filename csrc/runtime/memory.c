@@ -15,10 +15,14 @@ typedef struct block {
 } block;
 
 enum { HEADER_BYTES = 64, CLASSES = 8 * 48, HUGE_BYTES = 2 << 20 };
+
+/* A block of so many classes above the one asked for, of up to twice the size, serves as well. */
+enum { NEAR_CLASSES = 8 };
 static const size_t SMALLEST_BYTES = 4096;
 
-/* Kept beyond the most that was in use at once: calls of different shapes by turns need blocks of more sizes
- * than any one moment does, and mapping a block anew costs more than most layers that fit in here. */
+/* Kept beyond one and a half times the most that was in use at once: calls of different shapes by turns, such as the two
+ * passes of a training step, need blocks of more sizes than any one moment does, and mapping a block anew costs more
+ * than most layers that fit in here. */
 static const size_t SPARE_BYTES = 64 << 20;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -79,11 +83,12 @@ void *fc_alloc(size_t bytes)
     rounded = (rounded + 4095) & ~(size_t)4095;
 
     pthread_mutex_lock(&lock);
-    block *b = kept[size_class];
-    if (b) {
-        kept[size_class] = b->next;
-        stats.kept_bytes -= b->bytes;
-    }
+    block *b = NULL;
+    for (unsigned i = size_class; !b && i <= size_class + NEAR_CLASSES && i < CLASSES; i++)
+        if ((b = kept[i])) {
+            kept[i] = b->next;
+            stats.kept_bytes -= b->bytes;
+        }
     pthread_mutex_unlock(&lock);
     if (!b) {
         b = map_block(rounded);
@@ -132,7 +137,7 @@ void fc_free(void *data)
     b->next = kept[b->size_class];
     kept[b->size_class] = b;
     stats.kept_bytes += b->bytes;
-    while (stats.kept_bytes > stats.peak_bytes + SPARE_BYTES) {
+    while (stats.kept_bytes > stats.peak_bytes / 2 * 3 + SPARE_BYTES) {
         block *old = take_oldest();
         old->next = surplus;
         surplus = old;

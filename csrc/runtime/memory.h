@@ -2,7 +2,8 @@
 /* The pool that outputs and workspaces come from.
  *
  * Fresh pages cost more than most operations on them, so freed blocks are kept for the next call.
- * What is kept never exceeds the most that was in use at once by more than 64 MiB, and fc_memory_trim() returns it. */
+ * What is kept never exceeds one and a half times the most that was in use at once by more than 64 MiB, and
+ * fc_memory_trim() returns it. */
 #ifndef FC_MEMORY_H
 #define FC_MEMORY_H
 
