@@ -26,6 +26,7 @@ typedef struct fc_tile {
     size_t runs, depth;         /* the sum has runs * depth steps, in this order             */
     const float *next;          /* to fetch meanwhile, a cache line a step, or NULL: a of the next tile (tile_rows),
                                    what a later one reads (tile_cols)                        */
+    ptrdiff_t next_step;        /* from one of these lines to the next                       */
     float *y;                   /* result                                                    */
     ptrdiff_t y_row;            /* from one tile row to the next                             */
     size_t last_lanes;          /* lanes of the last vector that are stored: 1 .. lanes      */

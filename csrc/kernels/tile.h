@@ -56,7 +56,7 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
                 __builtin_prefetch(t->y + m * t->y_row + v * FC_LANES, 1);
 
     const float *next = t->next ? t->next : t->a;
-    const ptrdiff_t next_step = t->next ? 16 : 0;
+    const ptrdiff_t next_step = t->next ? t->next_step : 0;
     for (size_t run = 0; run < t->runs; run++) {
         const float *a = t->a + t->a_run[run], *high = a + 7 * a_row;
         const float *b = t->b + t->b_run[run];

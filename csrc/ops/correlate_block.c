@@ -146,6 +146,7 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
     for (ptrdiff_t v = 0; v < columns; v += rows, t->a += rows * t->a_row, t->y += rows * t->y_row) {
         /* Pixels where they lie come from far away; a copy is in the L2 cache, and longer sums would fetch too much. */
         t->next = plan->in_place ? t->a + rows * t->a_row : NULL;
+        t->next_step = 16;
         kernels->tile_rows[vectors][min(rows, columns - v)](t);
         if (t->residual)
             t->residual += rows * t->y_row;

@@ -61,21 +61,27 @@ static void pack_gradient(const plan *plan, ptrdiff_t n, ptrdiff_t k0, ptrdiff_t
     fc_copy_row(plan->kernels, &plan->dy, n, k0, used, p, 0, plan->dy.size[3], out, plan->panel_width);
 }
 
-/* Arrays that are read where they lie, of the block after this one: on their way to the L2 cache meanwhile. */
-typedef struct ahead {
-    const float *at[2], *end[2];
-} ahead;
+/* `left` cache lines, `step` floats apart, that are to be in the L2 cache before they are copied or read. */
+typedef struct lines {
+    const float *at;
+    ptrdiff_t step, left;
+} lines;
 
-/* Where the next `lines` cache lines of it are, or NULL. */
-static const float *fetch_ahead(ahead *ahead, size_t lines)
+/* What is on its way while sums are computed: two lines of each pixel of the panel after this one, then dy and x of the
+ * block after this one. */
+enum { AHEAD = 4 };
+
+/* Has a tile of so many steps fetch what comes next. */
+static void fetch_ahead(lines ahead[AHEAD], ptrdiff_t steps, fc_tile *t)
 {
-    for (int i = 0; i < 2; i++)
-        if (ahead->at[i] < ahead->end[i]) {
-            const float *from = ahead->at[i];
-            ahead->at[i] += 16 * lines;
-            return from;
+    for (int i = 0; i < AHEAD; i++)
+        if (ahead[i].left > 0) {
+            t->next = ahead[i].at;
+            t->next_step = ahead[i].step;
+            ahead[i].at += steps * ahead[i].step;
+            ahead[i].left -= steps;
+            return;
         }
-    return NULL;
 }
 
 /* Rows p0 .. p1-1 of dy in some images from n on, and the rows of x that they meet. */
@@ -87,7 +93,7 @@ typedef struct block {
 } block;
 
 /* Adds a block to the sums of one panel. */
-static void add_block(const plan *plan, const block *b, ptrdiff_t panel, ahead *ahead, float *sums)
+static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines ahead[AHEAD], float *sums)
 {
     const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t filter_rows = plan->dw.size[2], filter_columns = plan->dw.size[3], q_count = plan->dy.size[3];
@@ -121,7 +127,7 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, ahead *
             }
         for (ptrdiff_t s = 0; s < parts; s++, sums += run * plan->panel_width)
             for (ptrdiff_t m = 0; m < run && (runs || b->first); m += tile) {
-                const fc_tile t = {
+                fc_tile t = {
                     .a = b->x + s * plan->conv.dilation[1] * plan->pitch + m,
                     .a_row = 1,
                     .a_step = plan->conv.stride[1] * plan->pitch,
@@ -131,53 +137,85 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, ahead *
                     .b_run = b->dy_run,
                     .runs = runs,
                     .depth = (size_t)q_count,
-                    .next = fetch_ahead(ahead, runs * (size_t)q_count),
                     .y = sums + m * plan->panel_width,
                     .y_row = plan->panel_width,
                     .last_lanes = kernels->lanes,
                     .accumulate = !b->first,
                 };
+                fetch_ahead(ahead, (ptrdiff_t)runs * q_count, &t);
                 kernels->tile_cols[plan->vectors][min(tile, run - m)](&t);
             }
     }
 }
 
+/* Of the rows of x that a block meets, the first, and the one behind the last. */
+static ptrdiff_t first_input_row(const plan *plan, const block *b)
+{
+    return max(0, b->p0 * plan->conv.stride[0] - plan->conv.pad[0][0]);
+}
+
+static ptrdiff_t last_input_row(const plan *plan, const block *b)
+{
+    const ptrdiff_t reach = (plan->dw.size[2] - 1) * plan->conv.dilation[0] - plan->conv.pad[0][0] + 1;
+    return min(plan->x.size[2], (b->p1 - 1) * plan->conv.stride[0] + reach);
+}
+
 /* The rows of x that a block meets: copied, or where they lie if no column is padded. */
 static void find_rows(const plan *plan, block *b, float *copy)
 {
-    const ptrdiff_t stride = plan->conv.stride[0], pad = plan->conv.pad[0][0];
-    const ptrdiff_t reach = (plan->dw.size[2] - 1) * plan->conv.dilation[0] - pad + 1;
     const ptrdiff_t c0 = b->group * plan->channels;
-    b->h0 = max(0, b->p0 * stride - pad);
+    b->h0 = first_input_row(plan, b);
     b->x = copy;
     fc_clock(FC_COPY);
     if (plan->in_place)
         b->x = plan->x.data + b->n * plan->x.stride[0] + c0 * plan->x.stride[1] + b->h0 * plan->x.stride[2];
     else
         for (ptrdiff_t n = 0; n < b->images; n++)
-            for (ptrdiff_t h = b->h0; h < min(plan->x.size[2], (b->p1 - 1) * stride + reach); h++)
+            for (ptrdiff_t h = b->h0; h < last_input_row(plan, b); h++)
                 fc_copy_row(plan->kernels, &plan->x, b->n + n, c0, plan->channels, h, -plan->conv.pad[1][0],
                             plan->columns, copy + n * plan->x_image + (h - b->h0) * plan->x_row, plan->pitch);
 }
 
-/* What lies where the block behind b, of images before n_end, reads it; nothing of what a stride skips or is copied. */
-static ahead find_ahead(const plan *plan, const block *b, ptrdiff_t n_end)
+/* Whether the pixels of all images follow each other, so that those of some rows are an array of their own. */
+static int is_dense(const fc_tensor *t)
 {
-    ahead ahead = {{NULL}, {NULL}};
-    const int same_images = b->p1 < plan->dy.size[2];
-    const ptrdiff_t n = same_images ? b->n : b->n + b->images, p = same_images ? b->p1 : 0;
-    if (n >= n_end)
-        return ahead;
-    const fc_tensor *arrays[2] = {plan->in_place && plan->conv.stride[0] == 1 ? &plan->x : NULL,
-                                  plan->dy_in_place ? &plan->dy : NULL};
-    for (int i = 0; i < 2; i++)
-        if (arrays[i]) {
-            const fc_tensor *t = arrays[i];
-            ahead.at[i] = t->data + n * t->stride[0] + p * t->stride[2];
-            ahead.end[i] = ahead.at[i] + min(plan->block_images, n_end - n) * min(plan->block_rows, t->size[2] - p) *
-                                             t->stride[2];
-        }
-    return ahead;
+    return t->stride[1] == 1 && t->stride[2] == t->size[3] * t->stride[3] &&
+           (t->size[0] == 1 || t->stride[0] == t->size[2] * t->stride[2]);
+}
+
+/* The block behind b, of images before n_end. Returns whether there is one. */
+static int next_block(const plan *plan, const block *b, ptrdiff_t n_end, block *next)
+{
+    *next = *b;
+    next->first = 0;
+    next->p0 = b->p1 % plan->dy.size[2];
+    next->n += next->p0 ? 0 : b->images;
+    next->images = min(plan->block_images, n_end - next->n);
+    next->p1 = min(plan->dy.size[2], next->p0 + plan->block_rows);
+    return next->n < n_end;
+}
+
+/* The part of dy that is packed for a panel of a block. */
+static void fetch_panel(const plan *plan, const block *b, ptrdiff_t panel, lines ahead[AHEAD])
+{
+    const fc_tensor *dy = &plan->dy;
+    const float *from = dy->data + b->n * dy->stride[0] + b->p0 * dy->stride[2] + b->group * plan->outputs +
+                        panel * plan->panel_width;
+    for (int line = 0; line < 2 && 16 * line < plan->panel_width; line++)
+        ahead[line] = (lines){from + 16 * line, dy->stride[3], b->images * (b->p1 - b->p0) * dy->size[3]};
+}
+
+/* What of x, and of dy where it lies, a block meets. */
+static void fetch_block(const plan *plan, const block *b, lines ahead[AHEAD])
+{
+    const fc_tensor *x = &plan->x, *dy = &plan->dy;
+    if (plan->dy_in_place && is_dense(dy))
+        ahead[2] = (lines){dy->data + b->n * dy->stride[0] + b->p0 * dy->stride[2], 16,
+                           b->images * (b->p1 - b->p0) * dy->stride[2] / 16};
+    if (is_dense(x)) {
+        const ptrdiff_t h0 = first_input_row(plan, b), rows = last_input_row(plan, b) - h0;
+        ahead[3] = (lines){x->data + b->n * x->stride[0] + h0 * x->stride[2], 16, b->images * rows * x->stride[2] / 16};
+    }
 }
 
 static void run_task(const plan *plan, size_t task, float *scratch)
@@ -192,15 +230,23 @@ static void run_task(const plan *plan, size_t task, float *scratch)
     block b = {.group = group, .first = 1, .dy = scratch + plan->x_floats};
     b.x_run = (ptrdiff_t *)(b.dy + plan->dy_floats);
     b.dy_run = b.x_run + plan->block_images * plan->block_rows;
-    for (b.n = chunk * plan->chunk_images; b.n < n_end; b.n += b.images) {
-        b.images = min(plan->block_images, n_end - b.n);
-        for (b.p0 = 0; b.p0 < plan->dy.size[2]; b.p0 = b.p1, b.first = 0) {
-            b.p1 = min(plan->dy.size[2], b.p0 + plan->block_rows);
-            find_rows(plan, &b, scratch);
-            ahead ahead = find_ahead(plan, &b, n_end);
-            for (ptrdiff_t panel = first_panel; panel < last_panel; panel++)
-                add_block(plan, &b, panel, &ahead, sums + (size_t)panel * plan->sum_floats);
+    b.n = chunk * plan->chunk_images;
+    b.images = min(plan->block_images, n_end - b.n);
+    b.p1 = min(plan->dy.size[2], plan->block_rows);
+    for (int more = b.n < n_end && b.p1 > 0; more;) {
+        block next;
+        lines ahead[AHEAD] = {{NULL}};
+        more = next_block(plan, &b, n_end, &next);
+        find_rows(plan, &b, scratch);
+        if (more)
+            fetch_block(plan, &next, ahead);
+        for (ptrdiff_t panel = first_panel; panel < last_panel; panel++) {
+            const int last = panel + 1 == last_panel;
+            if (!plan->dy_in_place && is_dense(&plan->dy) && (more || !last))
+                fetch_panel(plan, last ? &next : &b, last ? first_panel : panel + 1, ahead);
+            add_block(plan, &b, panel, ahead, sums + (size_t)panel * plan->sum_floats);
         }
+        b = next;
     }
     if (b.first)
         memset(sums + (size_t)first_panel * plan->sum_floats, 0,
@@ -245,10 +291,29 @@ static void body(void *context, int thread, int threads)
         write_panel(plan, i);
 }
 
-int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x,
+/* Of a 1x1 filter with a stride, leaves out the pixels that it skips: they need not be copied, and the others do not
+ * crowd a few sets of the caches. */
+static void skip_pixels(plan *plan)
+{
+    ptrdiff_t *stride = plan->conv.stride, *count = plan->dy.size + 2;
+    for (int axis = 0; axis < 2; axis++)
+        if (plan->dw.size[2 + axis] != 1 || plan->conv.pad[axis][0] ||
+            (count[axis] - 1) * stride[axis] >= plan->x.size[2 + axis])
+            return;
+    for (int axis = 0; axis < 2; axis++) {
+        plan->x.size[2 + axis] = count[axis];
+        plan->x.stride[2 + axis] *= stride[axis];
+        stride[axis] = 1;
+    }
+}
+
+int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, const fc_tensor *input,
                               const fc_tensor *dweight)
 {
-    plan plan = {.conv = *conv, .dy = *dy, .x = *x, .dw = *dweight, .kernels = fc_kernels_active()};
+    plan plan = {.conv = *problem, .dy = *dy, .x = *input, .dw = *dweight, .kernels = fc_kernels_active()};
+    const fc_conv2d *conv = &plan.conv;
+    const fc_tensor *x = &plan.x;
+    skip_pixels(&plan);
     plan.channels = dweight->size[1];
     plan.outputs = dweight->size[0] / conv->groups;
     if (!plan.outputs || !plan.channels || !dweight->size[2] || !dweight->size[3])

@@ -186,6 +186,7 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
         .y_row = plan->batch * plan->panel_width,
         .last_lanes = plan->kernels->lanes,
         .accumulate = part > 0,
+        .next_step = 16,
     };
     for (ptrdiff_t done = 0; done < tiles; done += rows, t.a += rows * t.a_row, t.y += rows * t.y_row) {
         t.next = t.a + rows * t.a_row;
