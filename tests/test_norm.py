@@ -221,6 +221,28 @@ def test_constant_channels_give_exactly_the_bias(shape, layout, rng):
         np.testing.assert_array_equal(y, np.broadcast_to(bias[:, None, None], x.shape))
 
 
+@pytest.mark.parametrize("isa", fastconv.available_isas())
+def test_large_results_have_the_same_bits_wherever_they_lie(isa, rng):
+    """Aligned to vectors, they are written past the caches."""
+    size = 4, 192, 192, 16  # 9.4 MB
+    x, dy, y = (rng.standard_normal(size, np.float32).transpose(0, 3, 1, 2) for _ in range(3))
+    places = [place[at:at + x.size].reshape(size).transpose(0, 3, 1, 2)
+              for place in [np.empty(x.size + 32, np.float32)]
+              for at in (-place.ctypes.data // 4 % 16, -place.ctypes.data // 4 % 16 + 1)]
+    assert [place.ctypes.data % 64 for place in places] == [0, 4]
+    weight, bias = rng.standard_normal((2, 16), np.float32)
+    with using_isa(isa):
+        results = []
+        for out in places:
+            _, mean, invstd = functional.batch_norm_train(x, weight, bias, residual=dy, activation="relu",
+                                                          out=out)
+            forward = out.copy()
+            functional.batch_norm_backward(dy, x, mean, invstd, weight, y=y, out=out)
+            results.append((forward, out.copy()))
+    for aligned, other in zip(*results, strict=True):
+        assert_same_bits(aligned, other, isa)
+
+
 def test_nan_and_infinity_stay_in_their_channel(rng):
     x, weight, bias, *_ = training_problem(SHAPES["19 channels"], rng)
     clean = functional.batch_norm_train(x, weight, bias)

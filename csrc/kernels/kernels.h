@@ -147,14 +147,14 @@ typedef struct fc_kernels {
     void (*moments)(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, float *mean, float *delta,
                     float *m2);
     void (*normalize)(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, const float *mean,
-                      const float *scale, const float *bias, const float *residual, int relu, float *y,
+                      const float *scale, const float *bias, const float *residual, int relu, int stream, float *y,
                       ptrdiff_t y_pixel);
     void (*gradient_sums)(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
                           ptrdiff_t x_pixel, const float *mean, const float *y, float *masked, float *sum_dy,
                           float *sum_dy_x);
     void (*norm_backward)(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
                           ptrdiff_t x_pixel, const float *y, const float *mean, const float *mean_dy,
-                          const float *slope, const float *scale, float *dx);
+                          const float *slope, const float *scale, int stream, float *dx);
     void (*sum_spans)(size_t n, size_t terms, const float *const *x, size_t at, int relu, float *y);
     void (*outer_rows)(size_t rows, const fc_outer *o);
     void (*product_rows)(size_t rows, const fc_outer *o);

@@ -7,6 +7,8 @@
  *   gradient_sums    sum_dy = sum dy,  sum_dy_x = sum dy * (x - mean)
  *   norm_backward    dx = (dy - mean_dy - (x - mean) * slope) * scale
  *
+ * stream: the result is written past the caches; its vectors are whole and aligned.
+ *
  * Backward, dy counts only where y, the result behind a relu, let it through; masked takes it as it counts.
  *
  * Up to four vectors of channels at a time hide the latency of the adders. */
@@ -31,6 +33,15 @@ FC_INLINE void group_store(float *p, int v, vf value, size_t lanes)
         vstore(p + v * FC_LANES, value);
     else
         vstore_part(p + v * FC_LANES, value, lanes);
+}
+
+/* stream: past the caches, where all vectors are whole and aligned. */
+FC_INLINE void group_write(float *p, int v, vf value, size_t lanes, int stream)
+{
+    if (stream && lanes == FC_LANES)
+        vstream(p + v * FC_LANES, value);
+    else
+        group_store(p, v, value, lanes);
 }
 
 FC_INLINE void moments_group(int vectors, size_t lanes, size_t pixels, const float *x, ptrdiff_t x_pixel,
@@ -63,7 +74,7 @@ FC_INLINE void moments_group(int vectors, size_t lanes, size_t pixels, const flo
 
 FC_INLINE void normalize_group(int vectors, size_t lanes, size_t pixels, const float *x, ptrdiff_t x_pixel,
                                const float *mean, const float *scale, const float *bias, const float *residual,
-                               int relu, float *y, ptrdiff_t y_pixel)
+                               int relu, int stream, float *y, ptrdiff_t y_pixel)
 {
     const float zeroed = relu ? 0.0f : NAN;      /* nothing compares to NaN */
     vf m[GROUP], s[GROUP], b[GROUP];
@@ -80,7 +91,7 @@ FC_INLINE void normalize_group(int vectors, size_t lanes, size_t pixels, const f
             vf value = d * s[v] + b[v];
             if (residual)
                 value += group_load(residual + (ptrdiff_t)i * y_pixel, v, lanes);
-            group_store(y + (ptrdiff_t)i * y_pixel, v, (vf)((vi)value & ~(value <= zeroed)), lanes);
+            group_write(y + (ptrdiff_t)i * y_pixel, v, (vf)((vi)value & ~(value <= zeroed)), lanes, stream);
         }
 }
 
@@ -117,7 +128,8 @@ FC_INLINE void gradient_sums_group(int vectors, size_t lanes, size_t pixels, con
 
 FC_INLINE void norm_backward_group(int vectors, size_t lanes, size_t pixels, const float *dy, ptrdiff_t dy_pixel,
                                    const float *x, ptrdiff_t x_pixel, const float *y, const float *mean,
-                                   const float *mean_dy, const float *slope, const float *scale, float *dx)
+                                   const float *mean_dy, const float *slope, const float *scale, int stream,
+                                   float *dx)
 {
     vf m[GROUP], g[GROUP], k[GROUP], s[GROUP];
 #pragma GCC unroll 4
@@ -135,7 +147,7 @@ FC_INLINE void norm_backward_group(int vectors, size_t lanes, size_t pixels, con
             if (y)
                 gradient = activate_backward(FC_RELU, gradient, group_load(y + (ptrdiff_t)i * x_pixel, v, lanes));
             const vf centred = gradient - g[v];
-            group_store(dx + (ptrdiff_t)i * x_pixel, v, (centred - d * k[v]) * s[v], lanes);
+            group_write(dx + (ptrdiff_t)i * x_pixel, v, (centred - d * k[v]) * s[v], lanes, stream);
         }
 }
 
@@ -165,15 +177,17 @@ static void moments(size_t channels, size_t pixels, const float *x, ptrdiff_t x_
 }
 
 static void normalize(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, const float *mean,
-                      const float *scale, const float *bias, const float *residual, int relu, float *y,
+                      const float *scale, const float *bias, const float *residual, int relu, int stream, float *y,
                       ptrdiff_t y_pixel)
 {
     if (residual)
         FC_OVER_GROUPS(channels, normalize_group(vectors, lanes, pixels, x + c, x_pixel, mean + c, scale + c, bias + c,
-                                                 residual + c, relu, y + c, y_pixel));
+                                                 residual + c, relu, stream, y + c, y_pixel));
     else
         FC_OVER_GROUPS(channels, normalize_group(vectors, lanes, pixels, x + c, x_pixel, mean + c, scale + c, bias + c,
-                                                 NULL, relu, y + c, y_pixel));
+                                                 NULL, relu, stream, y + c, y_pixel));
+    if (stream)
+        vstream_end();
 }
 
 static void gradient_sums(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
@@ -196,14 +210,16 @@ static void gradient_sums(size_t channels, size_t pixels, const float *dy, ptrdi
 
 static void norm_backward(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
                           ptrdiff_t x_pixel, const float *y, const float *mean, const float *mean_dy,
-                          const float *slope, const float *scale, float *dx)
+                          const float *slope, const float *scale, int stream, float *dx)
 {
     if (y)
         FC_OVER_GROUPS(channels, norm_backward_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel, y + c,
-                                                     mean + c, mean_dy + c, slope + c, scale + c, dx + c));
+                                                     mean + c, mean_dy + c, slope + c, scale + c, stream, dx + c));
     else
         FC_OVER_GROUPS(channels, norm_backward_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel, NULL,
-                                                     mean + c, mean_dy + c, slope + c, scale + c, dx + c));
+                                                     mean + c, mean_dy + c, slope + c, scale + c, stream, dx + c));
+    if (stream)
+        vstream_end();
 }
 #undef FC_OVER_GROUPS
 

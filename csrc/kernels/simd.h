@@ -25,6 +25,26 @@ typedef uint8_t vb __attribute__((vector_size(FC_LANES)));
 
 FC_INLINE vf   vload(const float *p)           { vf v; memcpy(&v, p, sizeof v); return v; }
 FC_INLINE void vstore(float *p, vf v)          { memcpy(p, &v, sizeof v); }
+/* To a place aligned to a vector, past the caches: memory is not read first to be overwritten. */
+FC_INLINE void vstream(float *p, vf v)
+{
+#if FC_LANES == 16
+    _mm512_stream_ps(p, (__m512)v);
+#elif FC_LANES == 8
+    _mm256_stream_ps(p, (__m256)v);
+#else
+    vstore(p, v);
+#endif
+}
+
+/* Behind what was streamed, so that other threads see it before what follows. */
+FC_INLINE void vstream_end(void)
+{
+#if FC_LANES == 16 || FC_LANES == 8
+    _mm_sfence();
+#endif
+}
+
 FC_INLINE vf   vset1(float s)                  { return s - (vf){0}; }
 FC_INLINE vf   vpick(vi take_a, vf a, vf b)    { return (vf)(((vi)a & take_a) | ((vi)b & ~take_a)); }
 FC_INLINE vi   vpick_int(vi take_a, vi a, vi b) { return (a & take_a) | (b & ~take_a); }

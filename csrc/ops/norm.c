@@ -15,6 +15,7 @@
  *   channels-last   block = pixels x all channels
  *   NCHW            block = part of each of an image's planes; a plane is handled as 16 interleaved channels */
 #include <math.h>
+#include <stdint.h>
 #include <string.h>
 
 #include "../runtime/dispatch.h"
@@ -27,6 +28,8 @@
 enum {
     BLOCK_FLOATS = 32 << 10,      /* 128 KiB of L2 */
     INTERLEAVED = 16,             /* channels that a plane is handled as */
+    STREAM_FLOATS = 2 << 20,      /* so long a result has left the caches when it is read */
+    LARGEST_LANES = 16,
     MERGE_CHANNELS = 64,          /* merged in a turn */
 };
 
@@ -46,7 +49,7 @@ struct plan {
     ptrdiff_t group, groups;            /* channels of a task */
     const float *x, *dy, *residual, *y;
     float *out, *dresidual;
-    int relu;
+    int relu, stream;
     ptrdiff_t dy_image, dy_channel, dy_pixel;  /* strides: dy may be some channels of a wider array */
     float *partial[3];                  /* [blocks][channels] */
     coefficients per;
@@ -236,8 +239,8 @@ static void apply_forward(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff_
     const coefficients *per = &p->per;
     if (p->channels_last) {
         p->kernels->normalize((size_t)channels, (size_t)pixels, p->x + start, p->channels, per->mean + c0,
-                              per->scale + c0, per->bias + c0, ahead(p->residual, start), p->relu, p->out + start,
-                              p->channels);
+                              per->scale + c0, per->bias + c0, ahead(p->residual, start), p->relu, p->stream,
+                              p->out + start, p->channels);
         return;
     }
     const ptrdiff_t each = pixels / INTERLEAVED, done = each * INTERLEAVED;
@@ -247,9 +250,10 @@ static void apply_forward(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff_
         spread(per->mean[c0 + c], m);
         spread(per->scale[c0 + c], s);
         spread(per->bias[c0 + c], b);
-        p->kernels->normalize(INTERLEAVED, (size_t)each, x, INTERLEAVED, m, s, b, residual, p->relu, y, INTERLEAVED);
+        p->kernels->normalize(INTERLEAVED, (size_t)each, x, INTERLEAVED, m, s, b, residual, p->relu, 0, y,
+                              INTERLEAVED);
         p->kernels->normalize((size_t)(pixels - done), 1, x + done, INTERLEAVED, m, s, b, ahead(residual, done),
-                              p->relu, y + done, INTERLEAVED);
+                              p->relu, 0, y + done, INTERLEAVED);
     }
 }
 
@@ -263,7 +267,7 @@ static void apply_backward(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff
         const float *dy = p->dresidual ? p->dresidual + start : gradient_start(p, block, c0);
         p->kernels->norm_backward((size_t)channels, (size_t)pixels, dy, p->dresidual ? p->channels : p->dy_pixel,
                                   p->x + start, p->channels, ahead(mask, start), per->mean + c0, per->mean_dy + c0,
-                                  per->slope + c0, per->scale + c0, p->out + start);
+                                  per->slope + c0, per->scale + c0, p->stream, p->out + start);
         return;
     }
     const ptrdiff_t each = pixels / INTERLEAVED, done = each * INTERLEAVED;
@@ -277,9 +281,9 @@ static void apply_backward(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff
         spread(per->mean_dy[c0 + c], g);
         spread(per->slope[c0 + c], k);
         spread(per->scale[c0 + c], s);
-        p->kernels->norm_backward(INTERLEAVED, (size_t)each, dy, INTERLEAVED, x, INTERLEAVED, y, m, g, k, s, dx);
+        p->kernels->norm_backward(INTERLEAVED, (size_t)each, dy, INTERLEAVED, x, INTERLEAVED, y, m, g, k, s, 0, dx);
         p->kernels->norm_backward((size_t)(pixels - done), 1, dy + done, INTERLEAVED, x + done, INTERLEAVED,
-                                  ahead(y, done), m, g, k, s, dx + done);
+                                  ahead(y, done), m, g, k, s, 0, dx + done);
     }
 }
 
@@ -330,6 +334,9 @@ static int run(plan *p, const fc_tensor *t, int arrays)
         p->group = min(p->channels, ceil_div(BLOCK_FLOATS, p->block));
     }
     p->groups = ceil_div(p->channels, p->group);
+    p->stream = p->channels_last && p->channels % LARGEST_LANES == 0 &&
+                p->images * p->plane >= STREAM_FLOATS / p->channels &&
+                (uintptr_t)p->out % (LARGEST_LANES * sizeof(float)) == 0;
 
     const size_t partial = p->measure ? (size_t)(p->blocks * p->channels) : 0, channels = (size_t)p->channels;
     float *place = fc_alloc((3 * partial + 5 * channels + 1) * sizeof(float));
