@@ -149,6 +149,18 @@ def test_add_is_the_sum_from_left_to_right(shape, layout, terms, rng):
     assert_same_bits(arrays[-1], expected, "in place")
 
 
+def test_large_sums_are_the_same_wherever_they_lie(rng):
+    """From 8 MiB on, and where they are aligned to vectors, they are written past the caches."""
+    a, b = rng.standard_normal((2, (2 << 20) + 5), np.float32)
+    place = np.empty(a.size + 32, np.float32)
+    aligned = -place.ctypes.data // 4 % 16
+    for isa, threads in RUNS:
+        with using_isa(isa), fastconv.num_threads(threads):
+            for at in (aligned, aligned + 1):
+                out = F.add(a, b, out=place[at:at + a.size])
+                assert_same_bits(out, a + b, f"{isa}, {threads} threads, at {at - aligned}")
+
+
 @every_layout
 @every_shape
 def test_concat_joins_channels(shape, layout, rng):

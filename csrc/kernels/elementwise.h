@@ -74,22 +74,30 @@ static void tanh_backward_span(size_t n, const float *dy, const float *y, float 
     activation_backward_span(FC_TANH, n, dy, y, dx);
 }
 
-FC_INLINE void sum_lanes(size_t lanes, size_t terms, const float *const *x, size_t at, float zeroed, float *y)
+FC_INLINE void sum_lanes(size_t lanes, size_t terms, const float *const *x, size_t at, float zeroed, int stream,
+                         float *y)
 {
     vf sum = vload_lanes(x[0] + at, lanes);
     for (size_t t = 1; t < terms; t++)
         sum += vload_lanes(x[t] + at, lanes);
-    vstore_lanes(y + at, (vf)((vi)sum & ~(sum <= zeroed)), lanes);
+    sum = (vf)((vi)sum & ~(sum <= zeroed));
+    if (stream && lanes == FC_LANES)
+        vstream(y + at, sum);
+    else
+        vstore_lanes(y + at, sum, lanes);
 }
 
-/* y[at + i] = x[0][at + i] + x[1][at + i] + ..., from left to right, then relu if asked for. */
-static void sum_spans(size_t n, size_t terms, const float *const *x, size_t at, int relu, float *y)
+/* y[at + i] = x[0][at + i] + x[1][at + i] + ..., from left to right, then relu if asked for. stream: past the caches, to
+ * a place y + at that is aligned to a vector. */
+static void sum_spans(size_t n, size_t terms, const float *const *x, size_t at, int relu, int stream, float *y)
 {
     const float zeroed = relu ? 0.0f : NAN;      /* nothing compares to NaN */
     if (terms == 2)
-        FC_OVER_LANES(n, sum_lanes(lanes, 2, x, at + i, zeroed, y));
+        FC_OVER_LANES(n, sum_lanes(lanes, 2, x, at + i, zeroed, stream, y));
     else
-        FC_OVER_LANES(n, sum_lanes(lanes, terms, x, at + i, zeroed, y));
+        FC_OVER_LANES(n, sum_lanes(lanes, terms, x, at + i, zeroed, stream, y));
+    if (stream)
+        vstream_end();
 }
 
 /* Sums of a row are kept in 16 parts whatever the vector width, so that every instruction set adds in the

@@ -155,7 +155,7 @@ typedef struct fc_kernels {
     void (*norm_backward)(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
                           ptrdiff_t x_pixel, const float *y, const float *mean, const float *mean_dy,
                           const float *slope, const float *scale, int stream, float *dx);
-    void (*sum_spans)(size_t n, size_t terms, const float *const *x, size_t at, int relu, float *y);
+    void (*sum_spans)(size_t n, size_t terms, const float *const *x, size_t at, int relu, int stream, float *y);
     void (*outer_rows)(size_t rows, const fc_outer *o);
     void (*product_rows)(size_t rows, const fc_outer *o);
     double (*square_sum)(size_t n, const float *x);

@@ -53,7 +53,7 @@ typedef struct sums {
     const fc_kernels *kernels;
     size_t n, terms;
     const float *const *x;
-    int relu;
+    int relu, stream;
     float *y;
 } sums;
 
@@ -61,13 +61,14 @@ static void sum_span(void *context, size_t i, int thread)
 {
     (void)thread;
     const sums *s = context;
-    s->kernels->sum_spans(fc_span_length(s->n, i), s->terms, s->x, i * FC_SPAN_FLOATS, s->relu, s->y);
+    s->kernels->sum_spans(fc_span_length(s->n, i), s->terms, s->x, i * FC_SPAN_FLOATS, s->relu, s->stream, s->y);
 }
 
 /* Denormals are flushed, as where batch normalisation adds a residual itself: the bits are the same. */
 void fc_sum(size_t n, size_t terms, const float *const *x, int relu, float *y)
 {
-    sums s = {.kernels = fc_kernels_active(), .n = n, .terms = terms, .x = x, .relu = relu, .y = y};
+    sums s = {.kernels = fc_kernels_active(), .n = n, .terms = terms, .x = x, .relu = relu,
+              .stream = fc_streams(y, n), .y = y};
     fc_parallel_for(fc_spans(n), fc_team_size((double)(n * terms) * FC_FLOAT_NS), 1, sum_span, &s);
 }
 

@@ -15,7 +15,6 @@
  *   channels-last   block = pixels x all channels
  *   NCHW            block = part of each of an image's planes; a plane is handled as 16 interleaved channels */
 #include <math.h>
-#include <stdint.h>
 #include <string.h>
 
 #include "../runtime/dispatch.h"
@@ -28,7 +27,6 @@
 enum {
     BLOCK_FLOATS = 32 << 10,      /* 128 KiB of L2 */
     INTERLEAVED = 16,             /* channels that a plane is handled as */
-    STREAM_FLOATS = 2 << 20,      /* so long a result has left the caches when it is read */
     LARGEST_LANES = 16,
     MERGE_CHANNELS = 64,          /* merged in a turn */
 };
@@ -335,8 +333,7 @@ static int run(plan *p, const fc_tensor *t, int arrays)
     }
     p->groups = ceil_div(p->channels, p->group);
     p->stream = p->channels_last && p->channels % LARGEST_LANES == 0 &&
-                p->images * p->plane >= STREAM_FLOATS / p->channels &&
-                (uintptr_t)p->out % (LARGEST_LANES * sizeof(float)) == 0;
+                fc_streams(p->out, (size_t)(p->images * p->plane * p->channels));
 
     const size_t partial = p->measure ? (size_t)(p->blocks * p->channels) : 0, channels = (size_t)p->channels;
     float *place = fc_alloc((3 * partial + 5 * channels + 1) * sizeof(float));
