@@ -7,7 +7,7 @@
  *   gradient_sums    sum_dy = sum dy,  sum_dy_x = sum dy * (x - mean)
  *   norm_backward    dx = (dy - mean_dy - (x - mean) * slope) * scale
  *
- * stream: the result is written past the caches; its vectors are whole and aligned.
+ * stream: the result, or masked, is written past the caches; its vectors are whole and aligned.
  *
  * Backward, dy counts only where y, the result behind a relu, let it through; masked takes it as it counts.
  *
@@ -98,7 +98,7 @@ FC_INLINE void normalize_group(int vectors, size_t lanes, size_t pixels, const f
 /* x NULL: sum_dy alone. y NULL: no relu. masked NULL: not wanted; x, y and masked lie x_pixel apart. */
 FC_INLINE void gradient_sums_group(int vectors, size_t lanes, size_t pixels, const float *dy, ptrdiff_t dy_pixel,
                                    const float *x, ptrdiff_t x_pixel, const float *mean, const float *y,
-                                   float *masked, float *sum_dy, float *sum_dy_x)
+                                   int stream, float *masked, float *sum_dy, float *sum_dy_x)
 {
     vf m[GROUP], plain[GROUP] = {{0}}, product[GROUP] = {{0}};
 #pragma GCC unroll 4
@@ -111,7 +111,7 @@ FC_INLINE void gradient_sums_group(int vectors, size_t lanes, size_t pixels, con
             if (y)
                 g = activate_backward(FC_RELU, g, group_load(y + (ptrdiff_t)i * x_pixel, v, lanes));
             if (masked)
-                group_store(masked + (ptrdiff_t)i * x_pixel, v, g, lanes);
+                group_write(masked + (ptrdiff_t)i * x_pixel, v, g, lanes, stream);
             plain[v] += g;
             if (x) {
                 const vf d = group_load(x + (ptrdiff_t)i * x_pixel, v, lanes) - m[v];
@@ -191,21 +191,23 @@ static void normalize(size_t channels, size_t pixels, const float *x, ptrdiff_t 
 }
 
 static void gradient_sums(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
-                          ptrdiff_t x_pixel, const float *mean, const float *y, float *masked, float *sum_dy,
-                          float *sum_dy_x)
+                          ptrdiff_t x_pixel, const float *mean, const float *y, int stream, float *masked,
+                          float *sum_dy, float *sum_dy_x)
 {
     if (!x)
         FC_OVER_GROUPS(channels, gradient_sums_group(vectors, lanes, pixels, dy + c, dy_pixel, NULL, 0, NULL, NULL,
-                                                     NULL, sum_dy + c, NULL));
+                                                     0, NULL, sum_dy + c, NULL));
     else if (!y)
         FC_OVER_GROUPS(channels, gradient_sums_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel,
-                                                     mean + c, NULL, NULL, sum_dy + c, sum_dy_x + c));
+                                                     mean + c, NULL, 0, NULL, sum_dy + c, sum_dy_x + c));
     else if (!masked)
         FC_OVER_GROUPS(channels, gradient_sums_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel,
-                                                     mean + c, y + c, NULL, sum_dy + c, sum_dy_x + c));
+                                                     mean + c, y + c, 0, NULL, sum_dy + c, sum_dy_x + c));
     else
         FC_OVER_GROUPS(channels, gradient_sums_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel,
-                                                     mean + c, y + c, masked + c, sum_dy + c, sum_dy_x + c));
+                                                     mean + c, y + c, stream, masked + c, sum_dy + c, sum_dy_x + c));
+    if (stream)
+        vstream_end();
 }
 
 static void norm_backward(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,

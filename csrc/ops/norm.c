@@ -149,7 +149,7 @@ static void plane_gradient_sums(const fc_kernels *kernels, const float *dy, cons
     double plain = 0, product = 0;
     spread(mean, m);
     if (each)
-        kernels->gradient_sums(INTERLEAVED, (size_t)each, dy, INTERLEAVED, x, INTERLEAVED, m, y, masked, g, k);
+        kernels->gradient_sums(INTERLEAVED, (size_t)each, dy, INTERLEAVED, x, INTERLEAVED, m, y, 0, masked, g, k);
     for (int l = 0; l < INTERLEAVED; l++) {
         plain += g[l];
         product += k[l];
@@ -173,7 +173,8 @@ static void measure_gradient(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdi
     if (p->channels_last)
         p->kernels->gradient_sums((size_t)channels, (size_t)pixels, gradient_start(p, block, c0), p->dy_pixel,
                                   ahead(p->x, start), p->channels, p->x ? p->per.mean + c0 : NULL, ahead(p->y, start),
-                                  ahead_out(p->dresidual, start), p->partial[0] + at + c0, p->partial[1] + at + c0);
+                                  p->stream, ahead_out(p->dresidual, start), p->partial[0] + at + c0,
+                                  p->partial[1] + at + c0);
     else
         for (ptrdiff_t c = 0; c < channels; c++) {
             const ptrdiff_t from = start + c * p->plane;
@@ -333,7 +334,8 @@ static int run(plan *p, const fc_tensor *t, int arrays)
     }
     p->groups = ceil_div(p->channels, p->group);
     p->stream = p->channels_last && p->channels % LARGEST_LANES == 0 &&
-                fc_streams(p->out, (size_t)(p->images * p->plane * p->channels));
+                fc_streams(p->out, (size_t)(p->images * p->plane * p->channels)) &&
+                (uintptr_t)p->dresidual % (LARGEST_LANES * sizeof(float)) == 0;
 
     const size_t partial = p->measure ? (size_t)(p->blocks * p->channels) : 0, channels = (size_t)p->channels;
     float *place = fc_alloc((3 * partial + 5 * channels + 1) * sizeof(float));

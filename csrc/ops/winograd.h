@@ -9,12 +9,12 @@
 /* Channels that one chain of multiply-adds sums up, at most: what a chain rounds grows with its length. */
 enum { FC_WINOGRAD_PART = 128 };
 
+enum { FC_TILE_KINDS = 4 };
+
 /* Tiles of N images. Along an axis of which m does not divide the length, the last tiles have m - 1 outputs: these do
  * without the point at infinity, which only the last output of a tile takes. Tiles are numbered kind by kind, so that
  * those of any plane follow each other: short across alone, full, short down alone, short both ways; each kind image by
  * image, row by row. */
-enum { FC_TILE_KINDS = 4 };
-
 typedef struct fc_tiling {
     ptrdiff_t m;
     ptrdiff_t full[2], narrow[2];        /* rows and columns of tiles of an image: of m, of m - 1 outputs */
