@@ -148,13 +148,13 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines a
     }
 }
 
-/* Of the rows of x that a block meets, the first, and the one behind the last. */
+/* The rows of x that a block meets: the first, and the one behind the last. */
 static ptrdiff_t first_input_row(const plan *plan, const block *b)
 {
     return max(0, b->p0 * plan->conv.stride[0] - plan->conv.pad[0][0]);
 }
 
-static ptrdiff_t last_input_row(const plan *plan, const block *b)
+static ptrdiff_t end_input_row(const plan *plan, const block *b)
 {
     const ptrdiff_t reach = (plan->dw.size[2] - 1) * plan->conv.dilation[0] - plan->conv.pad[0][0] + 1;
     return min(plan->x.size[2], (b->p1 - 1) * plan->conv.stride[0] + reach);
@@ -171,7 +171,7 @@ static void find_rows(const plan *plan, block *b, float *copy)
         b->x = plan->x.data + b->n * plan->x.stride[0] + c0 * plan->x.stride[1] + b->h0 * plan->x.stride[2];
     else
         for (ptrdiff_t n = 0; n < b->images; n++)
-            for (ptrdiff_t h = b->h0; h < last_input_row(plan, b); h++)
+            for (ptrdiff_t h = b->h0; h < end_input_row(plan, b); h++)
                 fc_copy_row(plan->kernels, &plan->x, b->n + n, c0, plan->channels, h, -plan->conv.pad[1][0],
                             plan->columns, copy + n * plan->x_image + (h - b->h0) * plan->x_row, plan->pitch);
 }
@@ -213,7 +213,7 @@ static void fetch_block(const plan *plan, const block *b, lines ahead[AHEAD])
         ahead[2] = (lines){dy->data + b->n * dy->stride[0] + b->p0 * dy->stride[2], 16,
                            b->images * (b->p1 - b->p0) * dy->stride[2] / 16};
     if (is_dense(x)) {
-        const ptrdiff_t h0 = first_input_row(plan, b), rows = last_input_row(plan, b) - h0;
+        const ptrdiff_t h0 = first_input_row(plan, b), rows = end_input_row(plan, b) - h0;
         ahead[3] = (lines){x->data + b->n * x->stride[0] + h0 * x->stride[2], 16, b->images * rows * x->stride[2] / 16};
     }
 }
