@@ -48,8 +48,8 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
         for (int v = 0; v < vectors; v++)
             acc[m][v] = (vf){0};
 
-    /* Sums that do not fit the caches are on their way here while this tile is computed. */
-    if (a_step != 1 && t->accumulate)
+    /* Sums that do not fit the caches, and places of results, are on their way here while this tile is computed. */
+    if (a_step == 1 ? t->fetch_y : t->accumulate)
 #pragma GCC unroll 16
         for (int m = 0; m < rows; m++)
             for (int v = 0; v < vectors; v += LINE_VECTORS)

@@ -305,9 +305,8 @@ static int describe(const fc_correlation *problem, plan *out)
     plan.pitch = fc_pixel_pitch(plan.part);
     /* Pixels a multiple of 2 KiB apart share a few sets of the L1 cache: only few at once are read where they lie. */
     const int crowded = p->x.stride[3] * p->x_step[1] % 512 == 0;
-    plan.in_place = !plan.strided.x.data && (p->x.stride[1] == 1 || plan.channels == 1) && p->x.stride[3] && plan.column_min >= 0 &&
-                    (!crowded || plan.outputs > 2 * (ptrdiff_t)plan.kernels->lanes) &&
-                    (plan.columns - 1) * p->x_step[1] + plan.column_max < p->x.size[3];
+    plan.in_place = !plan.strided.x.data && (p->x.stride[1] == 1 || plan.channels == 1) && p->x.stride[3] &&
+                    plan.column_min >= 0 && (plan.columns - 1) * p->x_step[1] + plan.column_max < p->x.size[3];
     if (plan.in_place)
         plan.pitch = p->x.stride[3];
     plan.staged = p->y.stride[1] != 1 && plan.outputs > 1;
