@@ -80,11 +80,7 @@ FC_INLINE void sum_lanes(size_t lanes, size_t terms, const float *const *x, size
     vf sum = vload_lanes(x[0] + at, lanes);
     for (size_t t = 1; t < terms; t++)
         sum += vload_lanes(x[t] + at, lanes);
-    sum = (vf)((vi)sum & ~(sum <= zeroed));
-    if (stream && lanes == FC_LANES)
-        vstream(y + at, sum);
-    else
-        vstore_lanes(y + at, sum, lanes);
+    vwrite_lanes(y + at, (vf)((vi)sum & ~(sum <= zeroed)), lanes, stream);
 }
 
 /* y[at + i] = x[0][at + i] + x[1][at + i] + ..., from left to right, then relu if asked for. stream: past the caches, to

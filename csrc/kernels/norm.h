@@ -35,15 +35,6 @@ FC_INLINE void group_store(float *p, int v, vf value, size_t lanes)
         vstore_part(p + v * FC_LANES, value, lanes);
 }
 
-/* stream: past the caches, where all vectors are whole and aligned. */
-FC_INLINE void group_write(float *p, int v, vf value, size_t lanes, int stream)
-{
-    if (stream && lanes == FC_LANES)
-        vstream(p + v * FC_LANES, value);
-    else
-        group_store(p, v, value, lanes);
-}
-
 FC_INLINE void moments_group(int vectors, size_t lanes, size_t pixels, const float *x, ptrdiff_t x_pixel,
                              float *mean, float *delta, float *m2)
 {
@@ -91,7 +82,8 @@ FC_INLINE void normalize_group(int vectors, size_t lanes, size_t pixels, const f
             vf value = d * s[v] + b[v];
             if (residual)
                 value += group_load(residual + (ptrdiff_t)i * y_pixel, v, lanes);
-            group_write(y + (ptrdiff_t)i * y_pixel, v, (vf)((vi)value & ~(value <= zeroed)), lanes, stream);
+            vwrite_lanes(y + (ptrdiff_t)i * y_pixel + v * FC_LANES, (vf)((vi)value & ~(value <= zeroed)), lanes,
+                         stream);
         }
 }
 
@@ -111,7 +103,7 @@ FC_INLINE void gradient_sums_group(int vectors, size_t lanes, size_t pixels, con
             if (y)
                 g = activate_backward(FC_RELU, g, group_load(y + (ptrdiff_t)i * x_pixel, v, lanes));
             if (masked)
-                group_write(masked + (ptrdiff_t)i * x_pixel, v, g, lanes, stream);
+                vwrite_lanes(masked + (ptrdiff_t)i * x_pixel + v * FC_LANES, g, lanes, stream);
             plain[v] += g;
             if (x) {
                 const vf d = group_load(x + (ptrdiff_t)i * x_pixel, v, lanes) - m[v];
@@ -147,7 +139,7 @@ FC_INLINE void norm_backward_group(int vectors, size_t lanes, size_t pixels, con
             if (y)
                 gradient = activate_backward(FC_RELU, gradient, group_load(y + (ptrdiff_t)i * x_pixel, v, lanes));
             const vf centred = gradient - g[v];
-            group_write(dx + (ptrdiff_t)i * x_pixel, v, (centred - d * k[v]) * s[v], lanes, stream);
+            vwrite_lanes(dx + (ptrdiff_t)i * x_pixel + v * FC_LANES, (centred - d * k[v]) * s[v], lanes, stream);
         }
 }
 

@@ -160,6 +160,15 @@ FC_INLINE void vstore_lanes(float *p, vf v, size_t lanes)
         vstore_part(p, v, lanes);
 }
 
+/* stream: past the caches, if all lanes are there and p is aligned to a vector. */
+FC_INLINE void vwrite_lanes(float *p, vf v, size_t lanes, int stream)
+{
+    if (stream && lanes == FC_LANES)
+        vstream(p, v);
+    else
+        vstore_lanes(p, v, lanes);
+}
+
 /* Once for each vector of N floats: CALL sees its first float i and its lanes. */
 #define FC_OVER_LANES(N, CALL)                                  \
     do {                                                        \

@@ -333,9 +333,9 @@ static int run(plan *p, const fc_tensor *t, int arrays)
         p->group = min(p->channels, ceil_div(BLOCK_FLOATS, p->block));
     }
     p->groups = ceil_div(p->channels, p->group);
-    p->stream = p->channels_last && p->channels % LARGEST_LANES == 0 &&
-                fc_streams(p->out, (size_t)(p->images * p->plane * p->channels)) &&
-                (uintptr_t)p->dresidual % (LARGEST_LANES * sizeof(float)) == 0;
+    const size_t floats = (size_t)(p->images * p->plane * p->channels);
+    p->stream = p->channels_last && p->channels % LARGEST_LANES == 0 && fc_streams(p->out, floats) &&
+                (!p->dresidual || fc_streams(p->dresidual, floats));
 
     const size_t partial = p->measure ? (size_t)(p->blocks * p->channels) : 0, channels = (size_t)p->channels;
     float *place = fc_alloc((3 * partial + 5 * channels + 1) * sizeof(float));
