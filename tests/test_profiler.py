@@ -515,19 +515,19 @@ def problem(direction):
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_peers_compute_the_same(direction, layout):
-    pytest.importorskip("torch")
+    threads = pytest.importorskip("torch").get_num_threads()  # a peer sets those of its process
     from fastconv.profiler import peer
 
     one = problem(direction)
     expected = compare._call(F, one, *compare.arrays(one, layout))()
-    found = peer.torch_call(one, layout, 1)().numpy()
+    found = peer.torch_call(one, layout, threads)().numpy()
     terms = 2 * 7 * 6 if direction == "backward_weight" else 8 * 9
     assert np.allclose(found, expected, rtol=0, atol=2**-20 * terms)
     if direction == "forward":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnx")
         expected = compare._call(F, one, *compare.arrays(one, "NCHW"))()  # what it takes
-        found = peer.onnxruntime_call(one, layout, 1)().numpy()
+        found = peer.onnxruntime_call(one, layout, threads)().numpy()
         assert np.allclose(found, expected, rtol=0, atol=2**-20 * terms)
 
 
