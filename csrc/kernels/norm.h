@@ -11,7 +11,8 @@
  *
  * Backward, dy counts only where y, the result behind a relu, let it through; masked takes it as it counts.
  *
- * Up to four vectors of channels at a time hide the latency of the adders. */
+ * Up to four vectors of channels at a time hide the latency of the adders. Where pixels have more, each is finished
+ * before the next: what is read and written front to back, memory delivers up to twice as fast. */
 #ifndef FC_NORM_H
 #define FC_NORM_H
 
@@ -22,44 +23,91 @@
 
 enum { GROUP = 4 };
 
-FC_INLINE vf group_load(const float *p, int v, size_t lanes)
-{
-    return lanes == FC_LANES ? vload(p + v * FC_LANES) : vload_part(p + v * FC_LANES, lanes);
-}
+/* CALL sees vectors, lanes and the first channel c of its group. */
+#define FC_OVER_GROUPS(CHANNELS, CALL)                                                                               \
+    do {                                                                                                             \
+        size_t c = 0;                                                                                                \
+        for (; c + GROUP * FC_LANES <= (CHANNELS); c += GROUP * FC_LANES) {                                          \
+            enum { vectors = GROUP, lanes = FC_LANES };                                                              \
+            CALL;                                                                                                    \
+        }                                                                                                            \
+        for (; c + FC_LANES <= (CHANNELS); c += FC_LANES) {                                                          \
+            enum { vectors = 1, lanes = FC_LANES };                                                                  \
+            CALL;                                                                                                    \
+        }                                                                                                            \
+        if (c < (CHANNELS)) {                                                                                        \
+            enum { vectors = 1 };                                                                                    \
+            const size_t lanes = (CHANNELS) - c;                                                                     \
+            CALL;                                                                                                    \
+        }                                                                                                            \
+    } while (0)
 
-FC_INLINE void group_store(float *p, int v, vf value, size_t lanes)
-{
-    if (lanes == FC_LANES)
-        vstore(p + v * FC_LANES, value);
-    else
-        vstore_part(p + v * FC_LANES, value, lanes);
-}
+/* CALL sees besides the `run` pixels from i on that it is for: one, or all if they are a group wide. */
+#define FC_OVER_PIXELS(PIXELS, CHANNELS, CALL)                                                                       \
+    do {                                                                                                             \
+        const size_t run = (CHANNELS) > GROUP * FC_LANES ? 1 : (PIXELS);                                             \
+        for (size_t i = 0; i < (PIXELS); i += run)                                                                   \
+            FC_OVER_GROUPS(CHANNELS, CALL);                                                                          \
+    } while (0)
 
-FC_INLINE void moments_group(int vectors, size_t lanes, size_t pixels, const float *x, ptrdiff_t x_pixel,
-                             float *mean, float *delta, float *m2)
+FC_INLINE void load_group(int vectors, size_t lanes, const float *p, vf group[GROUP])
 {
-    const float share = 1.0f / (float)pixels;
-    vf sum[GROUP] = {{0}}, rest[GROUP] = {{0}}, squares[GROUP] = {{0}};
-    for (size_t i = 0; i < pixels; i++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++)
-            sum[v] += group_load(x + (ptrdiff_t)i * x_pixel, v, lanes);
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++)
-        sum[v] *= share;
-    for (size_t i = 0; i < pixels; i++)
+        group[v] = vload_lanes(p + v * FC_LANES, lanes);
+}
+
+FC_INLINE void store_group(int vectors, size_t lanes, const vf group[GROUP], float *p)
+{
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++)
+        vstore_lanes(p + v * FC_LANES, group[v], lanes);
+}
+
+FC_INLINE void add_pixels(int vectors, size_t lanes, size_t pixels, const float *x, ptrdiff_t x_pixel, float *sum)
+{
+    vf s[GROUP];
+    load_group(vectors, lanes, sum, s);
+    for (size_t i = 0; i < pixels; i++, x += x_pixel)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++)
+            s[v] += vload_lanes(x + v * FC_LANES, lanes);
+    store_group(vectors, lanes, s, sum);
+}
+
+FC_INLINE void add_deviations(int vectors, size_t lanes, size_t pixels, const float *x, ptrdiff_t x_pixel,
+                              const float *mean, float *rest, float *squares)
+{
+    vf m[GROUP], r[GROUP], s[GROUP];
+    load_group(vectors, lanes, mean, m);
+    load_group(vectors, lanes, rest, r);
+    load_group(vectors, lanes, squares, s);
+    for (size_t i = 0; i < pixels; i++, x += x_pixel)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
-            const vf d = group_load(x + (ptrdiff_t)i * x_pixel, v, lanes) - sum[v];
-            rest[v] += d;
-            squares[v] += d * d;
+            const vf d = vload_lanes(x + v * FC_LANES, lanes) - m[v];
+            r[v] += d;
+            s[v] += d * d;
         }
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) {
-        const vf shift = rest[v] * share;
-        group_store(mean, v, sum[v], lanes);
-        group_store(delta, v, shift, lanes);
-        group_store(m2, v, squares[v] - rest[v] * shift, lanes);
+    store_group(vectors, lanes, r, rest);
+    store_group(vectors, lanes, s, squares);
+}
+
+static void moments(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, float *mean, float *delta,
+                    float *m2)
+{
+    const float share = 1.0f / (float)pixels;
+    for (size_t c = 0; c < channels; c++)
+        mean[c] = delta[c] = m2[c] = 0;
+    FC_OVER_PIXELS(pixels, channels, add_pixels(vectors, lanes, run, x + (ptrdiff_t)i * x_pixel + c, x_pixel, mean + c));
+    for (size_t c = 0; c < channels; c++)
+        mean[c] *= share;
+    /* From the cache. */
+    FC_OVER_GROUPS(channels, add_deviations(vectors, lanes, pixels, x + c, x_pixel, mean + c, delta + c, m2 + c));
+    for (size_t c = 0; c < channels; c++) {
+        const float rest = delta[c];
+        delta[c] = rest * share;
+        m2[c] -= rest * delta[c];
     }
 }
 
@@ -69,53 +117,93 @@ FC_INLINE void normalize_group(int vectors, size_t lanes, size_t pixels, const f
 {
     const float zeroed = relu ? 0.0f : NAN;      /* nothing compares to NaN */
     vf m[GROUP], s[GROUP], b[GROUP];
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) {
-        m[v] = group_load(mean, v, lanes);
-        s[v] = group_load(scale, v, lanes);
-        b[v] = group_load(bias, v, lanes);
-    }
+    load_group(vectors, lanes, mean, m);
+    load_group(vectors, lanes, scale, s);
+    load_group(vectors, lanes, bias, b);
     for (size_t i = 0; i < pixels; i++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
-            const vf d = group_load(x + (ptrdiff_t)i * x_pixel, v, lanes) - m[v];
+            const ptrdiff_t at = (ptrdiff_t)i * y_pixel + v * FC_LANES;
+            const vf d = vload_lanes(x + (ptrdiff_t)i * x_pixel + v * FC_LANES, lanes) - m[v];
             vf value = d * s[v] + b[v];
             if (residual)
-                value += group_load(residual + (ptrdiff_t)i * y_pixel, v, lanes);
-            vwrite_lanes(y + (ptrdiff_t)i * y_pixel + v * FC_LANES, (vf)((vi)value & ~(value <= zeroed)), lanes,
-                         stream);
+                value += vload_lanes(residual + at, lanes);
+            vwrite_lanes(y + at, (vf)((vi)value & ~(value <= zeroed)), lanes, stream);
         }
 }
 
-/* x NULL: sum_dy alone. y NULL: no relu. masked NULL: not wanted; x, y and masked lie x_pixel apart. */
-FC_INLINE void gradient_sums_group(int vectors, size_t lanes, size_t pixels, const float *dy, ptrdiff_t dy_pixel,
-                                   const float *x, ptrdiff_t x_pixel, const float *mean, const float *y,
-                                   int stream, float *masked, float *sum_dy, float *sum_dy_x)
+static void normalize(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, const float *mean,
+                      const float *scale, const float *bias, const float *residual, int relu, int stream, float *y,
+                      ptrdiff_t y_pixel)
 {
-    vf m[GROUP], plain[GROUP] = {{0}}, product[GROUP] = {{0}};
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++)
-        m[v] = x ? group_load(mean, v, lanes) : (vf){0};
+#define FC_NORMALIZE(RESIDUAL)                                                                                       \
+    FC_OVER_PIXELS(pixels, channels,                                                                                   \
+                 normalize_group(vectors, lanes, run, x + (ptrdiff_t)i * x_pixel + c, x_pixel, mean + c, scale + c,  \
+                                 bias + c, RESIDUAL, relu, stream, y + (ptrdiff_t)i * y_pixel + c, y_pixel))
+    if (residual)
+        FC_NORMALIZE(residual + (ptrdiff_t)i * y_pixel + c);
+    else
+        FC_NORMALIZE(NULL);
+#undef FC_NORMALIZE
+    if (stream)
+        vstream_end();
+}
+
+/* x NULL: sum_dy alone. y NULL: no relu. masked NULL: not wanted; x, y and masked lie x_pixel apart. */
+FC_INLINE void add_gradients(int vectors, size_t lanes, size_t pixels, const float *dy, ptrdiff_t dy_pixel,
+                             const float *x, ptrdiff_t x_pixel, const float *mean, const float *y, int stream,
+                             float *masked, float *sum_dy, float *sum_dy_x)
+{
+    vf m[GROUP], plain[GROUP], product[GROUP];
+    load_group(vectors, lanes, sum_dy, plain);
+    if (x) {
+        load_group(vectors, lanes, mean, m);
+        load_group(vectors, lanes, sum_dy_x, product);
+    }
     for (size_t i = 0; i < pixels; i++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
-            vf g = group_load(dy + (ptrdiff_t)i * dy_pixel, v, lanes);
+            const ptrdiff_t at = (ptrdiff_t)i * x_pixel + v * FC_LANES;
+            vf g = vload_lanes(dy + (ptrdiff_t)i * dy_pixel + v * FC_LANES, lanes);
             if (y)
-                g = activate_backward(FC_RELU, g, group_load(y + (ptrdiff_t)i * x_pixel, v, lanes));
+                g = activate_backward(FC_RELU, g, vload_lanes(y + at, lanes));
             if (masked)
-                vwrite_lanes(masked + (ptrdiff_t)i * x_pixel + v * FC_LANES, g, lanes, stream);
+                vwrite_lanes(masked + at, g, lanes, stream);
             plain[v] += g;
-            if (x) {
-                const vf d = group_load(x + (ptrdiff_t)i * x_pixel, v, lanes) - m[v];
-                product[v] += g * d;
-            }
+            if (x)
+                product[v] += g * (vload_lanes(x + at, lanes) - m[v]);
         }
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) {
-        group_store(sum_dy, v, plain[v], lanes);
+    store_group(vectors, lanes, plain, sum_dy);
+    if (x)
+        store_group(vectors, lanes, product, sum_dy_x);
+}
+
+static void gradient_sums(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
+                          ptrdiff_t x_pixel, const float *mean, const float *y, int stream, float *masked,
+                          float *sum_dy, float *sum_dy_x)
+{
+    for (size_t c = 0; c < channels; c++) {
+        sum_dy[c] = 0;
         if (x)
-            group_store(sum_dy_x, v, product[v], lanes);
+            sum_dy_x[c] = 0;
     }
+#define FC_ADD_GRADIENTS(X, Y, MASKED)                                                                               \
+    FC_OVER_PIXELS(pixels, channels,                                                                                   \
+                 add_gradients(vectors, lanes, run, dy + (ptrdiff_t)i * dy_pixel + c, dy_pixel, X, x_pixel, mean + c,\
+                               Y, stream, MASKED, sum_dy + c, sum_dy_x + c))
+#define FC_HERE(ARRAY) ((ARRAY) + (ptrdiff_t)i * x_pixel + c)
+    if (!x)
+        FC_OVER_PIXELS(pixels, channels, add_pixels(vectors, lanes, run, dy + (ptrdiff_t)i * dy_pixel + c, dy_pixel,
+                                                  sum_dy + c));
+    else if (!y)
+        FC_ADD_GRADIENTS(FC_HERE(x), NULL, NULL);
+    else if (!masked)
+        FC_ADD_GRADIENTS(FC_HERE(x), FC_HERE(y), NULL);
+    else
+        FC_ADD_GRADIENTS(FC_HERE(x), FC_HERE(y), FC_HERE(masked));
+#undef FC_ADD_GRADIENTS
+    if (stream)
+        vstream_end();
 }
 
 FC_INLINE void norm_backward_group(int vectors, size_t lanes, size_t pixels, const float *dy, ptrdiff_t dy_pixel,
@@ -124,97 +212,41 @@ FC_INLINE void norm_backward_group(int vectors, size_t lanes, size_t pixels, con
                                    float *dx)
 {
     vf m[GROUP], g[GROUP], k[GROUP], s[GROUP];
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) {
-        m[v] = group_load(mean, v, lanes);
-        g[v] = group_load(mean_dy, v, lanes);
-        k[v] = group_load(slope, v, lanes);
-        s[v] = group_load(scale, v, lanes);
-    }
+    load_group(vectors, lanes, mean, m);
+    load_group(vectors, lanes, mean_dy, g);
+    load_group(vectors, lanes, slope, k);
+    load_group(vectors, lanes, scale, s);
     for (size_t i = 0; i < pixels; i++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
-            const vf d = group_load(x + (ptrdiff_t)i * x_pixel, v, lanes) - m[v];
-            vf gradient = group_load(dy + (ptrdiff_t)i * dy_pixel, v, lanes);
+            const ptrdiff_t at = (ptrdiff_t)i * x_pixel + v * FC_LANES;
+            const vf d = vload_lanes(x + at, lanes) - m[v];
+            vf gradient = vload_lanes(dy + (ptrdiff_t)i * dy_pixel + v * FC_LANES, lanes);
             if (y)
-                gradient = activate_backward(FC_RELU, gradient, group_load(y + (ptrdiff_t)i * x_pixel, v, lanes));
+                gradient = activate_backward(FC_RELU, gradient, vload_lanes(y + at, lanes));
             const vf centred = gradient - g[v];
-            vwrite_lanes(dx + (ptrdiff_t)i * x_pixel + v * FC_LANES, (centred - d * k[v]) * s[v], lanes, stream);
+            vwrite_lanes(dx + at, (centred - d * k[v]) * s[v], lanes, stream);
         }
-}
-
-/* CALL sees vectors, lanes and the first channel c of its group. */
-#define FC_OVER_GROUPS(CHANNELS, CALL)                                                     \
-    do {                                                                                   \
-        size_t c = 0;                                                                      \
-        for (; c + GROUP * FC_LANES <= (CHANNELS); c += GROUP * FC_LANES) {                \
-            enum { vectors = GROUP, lanes = FC_LANES };                                    \
-            CALL;                                                                          \
-        }                                                                                  \
-        for (; c + FC_LANES <= (CHANNELS); c += FC_LANES) {                                \
-            enum { vectors = 1, lanes = FC_LANES };                                        \
-            CALL;                                                                          \
-        }                                                                                  \
-        if (c < (CHANNELS)) {                                                              \
-            enum { vectors = 1 };                                                          \
-            const size_t lanes = (CHANNELS) - c;                                           \
-            CALL;                                                                          \
-        }                                                                                  \
-    } while (0)
-
-static void moments(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, float *mean, float *delta,
-                    float *m2)
-{
-    FC_OVER_GROUPS(channels, moments_group(vectors, lanes, pixels, x + c, x_pixel, mean + c, delta + c, m2 + c));
-}
-
-static void normalize(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, const float *mean,
-                      const float *scale, const float *bias, const float *residual, int relu, int stream, float *y,
-                      ptrdiff_t y_pixel)
-{
-    if (residual)
-        FC_OVER_GROUPS(channels, normalize_group(vectors, lanes, pixels, x + c, x_pixel, mean + c, scale + c, bias + c,
-                                                 residual + c, relu, stream, y + c, y_pixel));
-    else
-        FC_OVER_GROUPS(channels, normalize_group(vectors, lanes, pixels, x + c, x_pixel, mean + c, scale + c, bias + c,
-                                                 NULL, relu, stream, y + c, y_pixel));
-    if (stream)
-        vstream_end();
-}
-
-static void gradient_sums(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
-                          ptrdiff_t x_pixel, const float *mean, const float *y, int stream, float *masked,
-                          float *sum_dy, float *sum_dy_x)
-{
-    if (!x)
-        FC_OVER_GROUPS(channels, gradient_sums_group(vectors, lanes, pixels, dy + c, dy_pixel, NULL, 0, NULL, NULL,
-                                                     0, NULL, sum_dy + c, NULL));
-    else if (!y)
-        FC_OVER_GROUPS(channels, gradient_sums_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel,
-                                                     mean + c, NULL, 0, NULL, sum_dy + c, sum_dy_x + c));
-    else if (!masked)
-        FC_OVER_GROUPS(channels, gradient_sums_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel,
-                                                     mean + c, y + c, 0, NULL, sum_dy + c, sum_dy_x + c));
-    else
-        FC_OVER_GROUPS(channels, gradient_sums_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel,
-                                                     mean + c, y + c, stream, masked + c, sum_dy + c, sum_dy_x + c));
-    if (stream)
-        vstream_end();
 }
 
 static void norm_backward(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
                           ptrdiff_t x_pixel, const float *y, const float *mean, const float *mean_dy,
                           const float *slope, const float *scale, int stream, float *dx)
 {
+#define FC_NORM_BACKWARD(Y)                                                                                          \
+    FC_OVER_PIXELS(pixels, channels,                                                                                   \
+                 norm_backward_group(vectors, lanes, run, dy + (ptrdiff_t)i * dy_pixel + c, dy_pixel, FC_HERE(x),    \
+                                     x_pixel, Y, mean + c, mean_dy + c, slope + c, scale + c, stream, FC_HERE(dx)))
     if (y)
-        FC_OVER_GROUPS(channels, norm_backward_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel, y + c,
-                                                     mean + c, mean_dy + c, slope + c, scale + c, stream, dx + c));
+        FC_NORM_BACKWARD(FC_HERE(y));
     else
-        FC_OVER_GROUPS(channels, norm_backward_group(vectors, lanes, pixels, dy + c, dy_pixel, x + c, x_pixel, NULL,
-                                                     mean + c, mean_dy + c, slope + c, scale + c, stream, dx + c));
+        FC_NORM_BACKWARD(NULL);
+#undef FC_NORM_BACKWARD
+#undef FC_HERE
     if (stream)
         vstream_end();
 }
+#undef FC_OVER_PIXELS
 #undef FC_OVER_GROUPS
 
 #endif
