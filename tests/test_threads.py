@@ -227,6 +227,18 @@ def test_threadpoolctl_limits_its_own_thread():
 # ---- at once ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("threads", [7, 16, 37])
+def test_large_teams_do_every_task_once(threads, rng):
+    """More threads than a list of tasks has shares; channels-last, whose blocks are all in one list."""
+    x = rng.standard_normal((8, 40, 40, 96), dtype=np.float32).transpose(0, 3, 1, 2)
+    ones, out = np.ones(96, np.float32), np.full_like(x, np.nan)
+    expected = functional.batch_norm(x, None, None, ones, ones, training=True)
+    with fastconv.num_threads(threads):
+        results = functional.batch_norm(x, None, None, ones, ones, training=True, out=out)
+    for result, same in zip(results, expected, strict=True):
+        assert_same_bits(result, same, threads)
+
+
 def test_many_python_threads_get_the_same_bits(rng):
     x, w = large_problem(rng)
     expected = functional.conv2d(x, w, padding=1)

@@ -55,6 +55,7 @@ LARGE = {
     "few tiles, groups": dict(x=(2, 256, 7, 7), w=(256, 64, 3, 3), groups=4, padding=1),
     "many images": dict(x=(70, 16, 14, 14), w=(20, 16, 3, 3), padding=1),
     "many images, many weights": dict(x=(40, 96, 7, 7), w=(96, 96, 3, 3), padding=1),
+    "chunks of images, many weights": dict(x=(800, 90, 2, 2), w=(96, 90, 3, 3), padding=1),
     "5 x 5": dict(x=(3, 33, 28, 27), w=(48, 33, 5, 5), padding=2),
 }
 

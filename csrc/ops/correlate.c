@@ -48,11 +48,13 @@ static void body(void *context, int thread, int threads)
 {
     plan *plan = context;
     const size_t preparations = fc_correlation_preparations(plan), tasks = fc_correlation_tasks(plan);
-    for (size_t i; (i = fc_take(&plan->next_preparation)) < preparations;)
+    fc_hand hand = fc_hand_of(&plan->preparations, preparations, thread, threads);
+    for (size_t i; (i = fc_take(&hand)) < preparations;)
         fc_correlation_prepare(plan, i);
     if (threads > 1)
         fc_team_barrier();
-    for (size_t i; (i = fc_take(&plan->next_task)) < tasks;)
+    hand = fc_hand_of(&plan->tasks, tasks, thread, threads);
+    for (size_t i; (i = fc_take(&hand)) < tasks;)
         fc_correlation_run(plan, i, plan->scratch + (size_t)thread * plan->scratch_floats);
 }
 

@@ -64,7 +64,7 @@ typedef struct fc_correlation_plan {
     float *input;                      /* by_panel: [part][n][group][h][in_columns][pitch], padded */
     ptrdiff_t input_part;              /* floats of one part of it */
     float *scratch;
-    fc_counter next_preparation, next_task;
+    fc_tasks preparations, tasks;
 } fc_correlation_plan;
 
 /* Channels of a part, by the shape of the problem alone. */

@@ -55,7 +55,7 @@ struct plan {
     void (*measure)(const plan *, ptrdiff_t block, ptrdiff_t c0, ptrdiff_t channels);
     void (*merge)(const plan *, ptrdiff_t c0, ptrdiff_t channels);
     void (*apply)(const plan *, ptrdiff_t block, ptrdiff_t c0, ptrdiff_t channels);
-    fc_counter next_measure, next_merge, next_apply;
+    fc_tasks measuring, merging, applying;
 };
 
 /* ---- blocks ----------------------------------------------------------------------------------------- */
@@ -290,30 +290,32 @@ static void apply_backward(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff
 
 static void body(void *context, int thread, int threads)
 {
-    (void)thread;
     plan *p = context;
-    const size_t tasks = (size_t)(p->blocks * p->groups);
+    const size_t tasks = (size_t)(p->blocks * p->groups), merges = (size_t)ceil_div(p->channels, MERGE_CHANNELS);
     if (p->measure) {
-        for (size_t i; (i = fc_take(&p->next_measure)) < tasks;) {
+        fc_hand hand = fc_hand_of(&p->measuring, tasks, thread, threads);
+        for (size_t i; (i = fc_take(&hand)) < tasks;) {
             const ptrdiff_t c0 = (ptrdiff_t)i % p->groups * p->group;
             p->measure(p, (ptrdiff_t)i / p->groups, c0, min(p->group, p->channels - c0));
         }
         if (threads > 1)
             fc_team_barrier();
-        for (size_t i; (i = fc_take(&p->next_merge)) < (size_t)ceil_div(p->channels, MERGE_CHANNELS);) {
+        hand = fc_hand_of(&p->merging, merges, thread, threads);
+        for (size_t i; (i = fc_take(&hand)) < merges;) {
             const ptrdiff_t c0 = (ptrdiff_t)i * MERGE_CHANNELS;
             p->merge(p, c0, min(MERGE_CHANNELS, p->channels - c0));
         }
         if (threads > 1)
             fc_team_barrier();
     }
-    /* Backwards: the blocks measured last are still in the cache. */
-    if (p->apply)
-        for (size_t i; (i = fc_take(&p->next_apply)) < tasks;) {
-            const size_t task = tasks - 1 - i;
-            const ptrdiff_t c0 = (ptrdiff_t)task % p->groups * p->group;
-            p->apply(p, (ptrdiff_t)task / p->groups, c0, min(p->group, p->channels - c0));
+    if (p->apply) {
+        fc_hand hand = fc_hand_of(&p->applying, tasks, thread, threads);
+        hand.backwards = 1;                /* the blocks measured last are still in the cache */
+        for (size_t i; (i = fc_take(&hand)) < tasks;) {
+            const ptrdiff_t c0 = (ptrdiff_t)i % p->groups * p->group;
+            p->apply(p, (ptrdiff_t)i / p->groups, c0, min(p->group, p->channels - c0));
         }
+    }
 }
 
 static int run(plan *p, const fc_tensor *t, int arrays)

@@ -36,7 +36,7 @@ struct plan {
     ptrdiff_t block, blocks;                    /* sequences of a task */
     float *packed;
     void (*run)(const plan *, ptrdiff_t first, ptrdiff_t sequences);
-    fc_counter next_panel, next_block;
+    fc_tasks packing, runs;
 };
 
 static float *at(const fc_tensor *t, ptrdiff_t n, ptrdiff_t step)
@@ -131,13 +131,14 @@ static void run_backward(const plan *p, ptrdiff_t first, ptrdiff_t sequences)
 
 static void body(void *context, int thread, int threads)
 {
-    (void)thread;
     plan *p = context;
-    for (size_t i; (i = fc_take(&p->next_panel)) < (size_t)p->panels;)
+    fc_hand hand = fc_hand_of(&p->packing, (size_t)p->panels, thread, threads);
+    for (size_t i; (i = fc_take(&hand)) < (size_t)p->panels;)
         pack(p, (ptrdiff_t)i);
     if (threads > 1)
         fc_team_barrier();
-    for (size_t i; (i = fc_take(&p->next_block)) < (size_t)p->blocks;) {
+    hand = fc_hand_of(&p->runs, (size_t)p->blocks, thread, threads);
+    for (size_t i; (i = fc_take(&hand)) < (size_t)p->blocks;) {
         const ptrdiff_t first = (ptrdiff_t)i * p->block;
         p->run(p, first, min(p->block, p->sequences - first));
     }

@@ -50,7 +50,7 @@ typedef struct plan {
     ptrdiff_t task_panels, task_parts; /* panels of a task, tasks of a (chunk, group) */
     size_t x_floats, dy_floats, scratch_floats, sum_floats;
     float *scratch, *sums;             /* sums: [chunk][group][panel][r][s][c][NB] */
-    fc_counter next_task, next_sum;
+    fc_tasks tasks, writing;
 } plan;
 
 /* dy[n][k0 .. k0+used-1][p][all q] to out[q][NB], the lanes behind `used` zero. */
@@ -283,11 +283,13 @@ static void body(void *context, int thread, int threads)
     const size_t panels = (size_t)(plan->conv.groups * plan->panels);
     float *scratch = plan->scratch + (size_t)thread * plan->scratch_floats;
     const size_t tasks = (size_t)(plan->chunks * plan->conv.groups * plan->task_parts);
-    for (size_t i; (i = fc_take(&plan->next_task)) < tasks;)
+    fc_hand hand = fc_hand_of(&plan->tasks, tasks, thread, threads);
+    for (size_t i; (i = fc_take(&hand)) < tasks;)
         run_task(plan, i, scratch);
     if (threads > 1)
         fc_team_barrier();
-    for (size_t i; (i = fc_take(&plan->next_sum)) < panels;)
+    hand = fc_hand_of(&plan->writing, panels, thread, threads);
+    for (size_t i; (i = fc_take(&hand)) < panels;)
         write_panel(plan, i);
 }
 

@@ -6,12 +6,13 @@
  *               for each of the 36, for each panel of NB output channels, for each part of the
  *               channels: M[36][tile][k] += V U by kernels->tile_rows                           (L1, registers)
  *               M to outputs
- *   by panel    V of all tiles                                                                  (all threads)
+ *   by panel    V of all tiles                                                     (each thread for itself)
  *               a task is one panel over all tiles: for each part, the points of its weights    (L2),
  *               then as above for this panel
  *
  * By panel makes and reads the weights' points in the L2 cache, where four times the weights would go through
- * memory: that pays when they outweigh the tiles (late layers, single images).
+ * memory: that pays when they outweigh the tiles (late layers, single images). V is not shared, since what another core
+ * has just written takes longer to read than to make: 16 times where the two do not share an L3 cache.
  * An output is its tile's alone and adds up the same parts either way, so no choice made here changes a bit. */
 #include "winograd.h"
 
@@ -25,10 +26,10 @@
 enum {
     PLANES = FC_WINOGRAD_PLANES,
     MOST_BLOCK = 128,
-    TRANSFORM_TILES = 28,
     FEW_TILES = 16,                /* whose products take less time than points on their way from the L3 cache, */
     FEW_TILES_OF_MANY = 64,        /* or from memory, where */
     MANY_POINTS = 2 << 20,         /* are those of a layer whose network fits no cache */
+    MOST_POINTS = 1 << 25,         /* floats of V of all threads, by panel */
 };
 
 typedef struct plan {
@@ -46,14 +47,13 @@ typedef struct plan {
     int by_panel;
     ptrdiff_t block, blocks;           /* tiles of a block */
     ptrdiff_t batch;                   /* panels that are multiplied before their outputs are made */
-    ptrdiff_t v_plane, v_part, v_group, m_plane;
+    ptrdiff_t v_plane, v_part, m_plane;
     size_t copy_floats, v_floats, m_floats, u_floats, pack_floats, stage_floats, scratch_floats;   /* of a thread */
     const float *filters;              /* U, or NULL: made by the tasks */
     float *packed;                     /* [k/NB][part] packed taps of which it is made, or NULL: those of w */
     float *made;                       /* where U is made for all tasks */
-    float *v;                          /* by panel: of all tiles */
     float *scratch;
-    fc_counter next_preparation, next_task;
+    fc_tasks preparations, tasks;
 } plan;
 
 static ptrdiff_t part_channels(const plan *plan, ptrdiff_t part)
@@ -215,9 +215,11 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t block, float 
     }
 }
 
+/* V of the group is in `scratch`. */
 static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, float *scratch)
 {
-    float *u = scratch + plan->copy_floats, *pack = u + plan->u_floats, *m = pack + plan->pack_floats;
+    const float *v = scratch + plan->copy_floats;
+    float *u = scratch + plan->copy_floats + plan->v_floats, *pack = u + plan->u_floats, *m = pack + plan->pack_floats;
     for (ptrdiff_t part = 0; part < plan->parts; part++) {
         const float *filters = u;
         if (plan->filters)
@@ -227,8 +229,8 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, float 
         fc_clock(FC_MULTIPLY);
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
             multiply(plan, plane, 0, plan->tiles, part, panel_outputs(plan, panel),
-                     plan->v + group * plan->v_group + part * plan->v_part + plane * plan->v_plane,
-                     filters + plane * plan->piece, m + plane * plan->m_plane);
+                     v + part * plan->v_part + plane * plan->v_plane, filters + plane * plan->piece,
+                     m + plane * plan->m_plane);
     }
     make_outputs(plan, group, panel, 0, plan->tiles, m, m + plan->m_floats);
 }
@@ -246,21 +248,24 @@ static void body(void *context, int thread, int threads)
 {
     plan *plan = context;
     float *scratch = plan->scratch + (size_t)thread * plan->scratch_floats;
-    const ptrdiff_t groups = plan->p.groups, pieces = ceil_div(plan->tiles, TRANSFORM_TILES);
-    const ptrdiff_t preparations = groups * (plan->by_panel ? pieces : plan->made ? plan->panels : 0);
-    for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next_preparation)) < preparations;) {
-        if (plan->by_panel) {
-            const ptrdiff_t group = i / pieces, first = i % pieces * TRANSFORM_TILES;
-            make_points(plan, group, first, min(plan->tiles, first + TRANSFORM_TILES),
-                        plan->v + group * plan->v_group + first * plan->pitch, scratch);
-        } else
-            prepare_filters(plan, i, scratch + plan->copy_floats, plan->made);
+    if (plan->made) {
+        const size_t panels = (size_t)(plan->p.groups * plan->panels);
+        fc_hand hand = fc_hand_of(&plan->preparations, panels, thread, threads);
+        for (size_t i; (i = fc_take(&hand)) < panels;)
+            prepare_filters(plan, (ptrdiff_t)i, scratch + plan->copy_floats, plan->made);
+        if (threads > 1)
+            fc_team_barrier();
     }
-    if (threads > 1)
-        fc_team_barrier();
     const ptrdiff_t of_group = plan->by_panel ? plan->panels : plan->blocks;
-    for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next_task)) < groups * of_group;)
-        (plan->by_panel ? run_panel : run_block)(plan, i / of_group, i % of_group, scratch);
+    const size_t tasks = (size_t)(plan->p.groups * of_group);
+    ptrdiff_t transformed = -1;        /* by panel: the group of which V is there */
+    fc_hand hand = fc_hand_of(&plan->tasks, tasks, thread, threads);
+    for (size_t i; (i = fc_take(&hand)) < tasks;) {
+        const ptrdiff_t group = (ptrdiff_t)i / of_group;
+        if (plan->by_panel && group != transformed)
+            make_points(plan, transformed = group, 0, plan->tiles, scratch + plan->copy_floats, scratch);
+        (plan->by_panel ? run_panel : run_block)(plan, group, (ptrdiff_t)i % of_group, scratch);
+    }
 }
 
 /* ---- a plan ----------------------------------------------------------------------------------------------- */
@@ -328,9 +333,9 @@ static void choose_blocks(plan *plan, int threads)
     const double making = plan->filters ? 0 : (2 + weights) * u / threads;   /* and U is written and read again */
     const double by_block = making + (double)turns * u + (fits ? 0 : moved * (double)share);
     const double reading = v > (double)l2 ? v * (double)ceil_div(plan->panels, threads) : v;
-    const double by_panel = v / threads + reading + (plan->filters ? 1 : weights) * u / threads;
+    const double by_panel = v + reading + (plan->filters ? 1 : weights) * u / threads;
     plan->by_panel = plan->p.groups * plan->panels >= threads && PLANES * plan->tiles * width <= l2 / 2 &&
-                     by_panel < by_block;
+                     v * threads <= MOST_POINTS && by_panel < by_block;
     if (plan->by_panel) {
         plan->block = plan->tiles;
         plan->batch = 1;
@@ -413,22 +418,19 @@ int fc_correlate_winograd(const fc_correlation *problem, const fc_filters *filte
     choose_blocks(&plan, threads);
 
     const ptrdiff_t batch_width = plan.batch * plan.panel_width;
-    plan.v_plane = fc_winograd_plane((plan.by_panel ? plan.tiles : plan.block) * plan.pitch);
+    plan.v_plane = fc_winograd_plane(plan.block * plan.pitch);
     plan.v_part = PLANES * plan.v_plane;
-    plan.v_group = plan.parts * plan.v_part;
+    plan.v_floats = (size_t)(plan.parts * plan.v_part);
     plan.m_plane = fc_winograd_plane(plan.block * batch_width);
     plan.m_floats = (size_t)(PLANES * plan.m_plane);
     plan.copy_floats = fc_transform_floats(&p->x, plan.m, plan.part);
     if (p->y.stride[1] != 1 && plan.outputs > 1)
         plan.stage_floats = round_up(plan.m * FC_MOST_RUN * plan.m * batch_width);
     size_t shared = 0;
-    if (plan.by_panel) {
-        shared = (size_t)(p->groups * plan.v_group);
+    if (plan.by_panel)
         plan.u_floats = plan.filters ? 0 : round_up(PLANES * plan.piece);
-    } else {
+    else
         shared = plan.filters ? 0 : round_up(p->groups * plan.panels * plan.panel_floats);
-        plan.v_floats = (size_t)plan.v_group;
-    }
     if (filters)
         plan.pack_floats = 0;
     /* By block, weights are packed before V and M are in use. */
@@ -439,9 +441,7 @@ int fc_correlate_winograd(const fc_correlation *problem, const fc_filters *filte
     if (!workspace)
         return -1;
     plan.scratch = workspace + shared;
-    if (plan.by_panel)
-        plan.v = workspace;
-    else if (!plan.filters)
+    if (!plan.by_panel && !plan.filters)
         plan.filters = plan.made = workspace;
     fc_team_run(threads, 1, body, &plan);
     fc_free(workspace);

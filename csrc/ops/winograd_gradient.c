@@ -7,11 +7,11 @@
  * V^T D to the sums S[36][c][k]. The blocks, and the chunks of blocks that have sums of their own, depend on the shape
  * alone: the same bits for any number of threads.
  *
- *   few weights    a task is a chunk of tiles; V, D and its sums stay in the thread's L2 cache; chunks are added up
- *   many weights   all threads transform a block, then share its 36 products among them: a thread always has the same
- *                  part of the one array of sums, which is larger than its L2 cache */
-#include <string.h>
-
+ *   a chunk for each thread    a task is a chunk of tiles: its V, D and sums are the thread's own, in its L2 cache where
+ *                              weights are few; chunks are added up
+ *   fewer chunks than threads  for each chunk, all threads transform a block, then share its 36 products among them: a
+ *                              thread always has the same part of the sums, but half of V and D or more from others,
+ *                              which takes longer to read than to make where they do not share an L3 cache */
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
@@ -25,10 +25,11 @@ enum {
     PLANES = FC_WINOGRAD_PLANES,
     SMALL_BLOCK = 56,              /* tiles of a block: V and D of 64 channels are 1.2 MiB  */
     LARGE_BLOCK = 128,             /* with fewer, loading and storing S takes too long       */
-    CHUNK_SUMS = 1 << 18,          /* floats of S of which each chunk has its own, at most   */
-    ALL_SUMS = 1 << 20,            /* of all chunks                                          */
+    FEW_SUMS = 1 << 18,            /* floats of S that the L2 cache holds besides            */
+    ALL_FEW_SUMS = 1 << 21,        /* of all chunks                                          */
+    ALL_SUMS = 1 << 23,            /* where S is larger, whose chunks have at least          */
+    CHUNK_TILES = 384,             /* tiles: with fewer, adding up chunks takes too long     */
     MOST_CHUNKS = 16,
-    TRANSFORM_TILES = 14,
     OUTPUT_CHANNELS = 16,
 };
 
@@ -42,9 +43,8 @@ typedef struct plan {
     ptrdiff_t block, chunks, chunk_tiles;
     ptrdiff_t v_tile, v_plane, d_tile, d_plane, sum_row, sum_plane, chunk_sums;
     size_t v_floats, d_floats, copy_floats, stage_floats, scratch_floats;
-    float *v, *d, *sums, *scratch;     /* many weights: v and d of all threads */
-    fc_counter *next;                  /* [blocks], many weights; else of chunks */
-    fc_counter next_sum, next_output;
+    float *v, *d, *sums, *scratch;     /* v, d: of all threads, or NULL: each has its own */
+    fc_tasks chunks_of_tiles, planes_of_sums, channels_of_outputs;
 } plan;
 
 /* V and D of tiles first .. end - 1; `v` and `d` are where the first of them goes. */
@@ -113,25 +113,24 @@ static void run_chunk(const plan *plan, ptrdiff_t chunk, float *scratch)
     }
 }
 
-/* The one chunk, by all threads. */
-static void run_blocks(plan *plan, int thread, int threads, float *copy)
+/* One chunk by all threads. */
+static void share_chunk(const plan *plan, ptrdiff_t chunk, int thread, int threads, float *copy)
 {
     const ptrdiff_t products = PLANES * plan->panels;
-    for (ptrdiff_t first = 0, block = 0; first < plan->tiles; first += plan->block, block++) {
-        const ptrdiff_t end = min(plan->tiles, first + plan->block), pieces = ceil_div(end - first, TRANSFORM_TILES);
+    const ptrdiff_t begin = chunk * plan->chunk_tiles, stop = min(plan->tiles, begin + plan->chunk_tiles);
+    float *sums = plan->sums + chunk * plan->chunk_sums;
+    for (ptrdiff_t first = begin; first < stop; first += plan->block) {
+        const ptrdiff_t end = min(stop, first + plan->block);
+        const ptrdiff_t own = thread * (end - first) / threads, own_end = (thread + 1) * (end - first) / threads;
         fc_clock(FC_TRANSFORM);
-        for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next[block])) < pieces;) {
-            const ptrdiff_t at = i * TRANSFORM_TILES;
-            transform(plan, first + at, min(end, first + at + TRANSFORM_TILES), plan->v + at * plan->v_tile,
-                      plan->d + at * plan->d_tile, copy);
-        }
+        transform(plan, first + own, first + own_end, plan->v + own * plan->v_tile, plan->d + own * plan->d_tile, copy);
         if (threads > 1)
             fc_team_barrier();
         fc_clock(FC_MULTIPLY);
         for (ptrdiff_t i = thread * products / threads; i < (thread + 1) * products / threads; i++) {
             const ptrdiff_t plane = i / plan->panels;
-            multiply(plan, plane, 0, first, end, plan->v + plane * plan->v_plane, plan->d + plane * plan->d_plane,
-                     i % plan->panels, plan->sums + plane * plan->sum_plane);
+            multiply(plan, plane, begin, first, end, plan->v + plane * plan->v_plane, plan->d + plane * plan->d_plane,
+                     i % plan->panels, sums + plane * plan->sum_plane);
         }
         if (threads > 1)
             fc_team_barrier();
@@ -175,24 +174,32 @@ static void body(void *context, int thread, int threads)
     plan *plan = context;
     float *scratch = plan->scratch + (size_t)thread * plan->scratch_floats;
     if (plan->v)
-        run_blocks(plan, thread, threads, scratch);
+        for (ptrdiff_t chunk = 0; chunk < plan->chunks; chunk++)
+            share_chunk(plan, chunk, thread, threads, scratch);
     else {
-        for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(plan->next)) < plan->chunks;)
-            run_chunk(plan, i, scratch);
-        if (threads > 1)
-            fc_team_barrier();
-        fc_clock(FC_STORE);
-        for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next_sum)) < PLANES && plan->chunks > 1;)
-            for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
-                plan->kernels->add_span((size_t)plan->sum_plane,
-                                        plan->sums + chunk * plan->chunk_sums + i * plan->sum_plane,
-                                        plan->sums + i * plan->sum_plane);
+        const size_t chunks = (size_t)plan->chunks;
+        fc_hand hand = fc_hand_of(&plan->chunks_of_tiles, chunks, thread, threads);
+        for (size_t i; (i = fc_take(&hand)) < chunks;)
+            run_chunk(plan, (ptrdiff_t)i, scratch);
         if (threads > 1)
             fc_team_barrier();
     }
     fc_clock(FC_STORE);
-    for (ptrdiff_t i; (i = (ptrdiff_t)fc_take(&plan->next_output) * OUTPUT_CHANNELS) < plan->channels;)
-        write_channels(plan, i, scratch + plan->scratch_floats - plan->stage_floats);
+    if (plan->chunks > 1) {
+        fc_hand hand = fc_hand_of(&plan->planes_of_sums, PLANES, thread, threads);
+        for (size_t i; (i = fc_take(&hand)) < PLANES;)
+            for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
+                plan->kernels->add_span((size_t)plan->sum_plane,
+                                        plan->sums + chunk * plan->chunk_sums + (ptrdiff_t)i * plan->sum_plane,
+                                        plan->sums + (ptrdiff_t)i * plan->sum_plane);
+        if (threads > 1)
+            fc_team_barrier();
+        fc_clock(FC_STORE);
+    }
+    const size_t parts = (size_t)ceil_div(plan->channels, OUTPUT_CHANNELS);
+    fc_hand hand = fc_hand_of(&plan->channels_of_outputs, parts, thread, threads);
+    for (size_t i; (i = fc_take(&hand)) < parts;)
+        write_channels(plan, (ptrdiff_t)i * OUTPUT_CHANNELS, scratch + plan->scratch_floats - plan->stage_floats);
 }
 
 static int run_group(plan *plan)
@@ -204,19 +211,21 @@ static int run_group(plan *plan)
 
     /* Shape alone decides these: they fix the order of the sums. */
     const ptrdiff_t weights = PLANES * plan->channels * plan->outputs;
-    const int few = weights <= CHUNK_SUMS;
-    plan->block = few ? SMALL_BLOCK : LARGE_BLOCK;
-    const ptrdiff_t blocks = ceil_div(plan->tiles, plan->block);
-    const ptrdiff_t chunks = few ? max(1, min(min(MOST_CHUNKS, blocks), ALL_SUMS / weights)) : 1;
-    plan->chunk_tiles = ceil_div(blocks, chunks) * plan->block;
+    const int few = weights <= FEW_SUMS;
+    const ptrdiff_t tiles = few ? SMALL_BLOCK : LARGE_BLOCK, least = few ? SMALL_BLOCK : CHUNK_TILES;
+    const ptrdiff_t most = min(plan->tiles / least, (few ? ALL_FEW_SUMS : ALL_SUMS) / weights);
+    ptrdiff_t chunks = 1;                  /* a power of two: as many for each of the usual numbers of threads */
+    while (2 * chunks <= min(MOST_CHUNKS, most))
+        chunks *= 2;
+    plan->chunk_tiles = ceil_div(plan->tiles, chunks);
     plan->chunks = ceil_div(plan->tiles, plan->chunk_tiles);
-    const ptrdiff_t block_tiles = min(plan->block, plan->tiles);
+    plan->block = ceil_div(plan->chunk_tiles, ceil_div(plan->chunk_tiles, tiles));
 
     /* Tiles of a block lie an odd number of cache lines apart: one channel is read for all of them in turn. */
     plan->v_tile = fc_winograd_plane(plan->channels);
     plan->d_tile = fc_winograd_plane(plan->panels * plan->width);
-    plan->v_plane = fc_winograd_plane(block_tiles * plan->v_tile);
-    plan->d_plane = fc_winograd_plane(block_tiles * plan->d_tile);
+    plan->v_plane = fc_winograd_plane(plan->block * plan->v_tile);
+    plan->d_plane = fc_winograd_plane(plan->block * plan->d_tile);
     plan->sum_row = plan->panels * plan->width;
     plan->sum_plane = fc_winograd_plane(plan->channels * plan->sum_row);
     plan->chunk_sums = PLANES * plan->sum_plane;
@@ -230,18 +239,15 @@ static int run_group(plan *plan)
 
     const double steps = (double)plan->tiles * (double)(PLANES * plan->panels * plan->vectors) * (double)plan->channels;
     const int threads = fc_team_size(steps * FC_STEP_NS);
-    const size_t private_floats = few ? plan->v_floats + plan->d_floats : 0;
-    plan->scratch_floats = private_floats + plan->copy_floats + plan->stage_floats;
-    const size_t sums = (size_t)(plan->chunks * plan->chunk_sums), shared = few ? 0 : plan->v_floats + plan->d_floats;
-    const size_t counters = (size_t)(few ? 1 : blocks) * sizeof(fc_counter);
-    plan->sums = fc_alloc((sums + shared + plan->scratch_floats * (size_t)threads) * sizeof(float) + counters);
+    const int share = !few && plan->chunks < threads;
+    const size_t points = plan->v_floats + plan->d_floats, sums = (size_t)(plan->chunks * plan->chunk_sums);
+    plan->scratch_floats = (share ? 0 : points) + plan->copy_floats + plan->stage_floats;
+    plan->sums = fc_alloc((sums + (share ? points : 0) + plan->scratch_floats * (size_t)threads) * sizeof(float));
     if (!plan->sums)
         return -1;
-    plan->v = few ? NULL : plan->sums + sums;
-    plan->d = few ? NULL : plan->v + plan->v_floats;
-    plan->scratch = plan->sums + sums + shared;
-    plan->next = (fc_counter *)(plan->scratch + plan->scratch_floats * (size_t)threads);
-    memset(plan->next, 0, counters);
+    plan->v = share ? plan->sums + sums : NULL;
+    plan->d = share ? plan->v + plan->v_floats : NULL;
+    plan->scratch = plan->sums + sums + (share ? points : 0);
     fc_team_run(threads, 1, body, plan);
     fc_free(plan->sums);
     return 0;

@@ -129,8 +129,14 @@ void fc_team_barrier(void)
 #endif
 }
 
+fc_hand fc_hand_of(fc_tasks *tasks, size_t count, int thread, int threads)
+{
+    const int shares = threads < FC_SHARES ? threads : FC_SHARES;
+    return (fc_hand){.tasks = tasks, .count = count, .shares = shares, .own = thread * shares / threads};
+}
+
 typedef struct parallel_loop {
-    fc_counter counter;
+    fc_tasks tasks;
     size_t count;
     void (*body)(void *context, size_t i, int thread);
     void *context;
@@ -138,9 +144,9 @@ typedef struct parallel_loop {
 
 static void loop_body(void *context, int thread, int threads)
 {
-    (void)threads;
     parallel_loop *loop = context;
-    for (size_t i; (i = fc_take(&loop->counter)) < loop->count;)
+    fc_hand hand = fc_hand_of(&loop->tasks, loop->count, thread, threads);
+    for (size_t i; (i = fc_take(&hand)) < loop->count;)
         loop->body(loop->context, i, thread);
 }
 

@@ -6,9 +6,36 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
-/* Hands out 0, 1, 2, ... to whichever thread asks next. */
-typedef struct fc_counter { atomic_size_t next; } fc_counter;
-static inline size_t fc_take(fc_counter *counter) { return atomic_fetch_add(&counter->next, 1); }
+enum { FC_SHARES = 16 };
+
+/* Tasks 0 .. count - 1 of a team, to begin with zeros. A share of them, in a row, is each thread's own: from call to
+ * call it meets the part of the arrays that its caches hold. When it is done it takes what the others have left. */
+typedef struct fc_tasks {
+    struct { _Alignas(64) atomic_size_t taken; } share[FC_SHARES];
+} fc_tasks;
+
+/* One thread's place among them. */
+typedef struct fc_hand {
+    fc_tasks *tasks;
+    size_t count;
+    int shares, own, done;
+    int backwards;                         /* takes each share from its end */
+} fc_hand;
+
+fc_hand fc_hand_of(fc_tasks *tasks, size_t count, int thread, int threads);
+
+/* The next task, or `count` when none is left. */
+static inline size_t fc_take(fc_hand *hand)
+{
+    for (; hand->done < hand->shares; hand->done++) {
+        const size_t share = (size_t)((hand->own + hand->done) % hand->shares), shares = (size_t)hand->shares;
+        const size_t begin = hand->count * share / shares, end = hand->count * (share + 1) / shares;
+        const size_t at = atomic_fetch_add(&hand->tasks->share[share].taken, 1);
+        if (at < end - begin)
+            return hand->backwards ? end - 1 - at : begin + at;
+    }
+    return hand->count;
+}
 
 int fc_threads_allowed(void);              /* limit of the calling thread                          */
 int fc_threads_limit(int threads);         /* sets it, 0: the process's default; returns the one before */
