@@ -12,4 +12,13 @@ static inline ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) 
 /* Floats rounded up to whole cache lines. */
 static inline size_t round_up(ptrdiff_t floats) { return ((size_t)floats + 15) & ~(size_t)15; }
 
+/* The largest one that is at most n; 1 below. As many shares of work as that suit the usual numbers of threads. */
+static inline ptrdiff_t power_of_two(ptrdiff_t n)
+{
+    ptrdiff_t power = 1;
+    while (2 * power <= n)
+        power *= 2;
+    return power;
+}
+
 #endif

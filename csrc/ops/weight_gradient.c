@@ -30,10 +30,15 @@ enum {
     BLOCK_FLOATS = 1 << 17,        /* of x in a block, about: 512 KiB of the L2 cache                   */
     PARTIAL_FLOATS = 1 << 20,      /* of all chunks' sums together; beyond it there is one chunk        */
     MOST_CHUNKS = 16,
-    TASKS_A_THREAD = 4,
     FEW_PANELS = 8,                /* a copy of x that is read so often costs more than it saves,       */
     FEW_SUMS = 512,                /* likewise of dy, for so many sums of an output channel             */
 };
+
+/* To fetch and copy a float of x takes as long as so many multiply-adds of vectors. */
+static const double COPY_STEPS = 0.5;
+
+/* Of the time of a task, what threads wait at the end for the last one, about. */
+static const double WAITING = 0.05;
 
 typedef struct plan {
     fc_conv2d conv;
@@ -113,7 +118,7 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines a
     fc_clock(FC_MULTIPLY);
     const ptrdiff_t run = plan->dense ? filter_columns * plan->channels : plan->channels;
     const ptrdiff_t parts = plan->dense ? 1 : filter_columns;
-    const ptrdiff_t most = (ptrdiff_t)kernels->max_rows[plan->vectors];
+    const ptrdiff_t vectors = ceil_div(used, (ptrdiff_t)kernels->lanes), most = (ptrdiff_t)kernels->max_rows[vectors];
     const ptrdiff_t tile = ceil_div(run, ceil_div(run, most));
     for (ptrdiff_t r = 0; r < filter_rows; r++) {
         size_t runs = 0;
@@ -143,7 +148,7 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines a
                     .accumulate = !b->first,
                 };
                 fetch_ahead(ahead, (ptrdiff_t)runs * q_count, &t);
-                kernels->tile_cols[plan->vectors][min(tile, run - m)](&t);
+                kernels->tile_cols[vectors][min(tile, run - m)](&t);
             }
     }
 }
@@ -309,6 +314,24 @@ static void skip_pixels(plan *plan)
     }
 }
 
+/* Panels of a task: they share the copy of x, but with too few tasks some thread has more to do than others. */
+static ptrdiff_t choose_task_panels(const plan *plan, int threads)
+{
+    const ptrdiff_t *stride = plan->conv.stride, taps = plan->dw.size[2] * plan->dw.size[3];
+    const double copy = COPY_STEPS * (double)(stride[0] * stride[1]) / (double)(taps * plan->vectors);
+    ptrdiff_t best = plan->panels;
+    double best_cost = 0;
+    for (ptrdiff_t panels = plan->panels; panels > 0; panels--) {
+        const ptrdiff_t tasks = plan->chunks * plan->conv.groups * ceil_div(plan->panels, panels);
+        const double cost = ((double)ceil_div(tasks, threads) + WAITING) * ((double)panels + copy);
+        if (panels == plan->panels || cost < best_cost) {
+            best = panels;
+            best_cost = cost;
+        }
+    }
+    return best;
+}
+
 int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, const fc_tensor *input,
                               const fc_tensor *dweight)
 {
@@ -342,8 +365,8 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, con
 
     /* Shape alone decides these: they fix the order of the sums. */
     const ptrdiff_t weight_floats = dweight->size[0] * dweight->size[1] * dweight->size[2] * dweight->size[3];
-    const ptrdiff_t chunks = max(1, min(min(MOST_CHUNKS, images), PARTIAL_FLOATS / weight_floats));
-    plan.chunk_images = max(1, ceil_div(images, chunks));
+    const ptrdiff_t most = min(min(MOST_CHUNKS, images), PARTIAL_FLOATS / weight_floats);
+    plan.chunk_images = max(1, ceil_div(images, power_of_two(most)));
     plan.chunks = max(1, ceil_div(images, plan.chunk_images));
     const double step_floats = (double)plan.channels * (double)conv->stride[0] * (double)conv->stride[1];
     const ptrdiff_t x_pixels = (ptrdiff_t)(BLOCK_FLOATS / step_floats);
@@ -366,9 +389,7 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, con
     const size_t partials = (size_t)(plan.chunks * conv->groups * plan.panels);
     const double steps = (double)weight_floats * (double)images * (double)dy->size[2] * (double)dy->size[3];
     const int threads = fc_team_size(steps * 0.02 * 16 / (double)lanes);
-    /* Panels of one task share the copy of x; every thread should have several tasks. */
-    const ptrdiff_t wanted = threads > 1 ? ceil_div(TASKS_A_THREAD * threads, plan.chunks * conv->groups) : 1;
-    plan.task_panels = ceil_div(plan.panels, min(wanted, plan.panels));
+    plan.task_panels = choose_task_panels(&plan, threads);
     plan.task_parts = ceil_div(plan.panels, plan.task_panels);
 
     plan.sums = fc_alloc((partials * plan.sum_floats + (size_t)threads * plan.scratch_floats + 16) * sizeof(float));

@@ -214,10 +214,7 @@ static int run_group(plan *plan)
     const int few = weights <= FEW_SUMS;
     const ptrdiff_t tiles = few ? SMALL_BLOCK : LARGE_BLOCK, least = few ? SMALL_BLOCK : CHUNK_TILES;
     const ptrdiff_t most = min(plan->tiles / least, (few ? ALL_FEW_SUMS : ALL_SUMS) / weights);
-    ptrdiff_t chunks = 1;                  /* a power of two: as many for each of the usual numbers of threads */
-    while (2 * chunks <= min(MOST_CHUNKS, most))
-        chunks *= 2;
-    plan->chunk_tiles = ceil_div(plan->tiles, chunks);
+    plan->chunk_tiles = ceil_div(plan->tiles, power_of_two(min(MOST_CHUNKS, most)));
     plan->chunks = ceil_div(plan->tiles, plan->chunk_tiles);
     plan->block = ceil_div(plan->chunk_tiles, ceil_div(plan->chunk_tiles, tiles));
 
