@@ -10,7 +10,7 @@
 #endif
 
 /* Waking a team costs 1 to 5 us; a thread must have several times that to do. */
-static const double PAYS_NS = 20e3;
+static const double PAYS_NS = 10e3;
 
 static atomic_int default_threads = 1;
 static _Thread_local int thread_limit;
