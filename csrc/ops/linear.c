@@ -4,9 +4,9 @@
  *   forward           y[n][k] = bias[k] + sum over d of  x[n][d] * w[k][d]
  *   backward_weight   dw[k][d] = sum over n of  dy[n][k] * x[n][d]
  *
- * The bound is the memory that w and dw lie in. Forward, where k is w's fastest axis, each thread takes some outputs
- * and reads its part of w once, in rows. Backward, it writes rows of dw. Sums are chains of multiply-adds in the order
- * of n; in that of d, in the parts of correlate.c. */
+ * The bound is the memory that w and dw lie in. Forward, where k is w's fastest axis, each thread takes some parts of
+ * the inputs and reads their rows of w front to back, as memory is fastest. Backward, it writes rows of dw. Sums are
+ * chains of multiply-adds in the order of n; in that of d, in the parts of correlate.c. */
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
@@ -19,8 +19,11 @@ enum {
     MOST_IMAGES = 32,                    /* forward: beyond it packed weights pay                       */
     MOST_TERMS = 128,                    /* backward_weight                                             */
     TASK_ROWS = 4 * FC_OUTER_ROWS,
-    BLOCK_OUTPUTS = 1024,
-    BLOCK_TERMS = 16,                    /* rows of w read side by side: as many as hardware fetches ahead */
+    FEW_IMAGES = 4,                      /* for which w is all that matters:                            */
+    FEW_ROWS = 8, MANY_ROWS = 16,        /* of w, read side by side, of                                 */
+    FEW_OUTPUTS = 4096, MANY_OUTPUTS = 1024,
+    SPAN = 256,                          /* outputs that one thread adds up, or multiplies, at least    */
+    TASKS_A_THREAD = 2,
 };
 
 /* Nanoseconds of one thread: a float of w or dw, and a product added to a result. */
@@ -32,71 +35,88 @@ typedef struct forward {
     const fc_kernels *kernels;
     const fc_tensor *x, *w, *y;
     const float *bias;
-    ptrdiff_t block;                     /* outputs of a task                                           */
-    ptrdiff_t part;                      /* inputs                                                      */
-    float *sums;                         /* [threads][images][block], of a part                         */
+    ptrdiff_t images, outputs, inputs;
+    ptrdiff_t block, blocks;             /* outputs of a task                                           */
+    ptrdiff_t part, parts;               /* inputs of one                                               */
+    float *sums;                         /* [parts - 1][images][outputs]: the first part's are y        */
+    fc_tasks products, additions;
 } forward;
 
-/* Inputs d0 .. d1-1 as one chain. */
-static void add_part(const forward *f, ptrdiff_t k0, ptrdiff_t outputs, ptrdiff_t d0, ptrdiff_t d1, float *sums,
-                     ptrdiff_t sums_row)
+/* One part and block of outputs: each result one chain. */
+static void multiply_part(const forward *f, ptrdiff_t part, ptrdiff_t k0)
 {
+    const ptrdiff_t d0 = part * f->part, d1 = min(f->inputs, d0 + f->part);
     ptrdiff_t d = d0;
     do {
-        const ptrdiff_t terms = min(BLOCK_TERMS, d1 - d);
+        const ptrdiff_t terms = min(f->images > FEW_IMAGES ? MANY_ROWS : FEW_ROWS, d1 - d);
         const fc_outer product = {
             .terms = (size_t)terms,
-            .n = (size_t)outputs,
+            .n = (size_t)min(f->block, f->outputs - k0),
             .a = f->x->data + d,
             .a_step = 1,
             .a_row = f->x->stride[3],
             .b = f->w->data + k0 + d * f->w->stride[1],
             .b_step = f->w->stride[1],
-            .y = sums,
-            .y_row = sums_row,
+            .y = (part ? f->sums + (part - 1) * f->images * f->outputs : f->y->data) + k0,
+            .y_row = part ? f->outputs : f->y->stride[3],
             .go_on = d > d0,
         };
-        f->kernels->product_rows((size_t)f->x->size[3], &product);
+        f->kernels->product_rows((size_t)f->images, &product);
         d += terms;
     } while (d < d1);
 }
 
-static void run_forward(void *context, size_t i, int thread)
+static void add_parts(const forward *f, ptrdiff_t n, ptrdiff_t k0)
 {
-    const forward *f = context;
-    fc_clock(FC_MULTIPLY);
-    const ptrdiff_t k0 = (ptrdiff_t)i * f->block, outputs = min(f->block, f->w->size[0] - k0);
-    const ptrdiff_t images = f->x->size[3], inputs = f->w->size[1], y_row = f->y->stride[3];
-    float *sums = f->sums + thread * images * f->block, *y = f->y->data + k0;
-    add_part(f, k0, outputs, 0, min(f->part, inputs), y, y_row);
-    for (ptrdiff_t d = f->part; d < inputs; d += f->part) {
-        add_part(f, k0, outputs, d, min(d + f->part, inputs), sums, outputs);
-        for (ptrdiff_t n = 0; n < images; n++)
-            f->kernels->add_span((size_t)outputs, sums + n * outputs, y + n * y_row);
-    }
+    const size_t outputs = (size_t)min(SPAN, f->outputs - k0);
+    float *y = f->y->data + n * f->y->stride[3] + k0;
+    for (ptrdiff_t part = 1; part < f->parts; part++)
+        f->kernels->add_span(outputs, f->sums + ((part - 1) * f->images + n) * f->outputs + k0, y);
     if (f->bias)
-        for (ptrdiff_t n = 0; n < images; n++)
-            f->kernels->add_span((size_t)outputs, f->bias + k0, y + n * y_row);
+        f->kernels->add_span(outputs, f->bias + k0, y);
+}
+
+static void forward_body(void *context, int thread, int threads)
+{
+    forward *f = context;
+    fc_clock(FC_MULTIPLY);
+    const size_t products = (size_t)(f->parts * f->blocks);
+    fc_hand hand = fc_hand_of(&f->products, products, thread, threads);
+    for (size_t i; (i = fc_take(&hand)) < products;)
+        multiply_part(f, (ptrdiff_t)i / f->blocks, (ptrdiff_t)i % f->blocks * f->block);
+    if (threads > 1)
+        fc_team_barrier();
+    fc_clock(FC_STORE);
+    const ptrdiff_t spans = ceil_div(f->outputs, SPAN);
+    const size_t additions = (size_t)(f->images * spans);
+    hand = fc_hand_of(&f->additions, additions, thread, threads);
+    for (size_t i; (i = fc_take(&hand)) < additions;)
+        add_parts(f, (ptrdiff_t)i / spans, (ptrdiff_t)i % spans * SPAN);
 }
 
 int fc_linear_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *w, const fc_conv2d_extras *extras,
                       const fc_tensor *y)
 {
-    const ptrdiff_t images = x->size[3], outputs = w->size[0], inputs = w->size[1];
-    if (images > MOST_IMAGES || w->stride[0] != 1)
-        return fc_conv2d_forward(conv, x, w, extras, y);
-    if (!images || !outputs)
-        return 0;
     forward f = {
         .kernels = fc_kernels_active(), .x = x, .w = w, .y = y, .bias = extras->bias,
-        .part = fc_correlation_part(inputs, 1),
+        .images = x->size[3], .outputs = w->size[0], .inputs = w->size[1],
     };
-    const int threads = fc_team_size((double)outputs * (double)inputs * (FLOAT_NS + TERM_NS * (double)images));
-    f.block = min(BLOCK_OUTPUTS, (ptrdiff_t)round_up(ceil_div(outputs, 2 * threads)));
-    f.sums = fc_alloc((size_t)(threads * images * f.block) * sizeof(float));
+    if (f.images > MOST_IMAGES || w->stride[0] != 1)
+        return fc_conv2d_forward(conv, x, w, extras, y);
+    if (!f.images || !f.outputs)
+        return 0;
+    const double weights = (double)f.outputs * (double)f.inputs;
+    const int threads = fc_team_size(weights * (FLOAT_NS + TERM_NS * (double)f.images));
+    f.part = fc_correlation_part(f.inputs, 1);
+    f.parts = max(1, ceil_div(f.inputs, f.part));
+    const ptrdiff_t most = f.images > FEW_IMAGES ? MANY_OUTPUTS : FEW_OUTPUTS;
+    const ptrdiff_t blocks = max(ceil_div(f.outputs, most), ceil_div(TASKS_A_THREAD * threads, f.parts));
+    f.block = max(SPAN, (ptrdiff_t)round_up(ceil_div(f.outputs, threads > 1 ? blocks : 1)));
+    f.blocks = ceil_div(f.outputs, f.block);
+    f.sums = fc_alloc((size_t)((f.parts - 1) * f.images * f.outputs) * sizeof(float));
     if (!f.sums)
         return -1;
-    fc_parallel_for((size_t)ceil_div(outputs, f.block), threads, 1, run_forward, &f);
+    fc_team_run(threads, 1, forward_body, &f);
     fc_free(f.sums);
     return 0;
 }

@@ -171,6 +171,14 @@ class MappedConv2d(Layer):
         return images * rows * columns * self.weight.data.size
 
 
+def _aligned(*shape):
+    """An uninitialised array from the start of a cache line on: else all its vectors would lie in two of them."""
+    size = math.prod(shape)
+    memory = np.empty(size + 15, np.float32)
+    first = -memory.ctypes.data % 64 // memory.itemsize
+    return memory[first:first + size].reshape(shape)
+
+
 class Linear(Layer):
     """Fully connected layer: x (N, in_features) -> x weight^T + bias, (N, out_features).
 
@@ -180,8 +188,7 @@ class Linear(Layer):
     def __init__(self, in_features, out_features, bias=True, *, rng=None):
         self.in_features = _count("in_features", in_features)
         self.out_features = _count("out_features", out_features)
-        weight = np.empty((self.in_features, self.out_features), np.float32).T
-        self.weight, self.bias = _initial(weight, bias, rng)
+        self.weight, self.bias = _initial(_aligned(self.in_features, self.out_features).T, bias, rng)
 
     def forward(self, x):
         bias = None if self.bias is None else self.bias.data
