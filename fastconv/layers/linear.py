@@ -172,7 +172,7 @@ class MappedConv2d(Layer):
 
 
 def _aligned(*shape):
-    """An uninitialised array from the start of a cache line on: else all its vectors would lie in two of them."""
+    """An uninitialised array from the start of a cache line on: else each of its vectors lies in two."""
     size = math.prod(shape)
     memory = np.empty(size + 15, np.float32)
     first = -memory.ctypes.data % 64 // memory.itemsize
