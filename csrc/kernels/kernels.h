@@ -31,7 +31,6 @@ typedef struct fc_tile {
     ptrdiff_t y_row;            /* from one tile row to the next                             */
     size_t last_lanes;          /* lanes of the last vector that are stored: 1 .. lanes      */
     int accumulate;             /* add what is found in y                                    */
-    int fetch_y;                /* tile_rows: y is far away, and the sum too short to hide it */
     const float *row_bias;      /* added to every lane when not NULL, one value a row        */
     const float *lane_bias;     /* added to every row when not NULL, one value a lane        */
     const float *residual;      /* added when not NULL, as y lies in memory                  */

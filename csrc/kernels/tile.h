@@ -48,37 +48,48 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
         for (int v = 0; v < vectors; v++)
             acc[m][v] = (vf){0};
 
-    /* Sums that do not fit the caches, and places of results, are on their way here while this tile is computed. */
-    if (a_step == 1 ? t->fetch_y : t->accumulate)
-#pragma GCC unroll 16
-        for (int m = 0; m < rows; m++)
-            for (int v = 0; v < vectors; v += LINE_VECTORS)
-                __builtin_prefetch(t->y + m * t->y_row + v * FC_LANES, 1);
-
     const float *next = t->next ? t->next : t->a;
     const ptrdiff_t next_step = t->next ? t->next_step : 0;
+    /* Places of results, and what is added to them, may be far away. All at once they would fill the buffers of loads on
+     * their way, so each row is fetched after an equal share of the steps. */
+    const float *place = t->y, *residual = t->residual ? t->residual : t->y;
+    const size_t share = t->runs * depth / (size_t)rows + 1;
+    int to_fetch = rows;
     for (size_t run = 0; run < t->runs; run++) {
         const float *a = t->a + t->a_run[run], *high = a + 7 * a_row;
         const float *b = t->b + t->b_run[run];
-        for (size_t d = depth; d; d--, a += a_step, high += a_step, b += b_step) {
-            vf bv[FC_MAX_VECTORS];
-            /* b streams from the L2 cache, faster than the hardware fetches ahead. */
-            for (int v = 0; v < vectors; v += LINE_VECTORS)
-                __builtin_prefetch(b + PREFETCH_STEPS * b_step + v * FC_LANES);
-            if (a_step == 1)
-                __builtin_prefetch(next);
-            else if (next_step)
-                __builtin_prefetch(next, 0, 2);          /* to the L2 cache: it is not read soon */
-            next += next_step;
-#pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++)
-                bv[v] = vload(b + v * FC_LANES);
-#pragma GCC unroll 16
-            for (int m = 0; m < rows; m++) {
-                vf am = broadcast_row(a, high, m, one, three, five);
+        for (size_t left = depth; left;) {
+            size_t steps = left < share ? left : share;
+            left -= steps;
+            if (to_fetch) {
+                for (int v = 0; v < vectors; v += LINE_VECTORS) {
+                    __builtin_prefetch(place + v * FC_LANES, 1);
+                    __builtin_prefetch(residual + v * FC_LANES);
+                }
+                place += t->y_row;
+                residual += t->y_row;
+                to_fetch--;
+            }
+            for (; steps; steps--, a += a_step, high += a_step, b += b_step) {
+                vf bv[FC_MAX_VECTORS];
+                /* b streams from the L2 cache, faster than the hardware fetches ahead. */
+                for (int v = 0; v < vectors; v += LINE_VECTORS)
+                    __builtin_prefetch(b + PREFETCH_STEPS * b_step + v * FC_LANES);
+                if (a_step == 1)
+                    __builtin_prefetch(next);
+                else if (next_step)
+                    __builtin_prefetch(next, 0, 2);          /* to the L2 cache: it is not read soon */
+                next += next_step;
 #pragma GCC unroll 4
                 for (int v = 0; v < vectors; v++)
-                    acc[m][v] += am * bv[v];
+                    bv[v] = vload(b + v * FC_LANES);
+#pragma GCC unroll 16
+                for (int m = 0; m < rows; m++) {
+                    vf am = broadcast_row(a, high, m, one, three, five);
+#pragma GCC unroll 4
+                    for (int v = 0; v < vectors; v++)
+                        acc[m][v] += am * bv[v];
+                }
             }
         }
     }

@@ -12,7 +12,6 @@ typedef fc_phase phase;
 
 enum {
     STRIDED_PIXELS = 64,               /* that one thread copies in a turn */
-    SHORT_SUM = 128,                   /* steps of a tile; stores that wait for memory take as long as so many */
 };
 
 /* ---- weights ---------------------------------------------------------------------------------------- */
@@ -146,7 +145,6 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
     const ptrdiff_t lanes = (ptrdiff_t)kernels->lanes, vectors = ceil_div(used, lanes);
     const ptrdiff_t rows = tile_rows_for(plan, vectors, columns);
     t->last_lanes = (size_t)(used - (vectors - 1) * lanes);
-    t->fetch_y = !plan->staged && t->runs * t->depth <= SHORT_SUM;
     for (ptrdiff_t v = 0; v < columns; v += rows, t->a += rows * t->a_row, t->y += rows * t->y_row) {
         /* Pixels where they lie come from far away; a copy is in the L2 cache, and longer sums would fetch too much. */
         t->next = plan->in_place ? t->a + rows * t->a_row : NULL;

@@ -97,6 +97,15 @@ typedef struct block {
     ptrdiff_t *x_run, *dy_run;         /* [images * rows] */
 } block;
 
+/* Whether runs of `pixels` follow each other in x and in dy, `x_step` and `dy_step` floats a pixel: they are one. */
+static int follow_each_other(const block *b, size_t runs, ptrdiff_t pixels, ptrdiff_t x_step, ptrdiff_t dy_step)
+{
+    for (size_t i = 1; i < runs; i++)
+        if (b->x_run[i] - b->x_run[i - 1] != pixels * x_step || b->dy_run[i] - b->dy_run[i - 1] != pixels * dy_step)
+            return 0;
+    return runs > 1;
+}
+
 /* Adds a block to the sums of one panel. */
 static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines ahead[AHEAD], float *sums)
 {
@@ -121,7 +130,7 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines a
     const ptrdiff_t vectors = ceil_div(used, (ptrdiff_t)kernels->lanes), most = (ptrdiff_t)kernels->max_rows[vectors];
     const ptrdiff_t tile = ceil_div(run, ceil_div(run, most));
     for (ptrdiff_t r = 0; r < filter_rows; r++) {
-        size_t runs = 0;
+        size_t runs = 0, depth = (size_t)q_count;
         for (ptrdiff_t n = 0; n < b->images; n++)
             for (ptrdiff_t p = b->p0; p < b->p1; p++) {
                 const ptrdiff_t h = p * stride + r * dilation - pad;
@@ -130,6 +139,10 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines a
                     b->dy_run[runs++] = n * plan->dy_image + (p - b->p0) * plan->dy_row;
                 }
             }
+        if (follow_each_other(b, runs, q_count, plan->conv.stride[1] * plan->pitch, plan->dy_pixel)) {
+            depth *= runs;
+            runs = 1;
+        }
         for (ptrdiff_t s = 0; s < parts; s++, sums += run * plan->panel_width)
             for (ptrdiff_t m = 0; m < run && (runs || b->first); m += tile) {
                 fc_tile t = {
@@ -141,13 +154,13 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines a
                     .a_run = b->x_run,
                     .b_run = b->dy_run,
                     .runs = runs,
-                    .depth = (size_t)q_count,
+                    .depth = depth,
                     .y = sums + m * plan->panel_width,
                     .y_row = plan->panel_width,
                     .last_lanes = kernels->lanes,
                     .accumulate = !b->first,
                 };
-                fetch_ahead(ahead, (ptrdiff_t)runs * q_count, &t);
+                fetch_ahead(ahead, (ptrdiff_t)(runs * depth), &t);
                 kernels->tile_cols[vectors][min(tile, run - m)](&t);
             }
     }
