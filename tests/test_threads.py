@@ -224,9 +224,6 @@ def test_threadpoolctl_limits_its_own_thread():
         assert fastconv.get_num_threads() == before
 
 
-# ---- at once ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("threads", [7, 16, 37])
 def test_large_teams_do_every_task_once(threads, rng):
     """More threads than a list of tasks has shares; channels-last, whose blocks are all in one list."""
@@ -237,6 +234,9 @@ def test_large_teams_do_every_task_once(threads, rng):
         results = functional.batch_norm(x, None, None, ones, ones, training=True, out=out)
     for result, same in zip(results, expected, strict=True):
         assert_same_bits(result, same, threads)
+
+
+# ---- at once ----------------------------------------------------------------------------------------
 
 
 def test_many_python_threads_get_the_same_bits(rng):

@@ -24,30 +24,30 @@
 enum { GROUP = 4 };
 
 /* CALL sees vectors, lanes and the first channel c of its group. */
-#define FC_OVER_GROUPS(CHANNELS, CALL)                                                                               \
-    do {                                                                                                             \
-        size_t c = 0;                                                                                                \
-        for (; c + GROUP * FC_LANES <= (CHANNELS); c += GROUP * FC_LANES) {                                          \
-            enum { vectors = GROUP, lanes = FC_LANES };                                                              \
-            CALL;                                                                                                    \
-        }                                                                                                            \
-        for (; c + FC_LANES <= (CHANNELS); c += FC_LANES) {                                                          \
-            enum { vectors = 1, lanes = FC_LANES };                                                                  \
-            CALL;                                                                                                    \
-        }                                                                                                            \
-        if (c < (CHANNELS)) {                                                                                        \
-            enum { vectors = 1 };                                                                                    \
-            const size_t lanes = (CHANNELS) - c;                                                                     \
-            CALL;                                                                                                    \
-        }                                                                                                            \
+#define FC_OVER_GROUPS(CHANNELS, CALL)                                                                                \
+    do {                                                                                                              \
+        size_t c = 0;                                                                                                 \
+        for (; c + GROUP * FC_LANES <= (CHANNELS); c += GROUP * FC_LANES) {                                           \
+            enum { vectors = GROUP, lanes = FC_LANES };                                                               \
+            CALL;                                                                                                     \
+        }                                                                                                             \
+        for (; c + FC_LANES <= (CHANNELS); c += FC_LANES) {                                                           \
+            enum { vectors = 1, lanes = FC_LANES };                                                                   \
+            CALL;                                                                                                     \
+        }                                                                                                             \
+        if (c < (CHANNELS)) {                                                                                         \
+            enum { vectors = 1 };                                                                                     \
+            const size_t lanes = (CHANNELS) - c;                                                                      \
+            CALL;                                                                                                     \
+        }                                                                                                             \
     } while (0)
 
 /* CALL sees besides the `run` pixels from i on that it is for: one, or all if they are a group wide. */
-#define FC_OVER_PIXELS(PIXELS, CHANNELS, CALL)                                                                       \
-    do {                                                                                                             \
-        const size_t run = (CHANNELS) > GROUP * FC_LANES ? 1 : (PIXELS);                                             \
-        for (size_t i = 0; i < (PIXELS); i += run)                                                                   \
-            FC_OVER_GROUPS(CHANNELS, CALL);                                                                          \
+#define FC_OVER_PIXELS(PIXELS, CHANNELS, CALL)                                                                        \
+    do {                                                                                                              \
+        const size_t run = (CHANNELS) > GROUP * FC_LANES ? 1 : (PIXELS);                                              \
+        for (size_t i = 0; i < (PIXELS); i += run)                                                                    \
+            FC_OVER_GROUPS(CHANNELS, CALL);                                                                           \
     } while (0)
 
 FC_INLINE void load_group(int vectors, size_t lanes, const float *p, vf group[GROUP])
@@ -99,7 +99,8 @@ static void moments(size_t channels, size_t pixels, const float *x, ptrdiff_t x_
     const float share = 1.0f / (float)pixels;
     for (size_t c = 0; c < channels; c++)
         mean[c] = delta[c] = m2[c] = 0;
-    FC_OVER_PIXELS(pixels, channels, add_pixels(vectors, lanes, run, x + (ptrdiff_t)i * x_pixel + c, x_pixel, mean + c));
+    FC_OVER_PIXELS(pixels, channels,
+                   add_pixels(vectors, lanes, run, x + (ptrdiff_t)i * x_pixel + c, x_pixel, mean + c));
     for (size_t c = 0; c < channels; c++)
         mean[c] *= share;
     /* From the cache. */
@@ -136,10 +137,10 @@ static void normalize(size_t channels, size_t pixels, const float *x, ptrdiff_t 
                       const float *scale, const float *bias, const float *residual, int relu, int stream, float *y,
                       ptrdiff_t y_pixel)
 {
-#define FC_NORMALIZE(RESIDUAL)                                                                                       \
-    FC_OVER_PIXELS(pixels, channels,                                                                                   \
-                 normalize_group(vectors, lanes, run, x + (ptrdiff_t)i * x_pixel + c, x_pixel, mean + c, scale + c,  \
-                                 bias + c, RESIDUAL, relu, stream, y + (ptrdiff_t)i * y_pixel + c, y_pixel))
+#define FC_NORMALIZE(RESIDUAL)                                                                                        \
+    FC_OVER_PIXELS(pixels, channels,                                                                                  \
+                   normalize_group(vectors, lanes, run, x + (ptrdiff_t)i * x_pixel + c, x_pixel, mean + c, scale + c, \
+                                   bias + c, RESIDUAL, relu, stream, y + (ptrdiff_t)i * y_pixel + c, y_pixel))
     if (residual)
         FC_NORMALIZE(residual + (ptrdiff_t)i * y_pixel + c);
     else
@@ -187,14 +188,14 @@ static void gradient_sums(size_t channels, size_t pixels, const float *dy, ptrdi
         if (x)
             sum_dy_x[c] = 0;
     }
-#define FC_ADD_GRADIENTS(X, Y, MASKED)                                                                               \
-    FC_OVER_PIXELS(pixels, channels,                                                                                   \
-                 add_gradients(vectors, lanes, run, dy + (ptrdiff_t)i * dy_pixel + c, dy_pixel, X, x_pixel, mean + c,\
-                               Y, stream, MASKED, sum_dy + c, sum_dy_x + c))
+#define FC_ADD_GRADIENTS(X, Y, MASKED)                                                                                \
+    FC_OVER_PIXELS(pixels, channels,                                                                                  \
+                   add_gradients(vectors, lanes, run, dy + (ptrdiff_t)i * dy_pixel + c, dy_pixel, X, x_pixel, mean + c,\
+                                 Y, stream, MASKED, sum_dy + c, sum_dy_x + c))
 #define FC_HERE(ARRAY) ((ARRAY) + (ptrdiff_t)i * x_pixel + c)
     if (!x)
-        FC_OVER_PIXELS(pixels, channels, add_pixels(vectors, lanes, run, dy + (ptrdiff_t)i * dy_pixel + c, dy_pixel,
-                                                  sum_dy + c));
+        FC_OVER_PIXELS(pixels, channels,
+                       add_pixels(vectors, lanes, run, dy + (ptrdiff_t)i * dy_pixel + c, dy_pixel, sum_dy + c));
     else if (!y)
         FC_ADD_GRADIENTS(FC_HERE(x), NULL, NULL);
     else if (!masked)
@@ -233,10 +234,10 @@ static void norm_backward(size_t channels, size_t pixels, const float *dy, ptrdi
                           ptrdiff_t x_pixel, const float *y, const float *mean, const float *mean_dy,
                           const float *slope, const float *scale, int stream, float *dx)
 {
-#define FC_NORM_BACKWARD(Y)                                                                                          \
-    FC_OVER_PIXELS(pixels, channels,                                                                                   \
-                 norm_backward_group(vectors, lanes, run, dy + (ptrdiff_t)i * dy_pixel + c, dy_pixel, FC_HERE(x),    \
-                                     x_pixel, Y, mean + c, mean_dy + c, slope + c, scale + c, stream, FC_HERE(dx)))
+#define FC_NORM_BACKWARD(Y)                                                                                           \
+    FC_OVER_PIXELS(pixels, channels,                                                                                  \
+                   norm_backward_group(vectors, lanes, run, dy + (ptrdiff_t)i * dy_pixel + c, dy_pixel, FC_HERE(x),   \
+                                       x_pixel, Y, mean + c, mean_dy + c, slope + c, scale + c, stream, FC_HERE(dx)))
     if (y)
         FC_NORM_BACKWARD(FC_HERE(y));
     else

@@ -50,8 +50,8 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
 
     const float *next = t->next ? t->next : t->a;
     const ptrdiff_t next_step = t->next ? t->next_step : 0;
-    /* Places of results, and what is added to them, may be far away. All at once they would fill the buffers of loads on
-     * their way, so each row is fetched after an equal share of the steps. */
+    /* Places of results, and what is added to them, may be far away. All at once they would fill the buffers of loads
+     * on their way, so each row is fetched after an equal share of the steps, or with each run. */
     const float *place = t->y, *residual = t->residual ? t->residual : t->y;
     const size_t share = t->runs * depth / (size_t)rows + 1;
     int to_fetch = rows;

@@ -111,7 +111,7 @@ int fc_linear_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
     f.parts = max(1, ceil_div(f.inputs, f.part));
     const ptrdiff_t most = f.images > FEW_IMAGES ? MANY_OUTPUTS : FEW_OUTPUTS;
     const ptrdiff_t blocks = max(ceil_div(f.outputs, most), ceil_div(TASKS_A_THREAD * threads, f.parts));
-    f.block = max(SPAN, (ptrdiff_t)round_up(ceil_div(f.outputs, threads > 1 ? blocks : 1)));
+    f.block = max(SPAN, (ptrdiff_t)round_up(ceil_div(f.outputs, blocks)));
     f.blocks = ceil_div(f.outputs, f.block);
     f.sums = fc_alloc((size_t)((f.parts - 1) * f.images * f.outputs) * sizeof(float));
     if (!f.sums)

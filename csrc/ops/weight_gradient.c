@@ -7,7 +7,7 @@
  * block each dw is one chain of multiply-adds over its pixels; blocks are added in order within a chunk
  * and chunks in order at the end: the same bits for any number of threads.
  *
- *   task = (chunk, group, some panels of NB output channels), taken by the threads in turn:
+ *   task = (chunk, group, some panels of NB output channels):
  *       for each block of rows, or of small images
  *           copy x rows, channels-last and zero-padded                                     (L2)
  *           for each panel
@@ -334,7 +334,7 @@ static ptrdiff_t choose_task_panels(const plan *plan, int threads)
     const double copy = COPY_STEPS * (double)(stride[0] * stride[1]) / (double)(taps * plan->vectors);
     ptrdiff_t best = plan->panels;
     double best_cost = 0;
-    for (ptrdiff_t panels = plan->panels; panels > 0; panels--) {
+    for (ptrdiff_t panels = plan->panels; panels > 0 && threads > 1; panels--) {
         const ptrdiff_t tasks = plan->chunks * plan->conv.groups * ceil_div(plan->panels, panels);
         const double cost = ((double)ceil_div(tasks, threads) + WAITING) * ((double)panels + copy);
         if (panels == plan->panels || cost < best_cost) {

@@ -29,7 +29,6 @@ enum {
     FEW_TILES = 16,                /* whose products take less time than points on their way from the L3 cache, */
     FEW_TILES_OF_MANY = 64,        /* or from memory, where */
     MANY_POINTS = 2 << 20,         /* are those of a layer whose network fits no cache */
-    MOST_POINTS = 1 << 25,         /* floats of V of all threads, by panel */
 };
 
 typedef struct plan {
@@ -335,7 +334,7 @@ static void choose_blocks(plan *plan, int threads)
     const double reading = v > (double)l2 ? v * (double)ceil_div(plan->panels, threads) : v;
     const double by_panel = v + reading + (plan->filters ? 1 : weights) * u / threads;
     plan->by_panel = plan->p.groups * plan->panels >= threads && PLANES * plan->tiles * width <= l2 / 2 &&
-                     v * threads <= MOST_POINTS && by_panel < by_block;
+                     v * threads <= FC_MOST_POINT_FLOATS && by_panel < by_block;
     if (plan->by_panel) {
         plan->block = plan->tiles;
         plan->batch = 1;

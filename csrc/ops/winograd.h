@@ -9,6 +9,9 @@
 /* Channels that one chain of multiply-adds sums up, at most: what a chain rounds grows with its length. */
 enum { FC_WINOGRAD_PART = 128 };
 
+/* Floats of the points of all threads, where each has its own. */
+enum { FC_MOST_POINT_FLOATS = 1 << 25 };
+
 enum { FC_TILE_KINDS = 4 };
 
 /* Tiles of N images. Along an axis of which m does not divide the length, the last tiles have m - 1 outputs: these do

@@ -7,11 +7,11 @@
  * V^T D to the sums S[36][c][k]. The blocks, and the chunks of blocks that have sums of their own, depend on the shape
  * alone: the same bits for any number of threads.
  *
- *   a chunk for each thread    a task is a chunk of tiles: its V, D and sums are the thread's own, in its L2 cache where
- *                              weights are few; chunks are added up
- *   fewer chunks than threads  for each chunk, all threads transform a block, then share its 36 products among them: a
- *                              thread always has the same part of the sums, but half of V and D or more from others,
- *                              which takes longer to read than to make where they do not share an L3 cache */
+ *   few weights, or a chunk   a task is a chunk of tiles: its V, D and sums are the thread's own, in its L2 cache where
+ *   for each thread           weights are few; chunks are added up
+ *   many weights and fewer    for each chunk, all threads transform a block, then share its 36 products among them: a
+ *   chunks                    thread always has the same part of the sums, but half of V and D or more from others,
+ *                             which takes longer to read than to make where they do not share an L3 cache */
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
@@ -62,8 +62,8 @@ static void transform(const plan *plan, ptrdiff_t first, ptrdiff_t end, float *v
     }
 }
 
-/* sums[c][k] (+)= V^T D of one plane and one panel, over the tiles first .. end - 1 that have the plane; `v` and `d` are
- * where the first is. begin: the tile with which the sums begin. */
+/* sums[c][k] (+)= V^T D of one plane and one panel, over the tiles first .. end - 1 that have the plane; `v` and `d`
+ * are where the first is. begin: the tile with which the sums begin. */
 static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t begin, ptrdiff_t first, ptrdiff_t end, const float *v,
                      const float *d, ptrdiff_t panel, float *sums)
 {
@@ -210,10 +210,11 @@ static int run_group(plan *plan)
     plan->panels = ceil_div(plan->outputs, plan->width);
 
     /* Shape alone decides these: they fix the order of the sums. */
-    const ptrdiff_t weights = PLANES * plan->channels * plan->outputs;
+    const ptrdiff_t weights = PLANES * plan->channels * (ptrdiff_t)round_up(plan->outputs);
     const int few = weights <= FEW_SUMS;
     const ptrdiff_t tiles = few ? SMALL_BLOCK : LARGE_BLOCK, least = few ? SMALL_BLOCK : CHUNK_TILES;
-    const ptrdiff_t most = min(plan->tiles / least, (few ? ALL_FEW_SUMS : ALL_SUMS) / weights);
+    const ptrdiff_t enough = few ? ceil_div(plan->tiles, least) : plan->tiles / least;
+    const ptrdiff_t most = min(enough, (few ? ALL_FEW_SUMS : ALL_SUMS) / weights);
     plan->chunk_tiles = ceil_div(plan->tiles, power_of_two(min(MOST_CHUNKS, most)));
     plan->chunks = ceil_div(plan->tiles, plan->chunk_tiles);
     plan->block = ceil_div(plan->chunk_tiles, ceil_div(plan->chunk_tiles, tiles));
@@ -236,8 +237,8 @@ static int run_group(plan *plan)
 
     const double steps = (double)plan->tiles * (double)(PLANES * plan->panels * plan->vectors) * (double)plan->channels;
     const int threads = fc_team_size(steps * FC_STEP_NS);
-    const int share = !few && plan->chunks < threads;
     const size_t points = plan->v_floats + plan->d_floats, sums = (size_t)(plan->chunks * plan->chunk_sums);
+    const int share = !few && (plan->chunks < threads || (double)points * threads > FC_MOST_POINT_FLOATS);
     plan->scratch_floats = (share ? 0 : points) + plan->copy_floats + plan->stage_floats;
     plan->sums = fc_alloc((sums + (share ? points : 0) + plan->scratch_floats * (size_t)threads) * sizeof(float));
     if (!plan->sums)

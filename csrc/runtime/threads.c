@@ -9,7 +9,7 @@
 #include <omp.h>
 #endif
 
-/* Waking a team costs 1 to 5 us; a thread must have several times that to do. */
+/* Waking a team costs 1 to 5 us; a thread must have at least twice that to do. */
 static const double PAYS_NS = 10e3;
 
 static atomic_int default_threads = 1;
