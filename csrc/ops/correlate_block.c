@@ -10,9 +10,7 @@
 typedef fc_correlation_plan plan;
 typedef fc_phase phase;
 
-enum {
-    STRIDED_PIXELS = 64,               /* that one thread copies in a turn */
-};
+enum { STRIDED_PIXELS = 64 };          /* that one thread copies in a turn */
 
 /* ---- weights ---------------------------------------------------------------------------------------- */
 

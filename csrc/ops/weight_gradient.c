@@ -334,7 +334,9 @@ static ptrdiff_t choose_task_panels(const plan *plan, int threads)
     const double copy = COPY_STEPS * (double)(stride[0] * stride[1]) / (double)(taps * plan->vectors);
     ptrdiff_t best = plan->panels;
     double best_cost = 0;
-    for (ptrdiff_t panels = plan->panels; panels > 0 && threads > 1; panels--) {
+    if (threads == 1)
+        return best;
+    for (ptrdiff_t panels = plan->panels; panels > 0; panels--) {
         const ptrdiff_t tasks = plan->chunks * plan->conv.groups * ceil_div(plan->panels, panels);
         const double cost = ((double)ceil_div(tasks, threads) + WAITING) * ((double)panels + copy);
         if (panels == plan->panels || cost < best_cost) {

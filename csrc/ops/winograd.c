@@ -217,8 +217,8 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t block, float 
 /* V of the group is in `scratch`. */
 static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, float *scratch)
 {
-    const float *v = scratch + plan->copy_floats;
-    float *u = scratch + plan->copy_floats + plan->v_floats, *pack = u + plan->u_floats, *m = pack + plan->pack_floats;
+    float *v = scratch + plan->copy_floats, *u = v + plan->v_floats;
+    float *pack = u + plan->u_floats, *m = pack + plan->pack_floats;
     for (ptrdiff_t part = 0; part < plan->parts; part++) {
         const float *filters = u;
         if (plan->filters)

@@ -11,7 +11,7 @@ enum { FC_SHARES = 16 };
 /* Tasks 0 .. count - 1 of a team, to begin with zeros. A share of them, in a row, is each thread's own: from call to
  * call it meets the part of the arrays that its caches hold. When it is done it takes what the others have left. */
 typedef struct fc_tasks {
-    struct { _Alignas(64) atomic_size_t taken; } share[FC_SHARES];
+    atomic_size_t taken[FC_SHARES];
 } fc_tasks;
 
 /* One thread's place among them. */
@@ -30,7 +30,7 @@ static inline size_t fc_take(fc_hand *hand)
     for (; hand->done < hand->shares; hand->done++) {
         const size_t share = (size_t)((hand->own + hand->done) % hand->shares), shares = (size_t)hand->shares;
         const size_t begin = hand->count * share / shares, end = hand->count * (share + 1) / shares;
-        const size_t at = atomic_fetch_add(&hand->tasks->share[share].taken, 1);
+        const size_t at = atomic_fetch_add(&hand->tasks->taken[share], 1);
         if (at < end - begin)
             return hand->backwards ? end - 1 - at : begin + at;
     }
