@@ -49,8 +49,9 @@ def size_tables(budget, team, peak):
 
 
 def thread_tables(budget, libraries):
-    """Three layers with 1, 2, ... threads; every number of threads has processes of its own."""
-    for threads in range(1, len(os.sched_getaffinity(0)) + 1):
+    """Three layers with 1, 2, 4, ... threads and all; every number of threads has processes of its own."""
+    cores = len(os.sched_getaffinity(0))
+    for threads in (*(1 << bit for bit in range((cores - 1).bit_length())), cores):
         with Team(threads, libraries) as team:
             peak = Peak(threads)
             for direction in PASSES:

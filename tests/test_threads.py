@@ -236,6 +236,31 @@ def test_large_teams_do_every_task_once(threads, rng):
         assert_same_bits(result, same, threads)
 
 
+@pytest.mark.parametrize("algorithm", ["direct", "auto"])
+@pytest.mark.parametrize("x_shape, w_shape, stride, padding", [
+    ((1, 256, 14, 14), (128, 256, 3, 3), 1, 1),
+    ((3, 256, 7, 7), (112, 256, 3, 3), 1, 1),
+    ((3, 192, 15, 15), (96, 192, 3, 3), 2, 1),
+    ((1, 192, 31, 31), (48, 192, 3, 3), 2, 1),
+    ((1, 512, 28, 28), (64, 512, 1, 1), 1, 0),
+    ((5, 512, 14, 14), (80, 512, 1, 1), 2, 0),
+    ((1, 512, 1, 300), (64, 512, 1, 3), 1, (0, 1)),
+])
+def test_few_filters_are_shared_out_over_pixels(x_shape, w_shape, stride, padding, algorithm, rng):
+    """Fewer panels of filters than threads, or one left over: their pixels are shared out, all to the same bits."""
+    x = rng.standard_normal(x_shape, dtype=np.float32)
+    w = rng.standard_normal(w_shape, dtype=np.float32)
+    options = {"stride": stride, "padding": padding, "algorithm": algorithm}
+    with fastconv.num_threads(1):
+        y = functional.conv2d(x, w, **options)
+        dx = functional.conv2d_backward_input(y, w, x_shape, **options)
+    for array in (x, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
+        for threads in (2, 3, 7, 16):
+            with fastconv.num_threads(threads):
+                assert_same_bits(functional.conv2d(array, w, **options), y, threads)
+                assert_same_bits(functional.conv2d_backward_input(y, w, array.shape, **options), dx, threads)
+
+
 # ---- at once ----------------------------------------------------------------------------------------
 
 

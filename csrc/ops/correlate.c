@@ -6,11 +6,12 @@
  *               copy its input rows, channels-last and zero-padded, to a buffer of this thread  (L2)
  *               for each panel, for each row, for each tile of pixels: kernels->tile_rows       (L1, registers)
  *   by panel    input copied to channels-last and zero-padded                                       (all threads)
- *               a task is one panel over all pixels; for each part of the channels,
- *               pack its weights to a buffer of this thread                                     (L2)
+ *               a task is one panel over all pixels, or over a share of them where panels are fewer than threads;
+ *               for each part of the channels, pack its weights to a buffer of this thread      (L2)
  *               for each row, for each tile of pixels: kernels->tile_rows                       (L1, registers)
  *
- * By panel reads each weight once, which pays when weights outweigh the pixels (single images, late layers).
+ * By panel reads each weight once, or once a share, which pays when weights outweigh the pixels (single images, late
+ * layers).
  * 1x1 correlations take all pixels as one row; of those with a stride, the pixels that count are copied side by side.
  * Rows of taps that fall outside the image are skipped. Each output adds up its parts, each a chain of
  * multiply-adds in the order r, s, c. The parts are fixed by the shape, so neither way nor any block size changes
@@ -158,9 +159,9 @@ static void find_reach(const fc_correlation *p, int axis, ptrdiff_t *low, ptrdif
         *low = *high = 0;
 }
 
-static ptrdiff_t unit_input_columns(const plan *plan)
+static ptrdiff_t input_columns(const plan *plan, ptrdiff_t columns)
 {
-    return (plan->unit_columns - 1) * plan->p.x_step[1] + plan->column_max - plan->column_min + 1;
+    return (columns - 1) * plan->p.x_step[1] + plan->column_max - plan->column_min + 1;
 }
 
 /* Blocks whose input fills `fit` floats of the L2 cache. */
@@ -197,21 +198,27 @@ static void plan_blocks(plan *plan, ptrdiff_t fit_floats, int threads)
     }
     plan->row_blocks = ceil_div(rows, plan->block_rows);
     plan->image_blocks = ceil_div(images, plan->block_images);
-    plan->in_columns = unit_input_columns(plan);
+    plan->in_columns = input_columns(plan, plan->unit_columns);
     if (!plan->in_place) {
         const ptrdiff_t in_rows = (plan->block_rows - 1) * p->x_step[0] + span;
         plan->copy_floats = round_up(plan->block_images * in_rows * plan->in_columns * plan->pitch) + 16;
     }
 }
 
-static void plan_panels(plan *plan)
+/* Panels, each over `shares` shares of the pixels, or fewer: of the images, or of one image's rows, or of one row. */
+static void plan_panels(plan *plan, ptrdiff_t shares)
 {
+    const ptrdiff_t images = plan->p.x.size[0], rows = plan->rows, columns = plan->columns;
+    const ptrdiff_t most = plan->most_rows[plan->vectors];
     plan->by_panel = 1;
-    plan->units = plan->row_blocks = plan->image_blocks = 1;
-    plan->unit_columns = plan->columns;
-    plan->block_rows = plan->rows;
-    plan->block_images = plan->p.x.size[0];
-    plan->in_columns = unit_input_columns(plan);
+    plan->block_images = images > 1 ? ceil_div(images, shares) : 1;
+    plan->block_rows = images == 1 && rows > 1 ? ceil_div(rows, shares) : rows;
+    plan->unit_columns = images == 1 && rows == 1 ? min(columns, ceil_div(ceil_div(columns, shares), most) * most)
+                                                  : columns;
+    plan->image_blocks = ceil_div(images, plan->block_images);
+    plan->row_blocks = ceil_div(rows, plan->block_rows);
+    plan->units = ceil_div(columns, plan->unit_columns);
+    plan->in_columns = input_columns(plan, columns);
     plan->copy_floats = 0;
 }
 
@@ -221,24 +228,40 @@ static double weight_floats(const plan *plan)
            (double)(plan->p.w.size[2] * plan->p.w.size[3]);
 }
 
-/* Whether a task should be a panel: compares how long the slowest thread computes and waits for the L3 cache. */
-static int panels_are_better(const plan *plan, double steps, int threads, ptrdiff_t l2_floats)
+/* Whether tasks should be panels, and over how many shares of the pixels, else 0: compares how long the slowest thread
+ * computes and waits for the L3 cache. */
+static ptrdiff_t choose_shares(const plan *plan, double steps, int threads, ptrdiff_t l2_floats)
 {
     const fc_correlation *p = &plan->p;
     const double weights = weight_floats(plan);
-    const double blocks = (double)(p->groups * plan->image_blocks * plan->row_blocks * plan->units);
+    const ptrdiff_t blocks = p->groups * plan->image_blocks * plan->row_blocks * plan->units;
     const double input = (double)p->x.size[0] * (double)p->x.size[1] * (double)p->x.size[2] * (double)p->x.size[3];
-    const double panels = (double)(p->groups * plan->panels);
     const double compute = steps * FC_STEP_NS / threads;
-    const double turns_of_block = (double)ceil_div((ptrdiff_t)blocks, threads) * threads / blocks;
-    const double turns_of_panel = (double)ceil_div((ptrdiff_t)panels, threads) * threads / panels;
-    const double reread = input > (double)l2_floats / 2 ? FLOAT_NS : FLOAT_NS / 4;
     const double packing = plan->prepared ? 0 : 2;
-    const double block_ns = compute * turns_of_block +
-                            (weights * (packing + blocks / (double)p->groups) + input) * FLOAT_NS / threads;
-    const double panel_ns = compute * turns_of_panel + (weights + 2 * input) * FLOAT_NS / threads +
-                            input * (double)plan->panels * reread / threads;
-    return panel_ns < block_ns;
+    const ptrdiff_t most = p->x.size[0] > 1 ? p->x.size[0] : plan->rows > 1 ? plan->rows
+                         : ceil_div(plan->columns, plan->most_rows[plan->vectors]);
+    double best_ns = compute * (double)ceil_div(blocks, threads) * threads / (double)blocks +
+                     (weights * (packing + (double)(blocks / p->groups)) + input) * FLOAT_NS / threads;
+    double unevenness = 2;
+    ptrdiff_t best = 0;
+    for (ptrdiff_t shares = 1; shares <= min(most, threads) && (!best || unevenness > FC_EVEN); shares++) {
+        const double reread = input > (double)(shares * l2_floats) / 2 ? FLOAT_NS : FLOAT_NS / 4;
+        unevenness = fc_unevenness(plan->outputs, plan->panel_width, p->groups * shares, threads);
+        const double ns = compute * unevenness + (weights * (double)shares + 2 * input) * FLOAT_NS / threads +
+                          input * (double)plan->panels * reread / threads;
+        if (ns < best_ns) {
+            best = shares;
+            best_ns = ns;
+        }
+    }
+    return best;
+}
+
+double fc_unevenness(ptrdiff_t outputs, ptrdiff_t width, ptrdiff_t rounds, int threads)
+{
+    const ptrdiff_t panels = ceil_div(outputs, width), most = ceil_div(panels * rounds, threads);
+    const double slowest = (double)(most / panels * outputs + min(most % panels * width, outputs));
+    return slowest * threads / ((double)outputs * (double)rounds);
 }
 
 ptrdiff_t fc_correlation_part(ptrdiff_t channels, ptrdiff_t taps)
@@ -361,8 +384,9 @@ int fc_correlate(const fc_correlation *problem, const fc_filters *filters)
     const double steps = pixels * weight_floats(&plan) / (double)plan.kernels->lanes;
     const int threads = fc_team_size(steps * FC_STEP_NS);
     plan_blocks(&plan, l2_floats * 5 / 16, threads);
-    if (panels_are_better(&plan, steps, threads, l2_floats))
-        plan_panels(&plan);
+    const ptrdiff_t shares = choose_shares(&plan, steps, threads, l2_floats);
+    if (shares)
+        plan_panels(&plan, shares);
 
     /* One allocation: phases, run tables, panels, input, bias, scratch. */
     const size_t runs = (size_t)max(1, plan.most_taps[0] * plan.most_taps[1]);

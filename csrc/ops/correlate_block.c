@@ -243,7 +243,8 @@ static void find_input(const plan *plan, block *b, float *copy)
     b->x_row = plan->in_columns * plan->pitch;
     if (plan->by_panel) {
         b->x_image = p->groups * p->x.size[2] * b->x_row;
-        b->x = plan->input + b->part * plan->input_part + (b->group * p->x.size[2] + b->h0) * b->x_row;
+        b->x = plan->input + b->part * plan->input_part + b->n0 * b->x_image +
+               (b->group * p->x.size[2] + b->h0) * b->x_row + (w_first - plan->column_min) * plan->pitch;
         return;
     }
     fc_clock(FC_COPY);
@@ -268,7 +269,8 @@ size_t fc_correlation_tasks(const plan *plan)
 
 void fc_correlation_run(const plan *plan, size_t task, float *scratch)
 {
-    ptrdiff_t rest = (ptrdiff_t)task;
+    const ptrdiff_t panels = plan->by_panel ? plan->panels : 1;
+    ptrdiff_t rest = (ptrdiff_t)task / panels;
     const ptrdiff_t unit = rest % plan->units;
     rest /= plan->units;
     const ptrdiff_t row_block = rest % plan->row_blocks;
@@ -276,14 +278,14 @@ void fc_correlation_run(const plan *plan, size_t task, float *scratch)
     const ptrdiff_t image_block = rest % plan->image_blocks;
     rest /= plan->image_blocks;
     block b = {
-        .group = plan->by_panel ? rest / plan->panels : rest,
+        .group = rest,
         .n0 = image_block * plan->block_images,
         .images = min(plan->block_images, plan->p.x.size[0] - image_block * plan->block_images),
         .u0 = row_block * plan->block_rows,
         .rows = plan->block_rows,
         .v0 = unit * plan->unit_columns,
         .columns = plan->unit_columns,
-        .first_panel = plan->by_panel ? rest % plan->panels : 0,
+        .first_panel = (ptrdiff_t)task % panels,
         .pack = scratch + plan->stage_floats + plan->copy_floats,
     };
     b.last_panel = plan->by_panel ? b.first_panel + 1 : plan->panels;

@@ -20,6 +20,13 @@ static inline ptrdiff_t fc_l2_floats(void)
     return (ptrdiff_t)((bytes ? bytes : 512 << 10) / sizeof(float));
 }
 
+/* Of tasks that are panels of `width` outputs, all of them in each of `rounds`, in a row: what the slowest of the threads
+ * computes, over what it would if they shared evenly. */
+double fc_unevenness(ptrdiff_t outputs, ptrdiff_t width, ptrdiff_t rounds, int threads);
+
+/* Unevenness that is not worth the cost of smaller tasks. */
+static const double FC_EVEN = 1.05;
+
 /* One phase of the output: a dense correlation of its own. */
 typedef struct fc_phase {
     const fc_taps *rows, *columns;
@@ -47,7 +54,7 @@ typedef struct fc_correlation_plan {
     fc_phase *phases;
     size_t phase_count;
     int prepared;                      /* weights are packed, as by block */
-    int by_panel;                      /* a task is a panel over all pixels, else a block of pixels over all panels */
+    int by_panel;                      /* a task is a panel over a block of pixels, else the block over all panels */
     int in_place;                      /* input needs neither copy nor padding */
     int staged;                        /* output is not channels-last: a panel's pixels go through scratch */
     ptrdiff_t pitch;                   /* floats from input pixel to input pixel */
@@ -58,7 +65,7 @@ typedef struct fc_correlation_plan {
     ptrdiff_t units, unit_columns;     /* its columns, cut into units */
     ptrdiff_t block_rows, row_blocks;
     ptrdiff_t block_images, image_blocks;
-    ptrdiff_t in_columns;              /* input columns that a unit meets */
+    ptrdiff_t in_columns;              /* input columns that a unit meets; by panel, all units */
     size_t stage_panel, stage_phase;   /* floats of scratch for the staged output of one panel, one phase */
     size_t stage_floats, copy_floats, pack_floats, scratch_floats;   /* scratch of a thread: their sum */
     float *input;                      /* by_panel: [part][n][group][h][in_columns][pitch], padded */

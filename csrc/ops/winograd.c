@@ -6,8 +6,8 @@
  *               for each of the 36, for each panel of NB output channels, for each part of the
  *               channels: M[36][tile][k] += V U by kernels->tile_rows                           (L1, registers)
  *               M to outputs
- *   by panel    V of all tiles                                                     (each thread for itself)
- *               a task is one panel over all tiles: for each part, the points of its weights    (L2),
+ *   by panel    V of a block of tiles: all, or fewer where panels are fewer than threads  (each thread for itself)
+ *               a task is one panel over the block: for each part, the points of its weights    (L2),
  *               then as above for this panel
  *
  * By panel makes and reads the weights' points in the L2 cache, where four times the weights would go through
@@ -31,6 +31,9 @@ enum {
     MANY_POINTS = 2 << 20,         /* are those of a layer whose network fits no cache */
 };
 
+/* What takes as long as a float from the L3 cache: steps of multiply-adds, floats of U made. */
+static const double STEP_FLOATS = 0.75, MAKING_FLOATS = 0.7;
+
 typedef struct plan {
     fc_correlation p;
     const fc_kernels *kernels;
@@ -44,7 +47,7 @@ typedef struct plan {
     ptrdiff_t piece, panel_floats;     /* of U: one plane of a part, all of a panel */
     ptrdiff_t tap_channel;             /* floats of a channel's taps of a panel */
     int by_panel;
-    ptrdiff_t block, blocks;           /* tiles of a block */
+    ptrdiff_t block, blocks;           /* most tiles of a block */
     ptrdiff_t batch;                   /* panels that are multiplied before their outputs are made */
     ptrdiff_t v_plane, v_part, m_plane;
     size_t copy_floats, v_floats, m_floats, u_floats, pack_floats, stage_floats, scratch_floats;   /* of a thread */
@@ -193,10 +196,8 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
     }
 }
 
-static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t block, float *scratch)
+static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdiff_t end, float *scratch)
 {
-    const ptrdiff_t first = fc_tile_share(&plan->tiling, block, plan->blocks);
-    const ptrdiff_t end = fc_tile_share(&plan->tiling, block + 1, plan->blocks);
     float *v = scratch + plan->copy_floats, *m = v + plan->v_floats, *stage = m + plan->m_floats;
     make_points(plan, group, first, end, v, scratch);
     for (ptrdiff_t panel = 0; panel < plan->panels; panel += plan->batch) {
@@ -214,8 +215,8 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t block, float 
     }
 }
 
-/* V of the group is in `scratch`. */
-static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, float *scratch)
+/* V of the block is in `scratch`. */
+static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t end, float *scratch)
 {
     float *v = scratch + plan->copy_floats, *u = v + plan->v_floats;
     float *pack = u + plan->u_floats, *m = pack + plan->pack_floats;
@@ -227,11 +228,11 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, float 
             make_filters(plan, group, panel, part, pack, u);
         fc_clock(FC_MULTIPLY);
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
-            multiply(plan, plane, 0, plan->tiles, part, panel_outputs(plan, panel),
+            multiply(plan, plane, first, end, part, panel_outputs(plan, panel),
                      v + part * plan->v_part + plane * plan->v_plane, filters + plane * plan->piece,
                      m + plane * plan->m_plane);
     }
-    make_outputs(plan, group, panel, 0, plan->tiles, m, m + plan->m_floats);
+    make_outputs(plan, group, panel, first, end, m, m + plan->m_floats);
 }
 
 /* ---- a call ----------------------------------------------------------------------------------------------- */
@@ -255,15 +256,22 @@ static void body(void *context, int thread, int threads)
         if (threads > 1)
             fc_team_barrier();
     }
-    const ptrdiff_t of_group = plan->by_panel ? plan->panels : plan->blocks;
-    const size_t tasks = (size_t)(plan->p.groups * of_group);
-    ptrdiff_t transformed = -1;        /* by panel: the group of which V is there */
+    const ptrdiff_t panels = plan->by_panel ? plan->panels : 1;
+    const size_t tasks = (size_t)(plan->p.groups * plan->blocks * panels);
+    ptrdiff_t transformed = -1;        /* by panel: the block, of all groups', of which V is there */
     fc_hand hand = fc_hand_of(&plan->tasks, tasks, thread, threads);
     for (size_t i; (i = fc_take(&hand)) < tasks;) {
-        const ptrdiff_t group = (ptrdiff_t)i / of_group;
-        if (plan->by_panel && group != transformed)
-            make_points(plan, transformed = group, 0, plan->tiles, scratch + plan->copy_floats, scratch);
-        (plan->by_panel ? run_panel : run_block)(plan, group, (ptrdiff_t)i % of_group, scratch);
+        const ptrdiff_t at = (ptrdiff_t)i / panels, group = at / plan->blocks, block = at % plan->blocks;
+        const ptrdiff_t first = fc_tile_share(&plan->tiling, block, plan->blocks);
+        const ptrdiff_t end = fc_tile_share(&plan->tiling, block + 1, plan->blocks);
+        if (!plan->by_panel) {
+            run_block(plan, group, first, end, scratch);
+            continue;
+        }
+        if (at != transformed)
+            make_points(plan, group, first, end, scratch + plan->copy_floats, scratch);
+        transformed = at;
+        run_panel(plan, group, (ptrdiff_t)i % panels, first, end, scratch);
     }
 }
 
@@ -303,40 +311,59 @@ static int describe(const fc_correlation *problem, plan *plan)
     return 0;
 }
 
-/* Chooses a way and blocks: which moves the fewest floats through the L3 cache, a thread. A block's V and M
- * either stay in the L2 cache, or the block is large, so that U is read few times. */
+/* Sets the number of blocks, and the most tiles of one. */
+static void cut_tiles(plan *plan, ptrdiff_t blocks)
+{
+    plan->blocks = blocks;
+    plan->block = 0;
+    for (ptrdiff_t i = 0; i < blocks; i++)
+        plan->block = max(plan->block, fc_tile_share(&plan->tiling, i + 1, blocks) -
+                                           fc_tile_share(&plan->tiling, i, blocks));
+}
+
+/* Chooses a way and blocks: what takes the slowest thread the least time, of which the unit is a float through the L3
+ * cache. A block's V and M either stay in the L2 cache, or the block is large, so that U is read few times. */
 static void choose_blocks(plan *plan, int threads)
 {
-    const ptrdiff_t l2 = fc_l2_floats() * 7 / 10, width = plan->panel_width;
+    const ptrdiff_t l2 = fc_l2_floats() * 7 / 10, width = plan->panel_width, groups = plan->p.groups;
     const ptrdiff_t v_tile = PLANES * plan->parts * plan->pitch;
     const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[plan->vectors];
     const ptrdiff_t share = ceil_div(plan->tiles, threads);
     const double u = (double)PLANES * (double)plan->channels * (double)plan->outputs;
-    const double v = (double)v_tile * (double)plan->tiles;
+    const double products = u / (double)plan->kernels->lanes * STEP_FLOATS;     /* of one tile */
+    const double weights = (double)(plan->taps * plan->taps) / PLANES;          /* read to make a float of U */
 
     const ptrdiff_t resident = min(share, max(most, (l2 - plan->piece) / (v_tile + PLANES * width)));
     const ptrdiff_t large = min(share, MOST_BLOCK);
     const double moved = 2.0 * PLANES * (double)(plan->channels + plan->outputs);
     const int fits = (double)share * (u / (double)resident) <= (double)share * (u / (double)large + moved);
-    plan->block = fits ? resident : large;
     /* As many blocks for each thread. */
-    const ptrdiff_t turns = ceil_div(ceil_div(plan->tiles, plan->block), threads);
-    plan->blocks = min(plan->tiles, turns * threads);
-    plan->block = 0;
-    for (ptrdiff_t i = 0; i < plan->blocks; i++)
-        plan->block = max(plan->block, fc_tile_share(&plan->tiling, i + 1, plan->blocks) -
-                                           fc_tile_share(&plan->tiling, i, plan->blocks));
+    const ptrdiff_t turns = ceil_div(ceil_div(plan->tiles, fits ? resident : large), threads);
+    cut_tiles(plan, min(plan->tiles, turns * threads));
     plan->batch = fits ? max(1, min(plan->panels, (l2 / plan->block - v_tile) / (PLANES * width))) : plan->panels;
+    const double making = plan->filters ? 0 : (MAKING_FLOATS + 2 + weights) * u / threads;  /* written and read again */
+    double best = making + (double)turns * (u + products * (double)plan->block) + (fits ? 0 : moved * (double)share);
+    best *= (double)groups;
 
-    const double weights = (double)(plan->taps * plan->taps) / PLANES;       /* read to make a float of U */
-    const double making = plan->filters ? 0 : (2 + weights) * u / threads;   /* and U is written and read again */
-    const double by_block = making + (double)turns * u + (fits ? 0 : moved * (double)share);
-    const double reading = v > (double)l2 ? v * (double)ceil_div(plan->panels, threads) : v;
-    const double by_panel = v + reading + (plan->filters ? 1 : weights) * u / threads;
-    plan->by_panel = plan->p.groups * plan->panels >= threads && PLANES * plan->tiles * width <= l2 / 2 &&
-                     v * threads <= FC_MOST_POINT_FLOATS && by_panel < by_block;
+    ptrdiff_t blocks = 0;
+    double unevenness = 2;
+    for (ptrdiff_t b = 1; b <= min(plan->tiles, threads) && (!blocks || unevenness > FC_EVEN); b++) {
+        const double tiles = (double)ceil_div(plan->tiles, b), v_block = (double)v_tile * tiles;
+        unevenness = fc_unevenness(plan->outputs, width, groups * b, threads);
+        const double panels = unevenness * (double)(groups * b) / threads;       /* the slowest thread's, over all */
+        const double reading = v_block > (double)l2 ? v_block * panels * (double)plan->panels : v_block;
+        const double filters = (plan->filters ? 1 : MAKING_FLOATS + weights) * u;
+        const double cost = v_block * (double)ceil_div(groups * b, threads) + reading +
+                            panels * (filters + products * tiles);
+        if (PLANES * tiles * (double)width <= (double)l2 / 2 && v_block * threads <= FC_MOST_POINT_FLOATS &&
+            cost < best) {
+            blocks = b;
+            best = cost;
+        }
+    }
+    plan->by_panel = blocks > 0;
     if (plan->by_panel) {
-        plan->block = plan->tiles;
+        cut_tiles(plan, blocks);
         plan->batch = 1;
     }
 }
