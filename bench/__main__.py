@@ -73,6 +73,7 @@ def _tables(suite, options, peak):
         yield from networks.memory_tables(options.threads, options.peers)
     elif suite == "threads":
         yield from convolution.thread_tables(options.seconds, options.peers)
+        yield from networks.thread_tables(options.seconds, options.peers)
     elif suite == "torch":
         if "torch" in options.peers:
             from . import torch_models

@@ -1,13 +1,13 @@
 """conv, threads, sizes: conv2d and its two gradients, on the convolutions of networks or on a sweep."""
 
-import os
+from dataclasses import replace
 
 from .layers import ConvLayer
 from .libraries import PASSES
 from .peak import Peak
 from .report import Measurement, Table, ratios
 from .timing import best_of_turns, turn
-from .workers import NUMPY, PEERS, TORCH, Team
+from .workers import NUMPY, PEERS, TORCH, Team, thread_counts
 
 COMPARISONS = {
     "over best torch": ("fastconv NHWC", TORCH),
@@ -48,11 +48,15 @@ def size_tables(budget, team, peak):
     yield _table("conv2d forward by channels", channels, PASSES[0], budget, team, peak)
 
 
-def thread_tables(budget, libraries):
-    """Three layers with 1, 2, 4, ... threads and all; every number of threads has processes of its own."""
-    cores = len(os.sched_getaffinity(0))
-    for threads in (*(1 << bit for bit in range((cores - 1).bit_length())), cores):
+def _thread_rows(direction, budget, libraries):
+    for threads in thread_counts():
         with Team(threads, libraries) as team:
-            peak = Peak(threads)
-            for direction in PASSES:
-                yield _table(f"conv2d {direction}, threads: {threads}", SCALED, direction, budget, team, peak)
+            for row in _rows(SCALED, direction, budget, team, Peak(threads)):
+                yield replace(row, name=f"{row.name}, {threads}t", traffic=None)
+
+
+def thread_tables(budget, libraries):
+    """Three layers by the number of threads, each of which has processes of its own."""
+    for direction in PASSES:
+        rows = _thread_rows(direction, budget, libraries)
+        yield Table(f"conv2d {direction} by threads", "GFLOP/s", rows, ours="fastconv NHWC")

@@ -1,14 +1,15 @@
-"""inference, onnx, training, memory: whole networks."""
+"""inference, onnx, training, memory, threads: whole networks."""
 
 import sys
 import tempfile
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from .layers import LARGEST_BATCH
 from .report import Measurement, Table, ratios
 from .timing import best_of_turns
-from .workers import LIBRARIES, PEERS, Team
+from .workers import LIBRARIES, PEERS, Team, thread_counts
 
 INFERENCE_BATCHES = (1, 16)
 TRAINING_BATCHES = {"lenet5": 128}  # of the others: 16
@@ -23,8 +24,11 @@ FROM_FILE_COMPARISONS = {
     "over OpenVINO": ("fastconv NCHW", ("OpenVINO",)),
     "over best peer": ("fastconv NCHW", PEERS),
 }
-MEMORY_CONTENDERS = ("fastconv NHWC", "torch NHWC", "torch NCHW")
-MEMORY_NETWORK = "resnet50"
+# Of memory and of threads.
+MEASURED = (("inference N1", "inference", "resnet50", 1, None),
+            ("inference N16", "inference", "resnet50", 16, None),
+            ("training step N16", "training", "resnet50", 16))
+UNCOMPILED = ("fastconv NHWC", "torch NHWC", "torch NCHW")
 
 
 @contextmanager
@@ -81,6 +85,20 @@ def training_tables(networks, budget, team):
                 _training_rows(networks, budget, team))
 
 
+def _thread_rows(budget, libraries):
+    for threads in thread_counts():
+        with Team(threads, libraries) as team:
+            for name, task, *arguments in MEASURED:
+                found = team.build(task, *arguments, contenders=UNCOMPILED)
+                row = _row(arguments[0], arguments[1], found, budget, team)
+                yield replace(row, name=f"{name}, {threads}t")
+
+
+def thread_tables(budget, libraries):
+    """ResNet-50 by the number of threads, each of which has processes of its own."""
+    yield Table("ResNet-50 by threads", "images/s", _thread_rows(budget, libraries))
+
+
 def _peak_memory(threads, contender, task, *arguments):
     """Bytes that a fresh process held at most for two calls of the task."""
     library = next(name for name, contenders in LIBRARIES.items() if contender in contenders)
@@ -94,9 +112,7 @@ def _peak_memory(threads, contender, task, *arguments):
 
 def _memory_rows(threads, contenders):
     for name, *task in (("imported, nothing computed", None),
-                        (f"{MEMORY_NETWORK} inference N1", "inference", MEMORY_NETWORK, 1, None),
-                        (f"{MEMORY_NETWORK} inference N16", "inference", MEMORY_NETWORK, 16, None),
-                        (f"{MEMORY_NETWORK} training step N16", "training", MEMORY_NETWORK, 16)):
+                        *((f"ResNet-50 {name}", *task) for name, *task in MEASURED)):
         found = {contender: _peak_memory(threads, contender, *task) for contender in contenders}
         found = {contender: peak for contender, peak in found.items() if peak}
         yield Measurement(name, found, ratios(found, {"torch over fastconv": (
@@ -104,6 +120,6 @@ def _memory_rows(threads, contenders):
 
 
 def memory_tables(threads, libraries):
-    contenders = [name for name in MEMORY_CONTENDERS
+    contenders = [name for name in UNCOMPILED
                   if any(name in LIBRARIES[library] for library in libraries)]
     yield Table("peak resident memory of a fresh process", "MB", _memory_rows(threads, contenders))

@@ -40,6 +40,12 @@ def installed():
     return [name for name in LIBRARIES if find_spec(name) and (name not in needs_onnx or find_spec("onnx"))]
 
 
+def thread_counts():
+    """1, 2, 4, ... and as many as this process has processors."""
+    processors = len(os.sched_getaffinity(0))
+    return (*(1 << bit for bit in range((processors - 1).bit_length())), processors)
+
+
 def work(pipe, library, threads):
     """The worker's loop: one request (method, *arguments), one answer (value, error)."""
     worker = Worker(library, threads)
