@@ -247,7 +247,7 @@ def test_large_teams_do_every_task_once(threads, rng):
     ((1, 512, 1, 300), (64, 512, 1, 3), 1, (0, 1)),
 ])
 def test_few_filters_are_shared_out_over_pixels(x_shape, w_shape, stride, padding, algorithm, rng):
-    """Fewer panels of filters than threads, or one left over: their pixels are shared out, to the same bits."""
+    """Fewer panels of filters than threads, or one left over: their pixels are shared out."""
     x = rng.standard_normal(x_shape, dtype=np.float32)
     w = rng.standard_normal(w_shape, dtype=np.float32)
     options = {"stride": stride, "padding": padding, "algorithm": algorithm}
