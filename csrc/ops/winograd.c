@@ -164,9 +164,9 @@ static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 /* ---- products --------------------------------------------------------------------------------------------- */
 
 /* One plane, one part, one panel: m[tile][k] (+)= v[tile][c] u[c][k], of the tiles first .. end - 1 that have the
- * plane; `v` and `m` are where the first is. */
+ * plane; `v` and `m` are where the first is. ahead: what is fetched with the last rows, or NULL: the last rows' next. */
 static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end, ptrdiff_t part, ptrdiff_t used,
-                     const float *v, const float *u, float *m)
+                     const float *v, const float *u, float *m, const float *ahead)
 {
     static const ptrdiff_t start[1] = {0};
     const fc_tile_range range = fc_tiles_of_plane(&plan->tiling, plane, first, end);
@@ -192,6 +192,10 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
     };
     for (ptrdiff_t done = 0; done < tiles; done += rows, t.a += rows * t.a_row, t.y += rows * t.y_row) {
         t.next = t.a + rows * t.a_row;
+        if (ahead && done + rows >= tiles) {
+            t.next = ahead;
+            t.next_step = plan->tap_channel / PLANES;
+        }
         plan->kernels->tile_rows[vectors][min(rows, tiles - done)](&t);
     }
 }
@@ -210,7 +214,7 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdif
                              v + part * plan->v_part + plane * plan->v_plane,
                              plan->filters + (group * plan->panels + q) * plan->panel_floats +
                                  (part * PLANES + plane) * plan->piece,
-                             m + plane * plan->m_plane + (q - panel) * plan->panel_width);
+                             m + plane * plan->m_plane + (q - panel) * plan->panel_width, NULL);
         make_outputs(plan, group, panel, first, end, m, stage);
     }
 }
@@ -227,10 +231,13 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
         else
             make_filters(plan, group, panel, part, pack, u);
         fc_clock(FC_MULTIPLY);
+        /* Taps come from memory, which multiplying leaves idle: those of the next part, or panel, are fetched with it. */
+        const float *ahead = plan->packed ? taps_of(plan, plan->packed, group, panel, part + 1) : NULL;
+        const ptrdiff_t fetched = plan->part * plan->tap_channel / PLANES;
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
             multiply(plan, plane, first, end, part, panel_outputs(plan, panel),
                      v + part * plan->v_part + plane * plan->v_plane, filters + plane * plan->piece,
-                     m + plane * plan->m_plane);
+                     m + plane * plan->m_plane, ahead ? ahead + plane * fetched : NULL);
     }
     make_outputs(plan, group, panel, first, end, m, m + plan->m_floats);
 }
