@@ -937,8 +937,7 @@ cdef class Conv2dCall:
         geometry(&self.conv, shape_of(&self.x), shape_of(&self.weight), stride, padding, dilation, groups, algorithm,
                  size)
         cdef View hb = vector("bias", bias, self.weight.size[0], &bias_data)
-        cdef bint last = is_channels_last(&self.x) or (
-            says_nothing(&self.x) and self.weight.stride[0] == 1 and self.weight.size[0] > 8)
+        cdef bint last = is_channels_last(&self.x) or (says_nothing(&self.x) and self.weight.stride[0] == 1)
         cdef View hy = output(out, (self.x.size[0], self.weight.size[0], size[0], size[1]), last, &self.y)
         no_overlap(hy, "x", hx)
         no_overlap(hy, "weight", hw)

@@ -48,8 +48,8 @@ typedef struct plan {
     int in_place;                      /* x is read where it lies, not copied */
     ptrdiff_t pitch, columns, x_row, x_image;   /* of the x rows that are read */
     int dense;                         /* s and c are one contiguous run */
-    int dy_in_place;                   /* likewise */
-    ptrdiff_t dy_pixel, dy_row, dy_image;   /* of the dy that is read */
+    int dy_in_place;                   /* likewise; a last vector that outputs do not fill reads on in the next pixels, */
+    ptrdiff_t spilt_pixels;            /* so many: where no more follow, dy is packed */
     ptrdiff_t chunks, chunk_images;
     ptrdiff_t block_rows, block_images;
     ptrdiff_t task_panels, task_parts; /* panels of a task, tasks of a (chunk, group) */
@@ -94,6 +94,8 @@ typedef struct block {
     ptrdiff_t n, images, group, p0, p1, h0;
     int first;                         /* of its chunk: the sums start from 0 */
     float *x, *dy;
+    int dy_in_place;
+    ptrdiff_t dy_pixel, dy_row, dy_image;   /* of the dy that is read */
     ptrdiff_t *x_run, *dy_run;         /* [images * rows] */
 } block;
 
@@ -116,13 +118,13 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines a
 
     fc_clock(FC_COPY);
     const float *dy = b->dy;
-    if (plan->dy_in_place)
-        dy = plan->dy.data + b->n * plan->dy_image + b->p0 * plan->dy_row + b->group * plan->outputs + k0;
+    if (b->dy_in_place)
+        dy = plan->dy.data + b->n * b->dy_image + b->p0 * b->dy_row + b->group * plan->outputs + k0;
     else
         for (ptrdiff_t n = 0; n < b->images; n++)
             for (ptrdiff_t p = b->p0; p < b->p1; p++)
                 pack_gradient(plan, b->n + n, b->group * plan->outputs + k0, used, p,
-                              b->dy + n * plan->dy_image + (p - b->p0) * plan->dy_row);
+                              b->dy + n * b->dy_image + (p - b->p0) * b->dy_row);
 
     fc_clock(FC_MULTIPLY);
     const ptrdiff_t run = plan->dense ? filter_columns * plan->channels : plan->channels;
@@ -136,10 +138,10 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines a
                 const ptrdiff_t h = p * stride + r * dilation - pad;
                 if (h >= 0 && h < plan->x.size[2]) {
                     b->x_run[runs] = n * plan->x_image + (h - b->h0) * plan->x_row;
-                    b->dy_run[runs++] = n * plan->dy_image + (p - b->p0) * plan->dy_row;
+                    b->dy_run[runs++] = n * b->dy_image + (p - b->p0) * b->dy_row;
                 }
             }
-        if (follow_each_other(b, runs, q_count, plan->conv.stride[1] * plan->pitch, plan->dy_pixel)) {
+        if (follow_each_other(b, runs, q_count, plan->conv.stride[1] * plan->pitch, b->dy_pixel)) {
             depth *= runs;
             runs = 1;
         }
@@ -150,7 +152,7 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines a
                     .a_row = 1,
                     .a_step = plan->conv.stride[1] * plan->pitch,
                     .b = dy,
-                    .b_step = plan->dy_pixel,
+                    .b_step = b->dy_pixel,
                     .a_run = b->x_run,
                     .b_run = b->dy_run,
                     .runs = runs,
@@ -199,6 +201,17 @@ static int is_dense(const fc_tensor *t)
 {
     return t->stride[1] == 1 && t->stride[2] == t->size[3] * t->stride[3] &&
            (t->size[0] == 1 || t->stride[0] == t->size[2] * t->stride[2]);
+}
+
+/* Decides where dy is read, and how it lies there. */
+static void find_gradient(const plan *plan, block *b)
+{
+    const fc_tensor *dy = &plan->dy;
+    const ptrdiff_t behind = ((dy->size[0] - b->n) * dy->size[2] - b->p0 - b->images * (b->p1 - b->p0)) * dy->size[3];
+    b->dy_in_place = plan->dy_in_place && (!plan->spilt_pixels || behind >= plan->spilt_pixels);
+    b->dy_pixel = b->dy_in_place ? dy->stride[3] : plan->panel_width;
+    b->dy_row = b->dy_in_place ? dy->stride[2] : dy->size[3] * plan->panel_width;
+    b->dy_image = b->dy_in_place ? dy->stride[0] : plan->block_rows * b->dy_row;
 }
 
 /* The block behind b, of images before n_end. Returns whether there is one. */
@@ -256,6 +269,7 @@ static void run_task(const plan *plan, size_t task, float *scratch)
         lines ahead[AHEAD] = {{NULL}};
         more = next_block(plan, &b, n_end, &next);
         find_rows(plan, &b, scratch);
+        find_gradient(plan, &b);
         if (more)
             fetch_block(plan, &next, ahead);
         for (ptrdiff_t panel = first_panel; panel < last_panel; panel++) {
@@ -373,10 +387,11 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, con
     plan.pitch = plan.in_place ? x->stride[3] : fc_pixel_pitch(plan.channels);
     plan.x_row = plan.in_place ? x->stride[2] : plan.columns * plan.pitch;
     plan.dense = plan.pitch == plan.channels && conv->dilation[1] == 1;
-    plan.dy_in_place = dy->stride[1] == 1 && dy->stride[3] % 512 && plan.outputs % plan.panel_width == 0 &&
+    const ptrdiff_t spilt = ceil_div(plan.outputs, lanes) * lanes - plan.outputs;
+    plan.spilt_pixels = ceil_div(spilt, plan.outputs);
+    plan.dy_in_place = dy->stride[1] == 1 && dy->stride[3] % 512 &&
+                       (!spilt || (plan.panels == 1 && is_dense(dy))) &&
                        plan.channels * dweight->size[2] * dweight->size[3] <= FEW_SUMS;
-    plan.dy_pixel = plan.dy_in_place ? dy->stride[3] : plan.panel_width;
-    plan.dy_row = plan.dy_in_place ? dy->stride[2] : dy->size[3] * plan.panel_width;
 
     /* Shape alone decides these: they fix the order of the sums. */
     const ptrdiff_t weight_floats = dweight->size[0] * dweight->size[1] * dweight->size[2] * dweight->size[3];
@@ -395,8 +410,8 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, con
     plan.x_image = plan.in_place ? x->stride[0] : min(x_rows, x->size[2]) * plan.x_row;
     if (!plan.in_place)
         plan.x_floats = round_up(plan.block_images * plan.x_image) + 16;
-    plan.dy_image = plan.dy_in_place ? dy->stride[0] : plan.block_rows * plan.dy_row;
-    plan.dy_floats = plan.dy_in_place ? 0 : round_up(plan.block_images * plan.dy_image);
+    if (!plan.dy_in_place || spilt)
+        plan.dy_floats = round_up(plan.block_images * plan.block_rows * dy->size[3] * plan.panel_width);
     plan.scratch_floats = plan.x_floats + plan.dy_floats + 2 * 2 * (size_t)(plan.block_images * plan.block_rows) + 15;
     plan.scratch_floats &= ~(size_t)15;
     plan.scratch_floats += 16;
