@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ def test_kill_while_writing_leaves_a_whole_checkpoint(path, rng):
     """The file is one of the two states that are written in turn, whenever the writer is killed."""
     checkpoint.save_training(path, training(0, size=100_000))
     writer = textwrap.dedent(f"""
-        import sys; sys.path.insert(0, {sys.path[0]!r})
+        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
         from fastconv import checkpoint
         from test_checkpoint import training
         states = [training(fill, size=100_000) for fill in (0, 1)]

@@ -83,8 +83,8 @@ FC_INLINE void sum_lanes(size_t lanes, size_t terms, const float *const *x, size
     vwrite_lanes(y + at, (vf)((vi)sum & ~(sum <= zeroed)), lanes, stream);
 }
 
-/* y[at + i] = x[0][at + i] + x[1][at + i] + ..., from left to right, then relu if asked for. stream: past the caches, to
- * a place y + at that is aligned to a vector. */
+/* y[at + i] = x[0][at + i] + x[1][at + i] + ..., from left to right, then relu if asked for. stream: past the caches,
+ * to a place y + at that is aligned to a vector. */
 static void sum_spans(size_t n, size_t terms, const float *const *x, size_t at, int relu, int stream, float *y)
 {
     const float zeroed = relu ? 0.0f : NAN;      /* nothing compares to NaN */

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FC_MAX_VECTORS = 4, FC_MAX_ROWS = 14 };
+enum { FC_MAX_VECTORS = 4, FC_MAX_ROWS = 14, FC_MAX_LANES = 16 };
 
 /* A register tile of sums of products (see tile.h for the formula).
  * Strides are in floats. */

@@ -32,7 +32,6 @@ typedef fc_phase phase;
 
 enum {
     BLOCKS_A_THREAD = 4,
-    LARGEST_LANES = 16,
     /* Steps of a tile's sum in one part, about: its weights, [PART_STEPS][16 to 64], fit the L2 cache,
      * and loading and storing the accumulators is lost among them. */
     PART_STEPS = 1152,
@@ -48,15 +47,12 @@ static const double FLOAT_NS = 0.2;
 static void body(void *context, int thread, int threads)
 {
     plan *plan = context;
-    const size_t preparations = fc_correlation_preparations(plan), tasks = fc_correlation_tasks(plan);
-    fc_hand hand = fc_hand_of(&plan->preparations, preparations, thread, threads);
-    for (size_t i; (i = fc_take(&hand)) < preparations;)
-        fc_correlation_prepare(plan, i);
-    if (threads > 1)
-        fc_team_barrier();
-    hand = fc_hand_of(&plan->tasks, tasks, thread, threads);
-    for (size_t i; (i = fc_take(&hand)) < tasks;)
-        fc_correlation_run(plan, i, plan->scratch + (size_t)thread * plan->scratch_floats);
+    const ptrdiff_t preparations = fc_correlation_preparations(plan), tasks = fc_correlation_tasks(plan);
+    for (fc_hand hand = fc_hand_of(&plan->preparations, preparations, thread, threads); fc_take(&hand);)
+        fc_correlation_prepare(plan, hand.task);
+    fc_team_barrier(threads);
+    for (fc_hand hand = fc_hand_of(&plan->tasks, tasks, thread, threads); fc_take(&hand);)
+        fc_correlation_run(plan, hand.task, plan->scratch + (size_t)thread * plan->scratch_floats);
 }
 
 /* Whether each output needs one pixel of the input: a 1x1 filter without padding in front. */
@@ -411,7 +407,7 @@ int fc_correlate(const fc_correlation *problem, const fc_filters *filters)
     }
     plan.scratch_floats = plan.stage_floats + plan.copy_floats + plan.pack_floats + 16;
     /* A bias is read a vector at a time. */
-    const size_t bias_floats = p->bias ? round_up(p->groups * plan.outputs + FC_MAX_VECTORS * LARGEST_LANES) : 0;
+    const size_t bias_floats = p->bias ? round_up(p->groups * plan.outputs + FC_MAX_VECTORS * FC_MAX_LANES) : 0;
     const size_t fixed = (phase_bytes + run_bytes + 63) & ~(size_t)63;
     char *workspace = fc_alloc(fixed + (panel_floats + input_floats + bias_floats +
                                         plan.scratch_floats * (size_t)threads) * sizeof(float));
@@ -453,7 +449,7 @@ int fc_correlate_prepare(const fc_correlation *problem, fc_filters *filters)
     }
     plan.phases = (phase *)tables;
     list_runs(&plan, runs, (ptrdiff_t *)(tables + phase_bytes), panels);
-    for (size_t i = 0; i < fc_correlation_preparations(&plan); i++)
+    for (ptrdiff_t i = 0; i < fc_correlation_preparations(&plan); i++)
         fc_correlation_prepare(&plan, i);
     fc_free(tables);
     filters->vectors = plan.vectors;

@@ -58,7 +58,8 @@ static void pack_piece(const plan *plan, ptrdiff_t group, const phase *ph, ptrdi
 /* ---- input ------------------------------------------------------------------------------------------- */
 
 /* Pixels first .. first + count - 1 of a strided correlation's long row, as far as there are so many. */
-static void copy_strided(const plan *plan, ptrdiff_t c0, ptrdiff_t channels, ptrdiff_t first, ptrdiff_t count, float *out)
+static void copy_strided(const plan *plan, ptrdiff_t c0, ptrdiff_t channels, ptrdiff_t first, ptrdiff_t count,
+                         float *out)
 {
     const fc_strided *strided = &plan->strided;
     const ptrdiff_t row = first / strided->columns, last = min(first + count, plan->p.x.size[3]);
@@ -79,22 +80,22 @@ static void copy_strided(const plan *plan, ptrdiff_t c0, ptrdiff_t channels, ptr
 
 /* ---- preparation -------------------------------------------------------------------------------------- */
 
-size_t fc_correlation_preparations(const plan *plan)
+ptrdiff_t fc_correlation_preparations(const plan *plan)
 {
     if (!plan->by_panel)
-        return plan->prepared ? 0 : (size_t)(plan->p.groups * plan->panels) * plan->phase_count;
+        return plan->prepared ? 0 : plan->p.groups * plan->panels * (ptrdiff_t)plan->phase_count;
     if (plan->strided.x.data)
-        return (size_t)(plan->p.groups * ceil_div(plan->p.x.size[3], STRIDED_PIXELS));
-    return plan->in_place ? 0 : (size_t)(plan->p.x.size[0] * plan->p.groups * plan->p.x.size[2]);
+        return plan->p.groups * ceil_div(plan->p.x.size[3], STRIDED_PIXELS);
+    return plan->in_place ? 0 : plan->p.x.size[0] * plan->p.groups * plan->p.x.size[2];
 }
 
-void fc_correlation_prepare(const plan *plan, size_t index)
+void fc_correlation_prepare(const plan *plan, ptrdiff_t index)
 {
     const fc_correlation *p = &plan->p;
     fc_clock(FC_COPY);
     if (plan->by_panel && plan->strided.x.data) {
         const ptrdiff_t pieces = ceil_div(p->x.size[3], STRIDED_PIXELS);
-        const ptrdiff_t group = (ptrdiff_t)index / pieces, first = (ptrdiff_t)index % pieces * STRIDED_PIXELS;
+        const ptrdiff_t group = index / pieces, first = index % pieces * STRIDED_PIXELS;
         for (ptrdiff_t part = 0; part < plan->parts; part++)
             copy_strided(plan, group * plan->channels + part * plan->part, part_channels(plan, part), first,
                          STRIDED_PIXELS, plan->input + part * plan->input_part +
@@ -102,17 +103,16 @@ void fc_correlation_prepare(const plan *plan, size_t index)
         return;
     }
     if (plan->by_panel) {
-        const ptrdiff_t h = (ptrdiff_t)index % p->x.size[2], group = (ptrdiff_t)index / p->x.size[2] % p->groups;
-        const ptrdiff_t n = (ptrdiff_t)index / p->x.size[2] / p->groups, row = plan->in_columns * plan->pitch;
+        const ptrdiff_t h = index % p->x.size[2], group = index / p->x.size[2] % p->groups;
+        const ptrdiff_t n = index / p->x.size[2] / p->groups, row = plan->in_columns * plan->pitch;
         for (ptrdiff_t part = 0; part < plan->parts; part++)
             fc_copy_row(plan->kernels, &p->x, n, group * plan->channels + part * plan->part, part_channels(plan, part),
                         h, plan->column_min, plan->in_columns,
-                        plan->input + part * plan->input_part + (ptrdiff_t)index * row, plan->pitch);
+                        plan->input + part * plan->input_part + index * row, plan->pitch);
         return;
     }
-    const size_t panels = (size_t)(p->groups * plan->panels);
+    const ptrdiff_t panels = p->groups * plan->panels, at = index % panels;
     const phase *ph = &plan->phases[index / panels];
-    const ptrdiff_t at = (ptrdiff_t)(index % panels);
     for (ptrdiff_t part = 0; part < plan->parts; part++)
         pack_piece(plan, at / plan->panels, ph, at % plan->panels, part,
                    ph->panels + (size_t)at * ph->panel_floats + (size_t)part * ph->piece_floats);
@@ -261,16 +261,15 @@ static void find_input(const plan *plan, block *b, float *copy)
                         plan->in_columns, copy + n * b->x_image + h * b->x_row, plan->pitch);
 }
 
-size_t fc_correlation_tasks(const plan *plan)
+ptrdiff_t fc_correlation_tasks(const plan *plan)
 {
-    return (size_t)(plan->p.groups * plan->image_blocks * plan->row_blocks * plan->units *
-                    (plan->by_panel ? plan->panels : 1));
+    return plan->p.groups * plan->image_blocks * plan->row_blocks * plan->units * (plan->by_panel ? plan->panels : 1);
 }
 
-void fc_correlation_run(const plan *plan, size_t task, float *scratch)
+void fc_correlation_run(const plan *plan, ptrdiff_t task, float *scratch)
 {
     const ptrdiff_t panels = plan->by_panel ? plan->panels : 1;
-    ptrdiff_t rest = (ptrdiff_t)task / panels;
+    ptrdiff_t rest = task / panels;
     const ptrdiff_t unit = rest % plan->units;
     rest /= plan->units;
     const ptrdiff_t row_block = rest % plan->row_blocks;
@@ -285,7 +284,7 @@ void fc_correlation_run(const plan *plan, size_t task, float *scratch)
         .rows = plan->block_rows,
         .v0 = unit * plan->unit_columns,
         .columns = plan->unit_columns,
-        .first_panel = (ptrdiff_t)task % panels,
+        .first_panel = task % panels,
         .pack = scratch + plan->stage_floats + plan->copy_floats,
     };
     b.last_panel = plan->by_panel ? b.first_panel + 1 : plan->panels;

@@ -20,8 +20,8 @@ static inline ptrdiff_t fc_l2_floats(void)
     return (ptrdiff_t)((bytes ? bytes : 512 << 10) / sizeof(float));
 }
 
-/* Of tasks that are panels of `width` outputs, all of them in each of `rounds`, in a row: what the slowest of the threads
- * computes, over what it would if they shared evenly. */
+/* Of tasks that are panels of `width` outputs, all of them in each of `rounds`, in a row: what the slowest of the
+ * threads computes, over what it would if they shared evenly. */
 double fc_unevenness(ptrdiff_t outputs, ptrdiff_t width, ptrdiff_t rounds, int threads);
 
 /* Unevenness that is not worth the cost of smaller tasks. */
@@ -86,11 +86,11 @@ int fc_planar_is_better(const fc_correlation_plan *plan);
 int fc_correlate_planar(const fc_correlation_plan *plan);
 
 /* Before the barrier: packs one panel or copies one row of the input for all threads. */
-size_t fc_correlation_preparations(const fc_correlation_plan *plan);
-void fc_correlation_prepare(const fc_correlation_plan *plan, size_t index);
+ptrdiff_t fc_correlation_preparations(const fc_correlation_plan *plan);
+void fc_correlation_prepare(const fc_correlation_plan *plan, ptrdiff_t index);
 
 /* After it. */
-size_t fc_correlation_tasks(const fc_correlation_plan *plan);
-void fc_correlation_run(const fc_correlation_plan *plan, size_t task, float *scratch);
+ptrdiff_t fc_correlation_tasks(const fc_correlation_plan *plan);
+void fc_correlation_run(const fc_correlation_plan *plan, ptrdiff_t task, float *scratch);
 
 #endif

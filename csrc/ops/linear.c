@@ -14,6 +14,7 @@
 #include "correlate_plan.h"
 #include "integers.h"
 #include "ops.h"
+#include "spans.h"
 
 enum {
     MOST_IMAGES = 32,                    /* forward: beyond it packed weights pay                       */
@@ -26,8 +27,8 @@ enum {
     TASKS_A_THREAD = 2,
 };
 
-/* Nanoseconds of one thread: a float of w or dw, and a product added to a result. */
-static const double FLOAT_NS = 0.4, TERM_NS = 0.02;
+/* Nanoseconds of one thread for a product added to a result, beside those for a float of w or dw. */
+static const double TERM_NS = 0.02;
 
 /* ---- forward ------------------------------------------------------------------------------------------ */
 
@@ -80,18 +81,15 @@ static void forward_body(void *context, int thread, int threads)
 {
     forward *f = context;
     fc_clock(FC_MULTIPLY);
-    const size_t products = (size_t)(f->parts * f->blocks);
-    fc_hand hand = fc_hand_of(&f->products, products, thread, threads);
-    for (size_t i; (i = fc_take(&hand)) < products;)
-        multiply_part(f, (ptrdiff_t)i / f->blocks, (ptrdiff_t)i % f->blocks * f->block);
-    if (threads > 1)
-        fc_team_barrier();
+    for (fc_hand hand = fc_hand_of(&f->products, f->parts * f->blocks, thread, threads); fc_take(&hand);)
+        multiply_part(f, hand.task / f->blocks, hand.task % f->blocks * f->block);
+    if (f->parts == 1 && !f->bias)
+        return;
+    fc_team_barrier(threads);
     fc_clock(FC_STORE);
     const ptrdiff_t spans = ceil_div(f->outputs, SPAN);
-    const size_t additions = (size_t)(f->images * spans);
-    hand = fc_hand_of(&f->additions, additions, thread, threads);
-    for (size_t i; (i = fc_take(&hand)) < additions;)
-        add_parts(f, (ptrdiff_t)i / spans, (ptrdiff_t)i % spans * SPAN);
+    for (fc_hand hand = fc_hand_of(&f->additions, f->images * spans, thread, threads); fc_take(&hand);)
+        add_parts(f, hand.task / spans, hand.task % spans * SPAN);
 }
 
 int fc_linear_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *w, const fc_conv2d_extras *extras,
@@ -106,7 +104,7 @@ int fc_linear_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
     if (!f.images || !f.outputs)
         return 0;
     const double weights = (double)f.outputs * (double)f.inputs;
-    const int threads = fc_team_size(weights * (FLOAT_NS + TERM_NS * (double)f.images));
+    const int threads = fc_team_size(weights * (FC_FLOAT_NS + TERM_NS * (double)f.images));
     f.part = fc_correlation_part(f.inputs, 1);
     f.parts = max(1, ceil_div(f.inputs, f.part));
     const ptrdiff_t most = f.images > FEW_IMAGES ? MANY_OUTPUTS : FEW_OUTPUTS;
@@ -163,7 +161,7 @@ int fc_linear_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
     };
     outer o = {.kernels = fc_kernels_active(), .whole = whole, .rows = a->size[1]};
     const double results = (double)o.rows * (double)whole.n;
-    const int threads = fc_team_size(results * (FLOAT_NS + TERM_NS * (double)whole.terms));
+    const int threads = fc_team_size(results * (FC_FLOAT_NS + TERM_NS * (double)whole.terms));
     fc_parallel_for((size_t)ceil_div(o.rows, TASK_ROWS), threads, 1, run_task, &o);
     return 0;
 }

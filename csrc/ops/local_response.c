@@ -17,19 +17,17 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
+#include "integers.h"
 #include "ops.h"
+#include "spans.h"
 
 enum {
     BLOCK_FLOATS = 16 << 10,      /* of x in a task: with what is staged, it stays in the L2 cache */
     LEAST_PIXELS = 16,
 };
 
-/* Nanoseconds of one thread for a float from memory, and for its power. */
-static const double FLOAT_NS = 0.4, POWER_NS = 0.6;
-
-static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
-static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+/* Nanoseconds of one thread for the power of a float, beside those for reading it. */
+static const double POWER_NS = 0.6;
 
 typedef struct plan plan;
 struct plan {
@@ -109,7 +107,7 @@ static int run(plan *p, const fc_local_response *norm, const fc_tensor *t, int a
     p->scratch_floats = 3 * p->staged;
 
     const ptrdiff_t floats = images * p->channels * plane;
-    const int threads = fc_team_size((double)floats * (arrays * FLOAT_NS + POWER_NS));
+    const int threads = fc_team_size((double)floats * (arrays * FC_FLOAT_NS + POWER_NS));
     const size_t bytes = (size_t)(threads * p->scratch_floats) * sizeof(float);
     p->scratch = fc_alloc(bytes);
     if (!p->scratch)

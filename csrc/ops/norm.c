@@ -27,7 +27,6 @@
 enum {
     BLOCK_FLOATS = 32 << 10,      /* 128 KiB of L2 */
     INTERLEAVED = 16,             /* channels that a plane is handled as */
-    LARGEST_LANES = 16,
     MERGE_CHANNELS = 64,          /* merged in a turn */
 };
 
@@ -291,29 +290,25 @@ static void apply_backward(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff
 static void body(void *context, int thread, int threads)
 {
     plan *p = context;
-    const size_t tasks = (size_t)(p->blocks * p->groups), merges = (size_t)ceil_div(p->channels, MERGE_CHANNELS);
+    const ptrdiff_t tasks = p->blocks * p->groups, merges = ceil_div(p->channels, MERGE_CHANNELS);
     if (p->measure) {
-        fc_hand hand = fc_hand_of(&p->measuring, tasks, thread, threads);
-        for (size_t i; (i = fc_take(&hand)) < tasks;) {
-            const ptrdiff_t c0 = (ptrdiff_t)i % p->groups * p->group;
-            p->measure(p, (ptrdiff_t)i / p->groups, c0, min(p->group, p->channels - c0));
+        for (fc_hand hand = fc_hand_of(&p->measuring, tasks, thread, threads); fc_take(&hand);) {
+            const ptrdiff_t c0 = hand.task % p->groups * p->group;
+            p->measure(p, hand.task / p->groups, c0, min(p->group, p->channels - c0));
         }
-        if (threads > 1)
-            fc_team_barrier();
-        hand = fc_hand_of(&p->merging, merges, thread, threads);
-        for (size_t i; (i = fc_take(&hand)) < merges;) {
-            const ptrdiff_t c0 = (ptrdiff_t)i * MERGE_CHANNELS;
+        fc_team_barrier(threads);
+        for (fc_hand hand = fc_hand_of(&p->merging, merges, thread, threads); fc_take(&hand);) {
+            const ptrdiff_t c0 = hand.task * MERGE_CHANNELS;
             p->merge(p, c0, min(MERGE_CHANNELS, p->channels - c0));
         }
-        if (threads > 1)
-            fc_team_barrier();
+        fc_team_barrier(threads);
     }
     if (p->apply) {
         fc_hand hand = fc_hand_of(&p->applying, tasks, thread, threads);
         hand.backwards = 1;                /* the blocks measured last are still in the cache */
-        for (size_t i; (i = fc_take(&hand)) < tasks;) {
-            const ptrdiff_t c0 = (ptrdiff_t)i % p->groups * p->group;
-            p->apply(p, (ptrdiff_t)i / p->groups, c0, min(p->group, p->channels - c0));
+        while (fc_take(&hand)) {
+            const ptrdiff_t c0 = hand.task % p->groups * p->group;
+            p->apply(p, hand.task / p->groups, c0, min(p->group, p->channels - c0));
         }
     }
 }
@@ -336,7 +331,7 @@ static int run(plan *p, const fc_tensor *t, int arrays)
     }
     p->groups = ceil_div(p->channels, p->group);
     const size_t floats = (size_t)(p->images * p->plane * p->channels);
-    p->stream = p->channels_last && p->channels % LARGEST_LANES == 0 && fc_streams(p->out, floats) &&
+    p->stream = p->channels_last && p->channels % FC_MAX_LANES == 0 && fc_streams(p->out, floats) &&
                 (!p->dresidual || fc_streams(p->dresidual, floats));
 
     const size_t partial = p->measure ? (size_t)(p->blocks * p->channels) : 0, channels = (size_t)p->channels;

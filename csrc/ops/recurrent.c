@@ -12,6 +12,7 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
+#include "integers.h"
 #include "ops.h"
 
 enum {
@@ -21,9 +22,6 @@ enum {
 
 /* Nanoseconds of one thread for a multiply-add in a vector unit, and for the activation of a gate. */
 static const double STEP_NS = 0.15, GATE_NS = 0.6;
-
-static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
 typedef struct plan plan;
 struct plan {
@@ -132,14 +130,11 @@ static void run_backward(const plan *p, ptrdiff_t first, ptrdiff_t sequences)
 static void body(void *context, int thread, int threads)
 {
     plan *p = context;
-    fc_hand hand = fc_hand_of(&p->packing, (size_t)p->panels, thread, threads);
-    for (size_t i; (i = fc_take(&hand)) < (size_t)p->panels;)
-        pack(p, (ptrdiff_t)i);
-    if (threads > 1)
-        fc_team_barrier();
-    hand = fc_hand_of(&p->runs, (size_t)p->blocks, thread, threads);
-    for (size_t i; (i = fc_take(&hand)) < (size_t)p->blocks;) {
-        const ptrdiff_t first = (ptrdiff_t)i * p->block;
+    for (fc_hand hand = fc_hand_of(&p->packing, p->panels, thread, threads); fc_take(&hand);)
+        pack(p, hand.task);
+    fc_team_barrier(threads);
+    for (fc_hand hand = fc_hand_of(&p->runs, p->blocks, thread, threads); fc_take(&hand);) {
+        const ptrdiff_t first = hand.task * p->block;
         p->run(p, first, min(p->block, p->sequences - first));
     }
 }

@@ -48,7 +48,7 @@ typedef struct plan {
     int in_place;                      /* x is read where it lies, not copied */
     ptrdiff_t pitch, columns, x_row, x_image;   /* of the x rows that are read */
     int dense;                         /* s and c are one contiguous run */
-    int dy_in_place;                   /* likewise; a last vector that outputs do not fill reads on in the next pixels, */
+    int dy_in_place;                   /* likewise; a vector that outputs do not fill reads on in the next pixels, */
     ptrdiff_t spilt_pixels;            /* so many: where no more follow, dy is packed */
     ptrdiff_t chunks, chunk_images;
     ptrdiff_t block_rows, block_images;
@@ -249,11 +249,11 @@ static void fetch_block(const plan *plan, const block *b, lines ahead[AHEAD])
     }
 }
 
-static void run_task(const plan *plan, size_t task, float *scratch)
+static void run_task(const plan *plan, ptrdiff_t task, float *scratch)
 {
-    const ptrdiff_t part = (ptrdiff_t)task % plan->task_parts;
-    const ptrdiff_t group = (ptrdiff_t)task / plan->task_parts % plan->conv.groups;
-    const ptrdiff_t chunk = (ptrdiff_t)task / plan->task_parts / plan->conv.groups;
+    const ptrdiff_t part = task % plan->task_parts;
+    const ptrdiff_t group = task / plan->task_parts % plan->conv.groups;
+    const ptrdiff_t chunk = task / plan->task_parts / plan->conv.groups;
     const ptrdiff_t first_panel = part * plan->task_panels;
     const ptrdiff_t last_panel = min(plan->panels, first_panel + plan->task_panels);
     const ptrdiff_t n_end = min(plan->x.size[0], (chunk + 1) * plan->chunk_images);
@@ -286,14 +286,14 @@ static void run_task(const plan *plan, size_t task, float *scratch)
 }
 
 /* Adds up the chunks of one (group, panel) and writes it to dw. */
-static void write_panel(const plan *plan, size_t index)
+static void write_panel(const plan *plan, ptrdiff_t index)
 {
     fc_clock(FC_STORE);
     const size_t panels = (size_t)(plan->conv.groups * plan->panels);
-    float *sums = plan->sums + index * plan->sum_floats;
+    float *sums = plan->sums + (size_t)index * plan->sum_floats;
     for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
         plan->kernels->add_span(plan->sum_floats, sums + (size_t)chunk * panels * plan->sum_floats, sums);
-    const ptrdiff_t group = (ptrdiff_t)index / plan->panels, panel = (ptrdiff_t)index % plan->panels;
+    const ptrdiff_t group = index / plan->panels, panel = index % plan->panels;
     const ptrdiff_t k_first = panel * plan->panel_width, used = min(plan->panel_width, plan->outputs - k_first);
     const fc_tensor *dw = &plan->dw;
     for (ptrdiff_t r = 0; r < dw->size[2]; r++)
@@ -312,17 +312,14 @@ static void write_panel(const plan *plan, size_t index)
 static void body(void *context, int thread, int threads)
 {
     plan *plan = context;
-    const size_t panels = (size_t)(plan->conv.groups * plan->panels);
     float *scratch = plan->scratch + (size_t)thread * plan->scratch_floats;
-    const size_t tasks = (size_t)(plan->chunks * plan->conv.groups * plan->task_parts);
-    fc_hand hand = fc_hand_of(&plan->tasks, tasks, thread, threads);
-    for (size_t i; (i = fc_take(&hand)) < tasks;)
-        run_task(plan, i, scratch);
-    if (threads > 1)
-        fc_team_barrier();
-    hand = fc_hand_of(&plan->writing, panels, thread, threads);
-    for (size_t i; (i = fc_take(&hand)) < panels;)
-        write_panel(plan, i);
+    const ptrdiff_t panels = plan->conv.groups * plan->panels;
+    const ptrdiff_t tasks = plan->chunks * plan->conv.groups * plan->task_parts;
+    for (fc_hand hand = fc_hand_of(&plan->tasks, tasks, thread, threads); fc_take(&hand);)
+        run_task(plan, hand.task, scratch);
+    fc_team_barrier(threads);
+    for (fc_hand hand = fc_hand_of(&plan->writing, panels, thread, threads); fc_take(&hand);)
+        write_panel(plan, hand.task);
 }
 
 /* Of a 1x1 filter with a stride, leaves out the pixels that it skips: they need not be copied, and the others do not

@@ -164,7 +164,7 @@ static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 /* ---- products --------------------------------------------------------------------------------------------- */
 
 /* One plane, one part, one panel: m[tile][k] (+)= v[tile][c] u[c][k], of the tiles first .. end - 1 that have the
- * plane; `v` and `m` are where the first is. ahead: what is fetched with the last rows, or NULL: the last rows' next. */
+ * plane; `v` and `m` are where the first is. ahead: fetched with the last rows, or NULL. */
 static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end, ptrdiff_t part, ptrdiff_t used,
                      const float *v, const float *u, float *m, const float *ahead)
 {
@@ -220,7 +220,8 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdif
 }
 
 /* V of the block is in `scratch`. */
-static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t end, float *scratch)
+static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t end,
+                      float *scratch)
 {
     float *v = scratch + plan->copy_floats, *u = v + plan->v_floats;
     float *pack = u + plan->u_floats, *m = pack + plan->pack_floats;
@@ -231,7 +232,7 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
         else
             make_filters(plan, group, panel, part, pack, u);
         fc_clock(FC_MULTIPLY);
-        /* Taps come from memory, which multiplying leaves idle: those of the next part, or panel, are fetched with it. */
+        /* Taps come from memory, which multiplying leaves idle: those of the next part, or panel, are fetched. */
         const float *ahead = plan->packed ? taps_of(plan, plan->packed, group, panel, part + 1) : NULL;
         const ptrdiff_t fetched = plan->part * plan->tap_channel / PLANES;
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
@@ -256,19 +257,16 @@ static void body(void *context, int thread, int threads)
     plan *plan = context;
     float *scratch = plan->scratch + (size_t)thread * plan->scratch_floats;
     if (plan->made) {
-        const size_t panels = (size_t)(plan->p.groups * plan->panels);
-        fc_hand hand = fc_hand_of(&plan->preparations, panels, thread, threads);
-        for (size_t i; (i = fc_take(&hand)) < panels;)
-            prepare_filters(plan, (ptrdiff_t)i, scratch + plan->copy_floats, plan->made);
-        if (threads > 1)
-            fc_team_barrier();
+        const ptrdiff_t panels = plan->p.groups * plan->panels;
+        for (fc_hand hand = fc_hand_of(&plan->preparations, panels, thread, threads); fc_take(&hand);)
+            prepare_filters(plan, hand.task, scratch + plan->copy_floats, plan->made);
+        fc_team_barrier(threads);
     }
     const ptrdiff_t panels = plan->by_panel ? plan->panels : 1;
-    const size_t tasks = (size_t)(plan->p.groups * plan->blocks * panels);
+    const ptrdiff_t tasks = plan->p.groups * plan->blocks * panels;
     ptrdiff_t transformed = -1;        /* by panel: the block, of all groups', of which V is there */
-    fc_hand hand = fc_hand_of(&plan->tasks, tasks, thread, threads);
-    for (size_t i; (i = fc_take(&hand)) < tasks;) {
-        const ptrdiff_t at = (ptrdiff_t)i / panels, group = at / plan->blocks, block = at % plan->blocks;
+    for (fc_hand hand = fc_hand_of(&plan->tasks, tasks, thread, threads); fc_take(&hand);) {
+        const ptrdiff_t at = hand.task / panels, group = at / plan->blocks, block = at % plan->blocks;
         const ptrdiff_t first = fc_tile_share(&plan->tiling, block, plan->blocks);
         const ptrdiff_t end = fc_tile_share(&plan->tiling, block + 1, plan->blocks);
         if (!plan->by_panel) {
@@ -278,7 +276,7 @@ static void body(void *context, int thread, int threads)
         if (at != transformed)
             make_points(plan, group, first, end, scratch + plan->copy_floats, scratch);
         transformed = at;
-        run_panel(plan, group, (ptrdiff_t)i % panels, first, end, scratch);
+        run_panel(plan, group, hand.task % panels, first, end, scratch);
     }
 }
 

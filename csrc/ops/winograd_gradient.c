@@ -124,16 +124,14 @@ static void share_chunk(const plan *plan, ptrdiff_t chunk, int thread, int threa
         const ptrdiff_t own = thread * (end - first) / threads, own_end = (thread + 1) * (end - first) / threads;
         fc_clock(FC_TRANSFORM);
         transform(plan, first + own, first + own_end, plan->v + own * plan->v_tile, plan->d + own * plan->d_tile, copy);
-        if (threads > 1)
-            fc_team_barrier();
+        fc_team_barrier(threads);
         fc_clock(FC_MULTIPLY);
         for (ptrdiff_t i = thread * products / threads; i < (thread + 1) * products / threads; i++) {
             const ptrdiff_t plane = i / plan->panels;
             multiply(plan, plane, begin, first, end, plan->v + plane * plan->v_plane, plan->d + plane * plan->d_plane,
                      i % plan->panels, sums + plane * plan->sum_plane);
         }
-        if (threads > 1)
-            fc_team_barrier();
+        fc_team_barrier(threads);
     }
 }
 
@@ -177,29 +175,23 @@ static void body(void *context, int thread, int threads)
         for (ptrdiff_t chunk = 0; chunk < plan->chunks; chunk++)
             share_chunk(plan, chunk, thread, threads, scratch);
     else {
-        const size_t chunks = (size_t)plan->chunks;
-        fc_hand hand = fc_hand_of(&plan->chunks_of_tiles, chunks, thread, threads);
-        for (size_t i; (i = fc_take(&hand)) < chunks;)
-            run_chunk(plan, (ptrdiff_t)i, scratch);
-        if (threads > 1)
-            fc_team_barrier();
+        for (fc_hand hand = fc_hand_of(&plan->chunks_of_tiles, plan->chunks, thread, threads); fc_take(&hand);)
+            run_chunk(plan, hand.task, scratch);
+        fc_team_barrier(threads);
     }
     fc_clock(FC_STORE);
     if (plan->chunks > 1) {
-        fc_hand hand = fc_hand_of(&plan->planes_of_sums, PLANES, thread, threads);
-        for (size_t i; (i = fc_take(&hand)) < PLANES;)
+        for (fc_hand hand = fc_hand_of(&plan->planes_of_sums, PLANES, thread, threads); fc_take(&hand);)
             for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
                 plan->kernels->add_span((size_t)plan->sum_plane,
-                                        plan->sums + chunk * plan->chunk_sums + (ptrdiff_t)i * plan->sum_plane,
-                                        plan->sums + (ptrdiff_t)i * plan->sum_plane);
-        if (threads > 1)
-            fc_team_barrier();
+                                        plan->sums + chunk * plan->chunk_sums + hand.task * plan->sum_plane,
+                                        plan->sums + hand.task * plan->sum_plane);
+        fc_team_barrier(threads);
         fc_clock(FC_STORE);
     }
-    const size_t parts = (size_t)ceil_div(plan->channels, OUTPUT_CHANNELS);
-    fc_hand hand = fc_hand_of(&plan->channels_of_outputs, parts, thread, threads);
-    for (size_t i; (i = fc_take(&hand)) < parts;)
-        write_channels(plan, (ptrdiff_t)i * OUTPUT_CHANNELS, scratch + plan->scratch_floats - plan->stage_floats);
+    const ptrdiff_t parts = ceil_div(plan->channels, OUTPUT_CHANNELS);
+    for (fc_hand hand = fc_hand_of(&plan->channels_of_outputs, parts, thread, threads); fc_take(&hand);)
+        write_channels(plan, hand.task * OUTPUT_CHANNELS, scratch + plan->scratch_floats - plan->stage_floats);
 }
 
 static int run_group(plan *plan)

@@ -5,14 +5,12 @@
 #include "rows.h"
 #include "winograd.h"
 
-enum { LARGEST_LANES = 16 };
-
 static int is_channels_last(const fc_tensor *x) { return x->stride[1] == 1 || x->size[1] == 1; }
 
 ptrdiff_t fc_winograd_part(ptrdiff_t channels)
 {
     const ptrdiff_t parts = max(1, ceil_div(channels, FC_WINOGRAD_PART));
-    return max(1, min(channels, ceil_div(ceil_div(channels, parts), LARGEST_LANES) * LARGEST_LANES));
+    return max(1, min(channels, ceil_div(ceil_div(channels, parts), FC_MAX_LANES) * FC_MAX_LANES));
 }
 
 /* ---- tilings ---------------------------------------------------------------------------------------------- */

@@ -20,9 +20,9 @@ enum { HEADER_BYTES = 64, CLASSES = 8 * 48, HUGE_BYTES = 2 << 20 };
 enum { NEAR_CLASSES = 8 };
 static const size_t SMALLEST_BYTES = 4096;
 
-/* Kept beyond one and a half times the most that was in use at once: calls of different shapes by turns, such as the two
- * passes of a training step, need blocks of more sizes than any one moment does, and mapping a block anew costs more
- * than most layers that fit in here. */
+/* Kept beyond one and a half times the most that was in use at once: calls of different shapes by turns, such as the
+ * two passes of a training step, need blocks of more sizes than any one moment does, and mapping a block anew costs
+ * more than most layers that fit in here. */
 static const size_t SPARE_BYTES = 64 << 20;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;

@@ -120,8 +120,10 @@ void fc_team_run(int threads, int flush_denormals, void (*body)(void *, int, int
     run_one(flush_denormals, body, context, 0, 1, times);
 }
 
-void fc_team_barrier(void)
+void fc_team_barrier(int threads)
 {
+    if (threads == 1)
+        return;
 #if defined(_OPENMP)
     fc_clock(FC_WAIT);
 #pragma omp barrier
@@ -129,15 +131,24 @@ void fc_team_barrier(void)
 #endif
 }
 
-fc_hand fc_hand_of(fc_tasks *tasks, size_t count, int thread, int threads)
+void fc_next_share(fc_hand *hand, int share)
+{
+    hand->share = share;
+    hand->begin = hand->count * share / hand->shares;
+    hand->end = hand->count * (share + 1) / hand->shares;
+}
+
+fc_hand fc_hand_of(fc_tasks *tasks, ptrdiff_t count, int thread, int threads)
 {
     const int shares = threads < FC_SHARES ? threads : FC_SHARES;
-    return (fc_hand){.tasks = tasks, .count = count, .shares = shares, .own = thread * shares / threads};
+    fc_hand hand = {.tasks = tasks, .count = count, .shares = shares, .left = shares};
+    fc_next_share(&hand, thread * shares / threads);
+    return hand;
 }
 
 typedef struct parallel_loop {
     fc_tasks tasks;
-    size_t count;
+    ptrdiff_t count;
     void (*body)(void *context, size_t i, int thread);
     void *context;
 } parallel_loop;
@@ -145,15 +156,14 @@ typedef struct parallel_loop {
 static void loop_body(void *context, int thread, int threads)
 {
     parallel_loop *loop = context;
-    fc_hand hand = fc_hand_of(&loop->tasks, loop->count, thread, threads);
-    for (size_t i; (i = fc_take(&hand)) < loop->count;)
-        loop->body(loop->context, i, thread);
+    for (fc_hand hand = fc_hand_of(&loop->tasks, loop->count, thread, threads); fc_take(&hand);)
+        loop->body(loop->context, (size_t)hand.task, thread);
 }
 
 void fc_parallel_for(size_t count, int threads, int flush_denormals, void (*body)(void *, size_t, int),
                      void *context)
 {
-    parallel_loop loop = {.count = count, .body = body, .context = context};
+    parallel_loop loop = {.count = (ptrdiff_t)count, .body = body, .context = context};
     if ((size_t)threads > count)
         threads = count ? (int)count : 1;
     fc_team_run(threads, flush_denormals, loop_body, &loop);

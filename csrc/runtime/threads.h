@@ -14,27 +14,33 @@ typedef struct fc_tasks {
     atomic_size_t taken[FC_SHARES];
 } fc_tasks;
 
-/* One thread's place among them. */
+/* One thread's place among them: for (fc_hand hand = fc_hand_of(...); fc_take(&hand);) does hand.task. */
 typedef struct fc_hand {
     fc_tasks *tasks;
-    size_t count;
-    int shares, own, done;
+    ptrdiff_t count, task;                 /* of all; the one taken */
+    ptrdiff_t begin, end;                  /* of the share from which it takes */
+    int share, shares, left;               /* that share, how many there are, how many are left with it */
     int backwards;                         /* takes each share from its end */
 } fc_hand;
 
-fc_hand fc_hand_of(fc_tasks *tasks, size_t count, int thread, int threads);
+fc_hand fc_hand_of(fc_tasks *tasks, ptrdiff_t count, int thread, int threads);
 
-/* The next task, or `count` when none is left. */
-static inline size_t fc_take(fc_hand *hand)
+/* Goes on to a share of those that are left. */
+void fc_next_share(fc_hand *hand, int share);
+
+/* Takes the next task; returns 0 when none is left. */
+static inline int fc_take(fc_hand *hand)
 {
-    for (; hand->done < hand->shares; hand->done++) {
-        const size_t share = (size_t)((hand->own + hand->done) % hand->shares), shares = (size_t)hand->shares;
-        const size_t begin = hand->count * share / shares, end = hand->count * (share + 1) / shares;
-        const size_t at = atomic_fetch_add(&hand->tasks->taken[share], 1);
-        if (at < end - begin)
-            return hand->backwards ? end - 1 - at : begin + at;
+    while (hand->left) {
+        const ptrdiff_t at = (ptrdiff_t)atomic_fetch_add(&hand->tasks->taken[hand->share], 1);
+        if (at < hand->end - hand->begin) {
+            hand->task = hand->backwards ? hand->end - 1 - at : hand->begin + at;
+            return 1;
+        }
+        hand->left--;
+        fc_next_share(hand, hand->share + 1 < hand->shares ? hand->share + 1 : 0);
     }
-    return hand->count;
+    return 0;
 }
 
 int fc_threads_allowed(void);              /* limit of the calling thread                          */
@@ -49,7 +55,7 @@ int fc_team_size(double cost_ns);
 /* Runs body in a team of `threads` (or fewer: body is told), with denormals flushed to zero when asked. */
 void fc_team_run(int threads, int flush_denormals, void (*body)(void *context, int thread, int threads),
                  void *context);
-void fc_team_barrier(void);                /* all of the team, inside body */
+void fc_team_barrier(int threads);         /* waits for all threads of the team, inside body */
 
 /* body(context, i, thread) for every i < count, in any order, by at most `threads` threads. */
 void fc_parallel_for(size_t count, int threads, int flush_denormals,
