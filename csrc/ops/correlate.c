@@ -305,37 +305,36 @@ static void list_runs(plan *plan, size_t runs, ptrdiff_t *place, float *panels)
 }
 
 /* What is known before blocks are planned, all but the panels. Returns 0 where there is nothing to compute. */
-static int describe(const fc_correlation *problem, plan *out)
+static int describe(const fc_correlation *problem, plan *plan)
 {
-    plan plan = {.p = *problem, .kernels = fc_kernels_active()};
-    fc_correlation *p = &plan.p;
+    *plan = (fc_correlation_plan){.p = *problem, .kernels = fc_kernels_active()};
+    fc_correlation *p = &plan->p;
     flatten(p);
-    gather(p, &plan.strided);
-    plan.channels = p->w.size[1];
-    plan.outputs = p->w.size[0];
-    if (!p->y.size[0] || !p->y.size[2] || !p->y.size[3] || !plan.outputs)
+    gather(p, &plan->strided);
+    plan->channels = p->w.size[1];
+    plan->outputs = p->w.size[0];
+    if (!p->y.size[0] || !p->y.size[2] || !p->y.size[3] || !plan->outputs)
         return 0;
-    plan.phase_count = (size_t)(p->phases[0] * p->phases[1]);
-    plan.rows = ceil_div(p->y.size[2], p->y_step[0]);
-    plan.columns = ceil_div(p->y.size[3], p->y_step[1]);
-    find_reach(p, 0, &plan.row_min, &plan.row_max, &plan.most_taps[0]);
-    find_reach(p, 1, &plan.column_min, &plan.column_max, &plan.most_taps[1]);
+    plan->phase_count = (size_t)(p->phases[0] * p->phases[1]);
+    plan->rows = ceil_div(p->y.size[2], p->y_step[0]);
+    plan->columns = ceil_div(p->y.size[3], p->y_step[1]);
+    find_reach(p, 0, &plan->row_min, &plan->row_max, &plan->most_taps[0]);
+    find_reach(p, 1, &plan->column_min, &plan->column_max, &plan->most_taps[1]);
 
-    plan.part = fc_correlation_part(plan.channels, p->w.size[2] * p->w.size[3]);
-    plan.parts = max(1, ceil_div(plan.channels, plan.part));
-    plan.pitch = fc_pixel_pitch(plan.part);
+    plan->part = fc_correlation_part(plan->channels, p->w.size[2] * p->w.size[3]);
+    plan->parts = max(1, ceil_div(plan->channels, plan->part));
+    plan->pitch = fc_pixel_pitch(plan->part);
     /* Pixels a multiple of 2 KiB apart share a few sets of the L1 cache: only few at once are read where they lie. */
     const int crowded = p->x.stride[3] * p->x_step[1] % 512 == 0;
-    plan.in_place = !plan.strided.x.data && (p->x.stride[1] == 1 || plan.channels == 1) && p->x.stride[3] &&
-                    plan.column_min >= 0 && (plan.columns - 1) * p->x_step[1] + plan.column_max < p->x.size[3];
-    if (plan.in_place)
-        plan.pitch = p->x.stride[3];
-    plan.staged = p->y.stride[1] != 1 && plan.outputs > 1;
+    plan->in_place = !plan->strided.x.data && (p->x.stride[1] == 1 || plan->channels == 1) && p->x.stride[3] &&
+                    plan->column_min >= 0 && (plan->columns - 1) * p->x_step[1] + plan->column_max < p->x.size[3];
+    if (plan->in_place)
+        plan->pitch = p->x.stride[3];
+    plan->staged = p->y.stride[1] != 1 && plan->outputs > 1;
     for (int v = 1; v <= FC_MAX_VECTORS; v++) {
-        const ptrdiff_t most = (ptrdiff_t)plan.kernels->max_rows[v];
-        plan.most_rows[v] = plan.in_place && crowded ? min(most, CROWDED_ROWS) : most;
+        const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[v];
+        plan->most_rows[v] = plan->in_place && crowded ? min(most, CROWDED_ROWS) : most;
     }
-    *out = plan;
     return 1;
 }
 
