@@ -5,27 +5,14 @@
 
 #include "simd.h"
 
-/* Lanes first, first + 1, ... of every group of 4 in a and b, taken by turns `run` at a time. */
-FC_INLINE vf zip_in_groups(int run, int first, vf a, vf b)
-{
-    vi lanes;
-#pragma GCC unroll 16
-    for (int l = 0; l < FC_LANES; l++) {
-        const int in_group = l % 4, taken = in_group / (2 * run) * run + in_group % run;
-        lanes[l] = l / 4 * 4 + first + taken + (in_group / run % 2 ? FC_LANES : 0);
-    }
-    return __builtin_shuffle(a, b, lanes);
-}
+/* Lanes FIRST, FIRST + 1, ... of every group of 4 in a and b, taken by turns RUN at a time. */
+#define ZIPPED(L, RUN, FIRST)                                                                           \
+    ((L) / 4 * 4 + (FIRST) + (L) % 4 / (2 * (RUN)) * (RUN) + (L) % (RUN) + ((L) / (RUN) % 2 ? FC_LANES : 0))
+#define zip_in_groups(RUN, FIRST, A, B) FC_SHUFFLE(A, B, ZIPPED, RUN, FIRST)
 
 /* Every other group of 4 lanes, from the first (0) or second (1) on, of a and then of b. */
-FC_INLINE vf every_other_group(int first, vf a, vf b)
-{
-    vi lanes;
-#pragma GCC unroll 16
-    for (int l = 0; l < FC_LANES; l++)
-        lanes[l] = (2 * (l / 4) + first) * 4 + l % 4;
-    return __builtin_shuffle(a, b, lanes);
-}
+#define IN_GROUP(L, FIRST) ((2 * ((L) / 4) + (FIRST)) * 4 + (L) % 4)
+#define every_other_group(FIRST, A, B) FC_SHUFFLE(A, B, IN_GROUP, FIRST)
 
 /* Transposes FC_LANES x FC_LANES in registers: 4 x 4 within the groups of 4 lanes, then the groups, by the
  * shuffles that need no table of indices. */
@@ -33,7 +20,7 @@ FC_INLINE void transpose_lanes(vf row[FC_LANES])
 {
     enum { GROUPS = FC_LANES / 4 };
     vf of[4][GROUPS];                      /* [j][q]: column 4g + j of rows 4q .. 4q+3, for each group g */
-#pragma GCC unroll 4
+    FC_UNROLL(4)
     for (int q = 0; q < GROUPS; q++) {
         const vf *r = row + 4 * q;
         const vf low01 = zip_in_groups(1, 0, r[0], r[1]), high01 = zip_in_groups(1, 2, r[0], r[1]);
@@ -43,21 +30,21 @@ FC_INLINE void transpose_lanes(vf row[FC_LANES])
         of[2][q] = zip_in_groups(2, 0, high01, high23);
         of[3][q] = zip_in_groups(2, 2, high01, high23);
     }
-#pragma GCC unroll 4
+    FC_UNROLL(4)
     for (int j = 0; j < 4; j++) {
-#pragma GCC unroll 2
+        FC_UNROLL(2)
         for (int done = 1; done < GROUPS; done *= 2) {
             vf next[GROUPS];
-#pragma GCC unroll 2
+            FC_UNROLL(2)
             for (int p = 0; p < GROUPS / 2; p++) {
                 next[p] = every_other_group(0, of[j][2 * p], of[j][2 * p + 1]);
                 next[p + GROUPS / 2] = every_other_group(1, of[j][2 * p], of[j][2 * p + 1]);
             }
-#pragma GCC unroll 4
+            FC_UNROLL(4)
             for (int q = 0; q < GROUPS; q++)
                 of[j][q] = next[q];
         }
-#pragma GCC unroll 4
+        FC_UNROLL(4)
         for (int g = 0; g < GROUPS; g++)
             row[4 * g + j] = of[j][g];
     }
@@ -76,22 +63,22 @@ static void transpose(size_t rows, size_t cols, const float *restrict x, ptrdiff
             const size_t width = cols - c < FC_LANES ? cols - c : FC_LANES;
             vf block[FC_LANES] = {0};
             if (height == FC_LANES && width == FC_LANES) {
-#pragma GCC unroll 16
+                FC_UNROLL(16)
                 for (int i = 0; i < FC_LANES; i++)
                     block[i] = vload(x + (ptrdiff_t)(r + i) * x_row + c);
                 transpose_lanes(block);
-#pragma GCC unroll 16
+                FC_UNROLL(16)
                 for (int i = 0; i < FC_LANES; i++)
                     vstore(y + (ptrdiff_t)(c + i) * y_row + r, block[i]);
                 continue;
             }
             /* Unrolled, so that the block stays in registers. */
-#pragma GCC unroll 16
+            FC_UNROLL(16)
             for (size_t i = 0; i < FC_LANES; i++)
                 if (i < height)
                     block[i] = vload_lanes(x + (ptrdiff_t)(r + i) * x_row + c, width);
             transpose_lanes(block);
-#pragma GCC unroll 16
+            FC_UNROLL(16)
             for (size_t i = 0; i < FC_LANES; i++)
                 if (i < width)
                     vstore_lanes(y + (ptrdiff_t)(c + i) * y_row + r, block[i], c + i < overlapping ? FC_LANES : height);
@@ -100,25 +87,13 @@ static void transpose(size_t rows, size_t cols, const float *restrict x, ptrdiff
 
 enum { PREFETCH_FLOATS = 1024 };
 
-/* Of a and b in a row: the elements 0, 2, ... (odd 0) or 1, 3, ... (odd 1). */
-FC_INLINE vf every_other(int odd, vf a, vf b)
-{
-    vi lanes;
-#pragma GCC unroll 16
-    for (int l = 0; l < FC_LANES; l++)
-        lanes[l] = 2 * l + odd;
-    return __builtin_shuffle(a, b, lanes);
-}
+/* Of a and b in a row: the elements 0, 2, ... (ODD 0) or 1, 3, ... (ODD 1). */
+#define ALTERNATE(L, ODD) (2 * (L) + (ODD))
+#define every_other(ODD, A, B) FC_SHUFFLE(A, B, ALTERNATE, ODD)
 
 /* Elements of a and b by turns: the first (0) or second (1) half of the sequence. */
-FC_INLINE vf by_turns(int second, vf a, vf b)
-{
-    vi lanes;
-#pragma GCC unroll 16
-    for (int l = 0; l < FC_LANES; l++)
-        lanes[l] = (l + second * FC_LANES) / 2 + l % 2 * FC_LANES;
-    return __builtin_shuffle(a, b, lanes);
-}
+#define BY_TURNS(L, SECOND) (((L) + (SECOND) * FC_LANES) / 2 + (L) % 2 * FC_LANES)
+#define by_turns(SECOND, A, B) FC_SHUFFLE(A, B, BY_TURNS, SECOND)
 
 /* Deals x out by turns: y[(i % parts) * part + i / parts] = x[i] for i < n. */
 static void deal(size_t n, size_t parts, const float *restrict x, float *restrict y, ptrdiff_t part)

@@ -52,14 +52,14 @@ enum { GROUP = 4 };
 
 FC_INLINE void load_group(int vectors, size_t lanes, const float *p, vf group[GROUP])
 {
-#pragma GCC unroll 4
+    FC_UNROLL(4)
     for (int v = 0; v < vectors; v++)
         group[v] = vload_lanes(p + v * FC_LANES, lanes);
 }
 
 FC_INLINE void store_group(int vectors, size_t lanes, const vf group[GROUP], float *p)
 {
-#pragma GCC unroll 4
+    FC_UNROLL(4)
     for (int v = 0; v < vectors; v++)
         vstore_lanes(p + v * FC_LANES, group[v], lanes);
 }
@@ -69,7 +69,7 @@ FC_INLINE void add_pixels(int vectors, size_t lanes, size_t pixels, const float 
     vf s[GROUP];
     load_group(vectors, lanes, sum, s);
     for (size_t i = 0; i < pixels; i++, x += x_pixel)
-#pragma GCC unroll 4
+        FC_UNROLL(4)
         for (int v = 0; v < vectors; v++)
             s[v] += vload_lanes(x + v * FC_LANES, lanes);
     store_group(vectors, lanes, s, sum);
@@ -83,7 +83,7 @@ FC_INLINE void add_deviations(int vectors, size_t lanes, size_t pixels, const fl
     load_group(vectors, lanes, rest, r);
     load_group(vectors, lanes, squares, s);
     for (size_t i = 0; i < pixels; i++, x += x_pixel)
-#pragma GCC unroll 4
+        FC_UNROLL(4)
         for (int v = 0; v < vectors; v++) {
             const vf d = vload_lanes(x + v * FC_LANES, lanes) - m[v];
             r[v] += d;
@@ -122,7 +122,7 @@ FC_INLINE void normalize_group(int vectors, size_t lanes, size_t pixels, const f
     load_group(vectors, lanes, scale, s);
     load_group(vectors, lanes, bias, b);
     for (size_t i = 0; i < pixels; i++)
-#pragma GCC unroll 4
+        FC_UNROLL(4)
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t at = (ptrdiff_t)i * y_pixel + v * FC_LANES;
             const vf d = vload_lanes(x + (ptrdiff_t)i * x_pixel + v * FC_LANES, lanes) - m[v];
@@ -162,7 +162,7 @@ FC_INLINE void add_gradients(int vectors, size_t lanes, size_t pixels, const flo
         load_group(vectors, lanes, sum_dy_x, product);
     }
     for (size_t i = 0; i < pixels; i++)
-#pragma GCC unroll 4
+        FC_UNROLL(4)
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t at = (ptrdiff_t)i * x_pixel + v * FC_LANES;
             vf g = vload_lanes(dy + (ptrdiff_t)i * dy_pixel + v * FC_LANES, lanes);
@@ -218,7 +218,7 @@ FC_INLINE void norm_backward_group(int vectors, size_t lanes, size_t pixels, con
     load_group(vectors, lanes, slope, k);
     load_group(vectors, lanes, scale, s);
     for (size_t i = 0; i < pixels; i++)
-#pragma GCC unroll 4
+        FC_UNROLL(4)
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t at = (ptrdiff_t)i * x_pixel + v * FC_LANES;
             const vf d = vload_lanes(x + at, lanes) - m[v];

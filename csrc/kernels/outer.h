@@ -21,27 +21,27 @@ FC_INLINE void outer_block(int rows, int vectors, size_t lanes, ptrdiff_t a_row,
     vf sum[FC_OUTER_ROWS][OUTER_VECTORS];
     const float *a = o->a + (ptrdiff_t)m0 * a_row, *b = o->b + v0;
     float *y = o->y + (ptrdiff_t)m0 * o->y_row + (ptrdiff_t)v0;
-#pragma GCC unroll 6
+    FC_UNROLL(6)
     for (int m = 0; m < rows; m++)
-#pragma GCC unroll 4
+        FC_UNROLL(4)
         for (int v = 0; v < vectors; v++)
             sum[m][v] = go_on ? vload_lanes(y + m * o->y_row + v * FC_LANES, lanes) : (vf){0};
     for (size_t t = o->terms; t; t--, a += a_step, b += o->b_step) {
         vf bv[OUTER_VECTORS];
-#pragma GCC unroll 4
+        FC_UNROLL(4)
         for (int v = 0; v < vectors; v++)
             bv[v] = vload_lanes(b + v * FC_LANES, lanes);
-#pragma GCC unroll 6
+        FC_UNROLL(6)
         for (int m = 0; m < rows; m++) {
             const float am = a[m * a_row];
-#pragma GCC unroll 4
+            FC_UNROLL(4)
             for (int v = 0; v < vectors; v++)
                 sum[m][v] += bv[v] * am;
         }
     }
-#pragma GCC unroll 6
+    FC_UNROLL(6)
     for (int m = 0; m < rows; m++)
-#pragma GCC unroll 4
+        FC_UNROLL(4)
         for (int v = 0; v < vectors; v++)
             vstore_lanes(y + m * o->y_row + v * FC_LANES, sum[m][v], lanes);
 }

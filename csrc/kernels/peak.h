@@ -15,14 +15,14 @@ static void multiply_add_chains(size_t rounds, const float *start, float *result
     const vf a = vset1(start[0]), b = vset1(start[1]);
     vf sum[FC_CHAINS], total = {0};
     float lanes[FC_LANES];
-#pragma GCC unroll 16
+    FC_UNROLL(16)
     for (int chain = 0; chain < FC_CHAINS; chain++)
         sum[chain] = vset1(start[chain]);
     for (size_t i = 0; i < rounds; i++)
-#pragma GCC unroll 16
+        FC_UNROLL(16)
         for (int chain = 0; chain < FC_CHAINS; chain++)
             sum[chain] = sum[chain] * a + b;
-#pragma GCC unroll 16
+    FC_UNROLL(16)
     for (int chain = 0; chain < FC_CHAINS; chain++)
         total += sum[chain];
     vstore(lanes, total);

@@ -23,6 +23,15 @@ typedef uint8_t vb __attribute__((vector_size(FC_LANES)));
 
 #define FC_INLINE static inline __attribute__((always_inline, unused))
 
+/* Before a loop of at most N turns, a number known once all is inlined: no loop is left, so that arrays of vectors
+ * become registers. */
+#define FC_PRAGMA(TEXT) _Pragma(#TEXT)
+#if defined(__clang__)
+#define FC_UNROLL(N) FC_PRAGMA(clang loop unroll(full))
+#else
+#define FC_UNROLL(N) FC_PRAGMA(GCC unroll N)
+#endif
+
 FC_INLINE vf   vload(const float *p)           { vf v; memcpy(&v, p, sizeof v); return v; }
 FC_INLINE void vstore(float *p, vf v)          { memcpy(p, &v, sizeof v); }
 /* To a place aligned to a vector, past the caches: memory is not read first to be overwritten. */
@@ -51,6 +60,27 @@ FC_INLINE vi   vpick_int(vi take_a, vi a, vi b) { return (a & take_a) | (b & ~ta
 
 /* x where it is above zero or NaN, else 0. */
 FC_INLINE vf   vrelu(vf x)                     { return (vf)((vi)x & ~(x <= 0.0f)); }
+
+/* The lanes LANE(0, ...), LANE(1, ...), ... of a and, from FC_LANES on, of b. */
+#if FC_LANES == 16
+#define FC_EACH_LANE(LANE, ...)                                                                         \
+    LANE(0, __VA_ARGS__), LANE(1, __VA_ARGS__), LANE(2, __VA_ARGS__), LANE(3, __VA_ARGS__),             \
+    LANE(4, __VA_ARGS__), LANE(5, __VA_ARGS__), LANE(6, __VA_ARGS__), LANE(7, __VA_ARGS__),             \
+    LANE(8, __VA_ARGS__), LANE(9, __VA_ARGS__), LANE(10, __VA_ARGS__), LANE(11, __VA_ARGS__),           \
+    LANE(12, __VA_ARGS__), LANE(13, __VA_ARGS__), LANE(14, __VA_ARGS__), LANE(15, __VA_ARGS__)
+#elif FC_LANES == 8
+#define FC_EACH_LANE(LANE, ...)                                                                         \
+    LANE(0, __VA_ARGS__), LANE(1, __VA_ARGS__), LANE(2, __VA_ARGS__), LANE(3, __VA_ARGS__),             \
+    LANE(4, __VA_ARGS__), LANE(5, __VA_ARGS__), LANE(6, __VA_ARGS__), LANE(7, __VA_ARGS__)
+#else
+#define FC_EACH_LANE(LANE, ...)                                                                         \
+    LANE(0, __VA_ARGS__), LANE(1, __VA_ARGS__), LANE(2, __VA_ARGS__), LANE(3, __VA_ARGS__)
+#endif
+#if defined(__clang__)
+#define FC_SHUFFLE(A, B, LANE, ...) __builtin_shufflevector(A, B, FC_EACH_LANE(LANE, __VA_ARGS__))
+#else
+#define FC_SHUFFLE(A, B, LANE, ...) __builtin_shuffle(A, B, (vi){FC_EACH_LANE(LANE, __VA_ARGS__)})
+#endif
 
 /* Hide from the compiler how a value came about: it is kept in a register, not computed again. */
 #define FC_OPAQUE(INTEGER) __asm__("" : "+r"(INTEGER))

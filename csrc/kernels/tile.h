@@ -42,9 +42,9 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
         FC_OPAQUE(five);
     }
 
-#pragma GCC unroll 16
+    FC_UNROLL(16)
     for (int m = 0; m < rows; m++)
-#pragma GCC unroll 4
+        FC_UNROLL(4)
         for (int v = 0; v < vectors; v++)
             acc[m][v] = (vf){0};
 
@@ -80,13 +80,13 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
                 else if (next_step)
                     __builtin_prefetch(next, 0, 2);          /* to the L2 cache: it is not read soon */
                 next += next_step;
-#pragma GCC unroll 4
+                FC_UNROLL(4)
                 for (int v = 0; v < vectors; v++)
                     bv[v] = vload(b + v * FC_LANES);
-#pragma GCC unroll 16
+                FC_UNROLL(16)
                 for (int m = 0; m < rows; m++) {
                     vf am = broadcast_row(a, high, m, one, three, five);
-#pragma GCC unroll 4
+                    FC_UNROLL(4)
                     for (int v = 0; v < vectors; v++)
                         acc[m][v] += am * bv[v];
                 }
@@ -97,8 +97,8 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
     /* What is done to a sum, one branch each: with a test for every vector, the tests outlast short sums. */
     const int tail = t->last_lanes != FC_LANES;
 #define FC_EACH(STATEMENT)                                                                             \
-    _Pragma("GCC unroll 16") for (int m = 0; m < rows; m++)                                            \
-        _Pragma("GCC unroll 4") for (int v = 0; v < vectors; v++) {                                    \
+    FC_UNROLL(16) for (int m = 0; m < rows; m++)                                            \
+        FC_UNROLL(4) for (int v = 0; v < vectors; v++) {                                    \
             const ptrdiff_t at = m * t->y_row + v * FC_LANES;                                          \
             const int part = tail && v == vectors - 1;                                                 \
             (void)at, (void)part;                                                                      \

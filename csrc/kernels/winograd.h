@@ -56,7 +56,7 @@ FC_INLINE void half_points_of_filter(int half, int r, const vf *w, vf out[3])
 /* B^T x or G x. */
 FC_INLINE void points_of(int data, int size, const vf *x, vf out[6])
 {
-#pragma GCC unroll 2
+    FC_UNROLL(2)
     for (int half = 0; half < 2; half++)
         data ? half_points_of_data(half, x, out + 3 * half) : half_points_of_filter(half, size, x, out + 3 * half);
 }
@@ -67,7 +67,7 @@ FC_INLINE void outputs_of_points(int m, const vf p[6], vf *y)
     const vf even1 = p[1] + p[2], odd1 = p[1] - p[2], even2 = p[3] + p[4], odd2 = p[3] - p[4];
     float power1 = 1, power2 = 1;
     y[0] = (p[0] + even1) + even2;
-#pragma GCC unroll 4
+    FC_UNROLL(4)
     for (int i = 1; i < m; i++) {
         power1 *= 0.625f;
         power2 *= 1.5f;
@@ -85,14 +85,14 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, int who
 {
     const ptrdiff_t row = in->row, plane = in->plane;
     const int rows = whole ? height : size, columns = whole ? width : size;
-#pragma GCC unroll 2
+    FC_UNROLL(2)
     for (int half = 0; half < 2; half++) {
         vf down[6][3];
         const float *from = in->x + pixel * in->pixel + (ptrdiff_t)c;
-#pragma GCC unroll 6
+        FC_UNROLL(6)
         for (int j = 0; j < columns; j++, from += in->pixel) {
             vf x[6];
-#pragma GCC unroll 6
+            FC_UNROLL(6)
             for (int i = 0; i < 6; i++) {
                 x[i] = (vf){0};
                 if (i >= rows || (data && i == 5 * !half))
@@ -108,16 +108,16 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, int who
             }
             data ? half_points_of_data(half, x, down[j]) : half_points_of_filter(half, rows, x, down[j]);
         }
-#pragma GCC unroll 3
+        FC_UNROLL(3)
         for (int i = 0; i < 3; i++) {
             if (half && i == 2 && height < size)
                 break;
             vf x[6] = {{0}}, points[6];
-#pragma GCC unroll 6
+            FC_UNROLL(6)
             for (int j = 0; j < columns; j++)
                 x[j] = down[j][i];
             points_of(data, columns, x, points);
-#pragma GCC unroll 6
+            FC_UNROLL(6)
             for (int j = 0; j < 6; j++, to += plane)
                 if (j < 5 || width == size)
                     vstore(to, points[j]);
@@ -157,10 +157,10 @@ FC_INLINE void winograd_filters(int r, size_t channels, size_t outputs, const fl
             const size_t lanes = outputs - k < FC_LANES ? outputs - k : FC_LANES;
             vf down[5][6];
             float *place = u + k;
-#pragma GCC unroll 5
+            FC_UNROLL(5)
             for (int s = 0; s < r; s++) {
                 vf taps[5];
-#pragma GCC unroll 5
+                FC_UNROLL(5)
                 for (int i = 0; i < r; i++) {
                     const float *from = w + i * row + s * column + k;
                     /* Taps that are kept come from memory, faster than the hardware fetches ahead. */
@@ -169,14 +169,14 @@ FC_INLINE void winograd_filters(int r, size_t channels, size_t outputs, const fl
                 }
                 points_of(0, r, taps, down[s]);
             }
-#pragma GCC unroll 6
+            FC_UNROLL(6)
             for (int i = 0; i < 6; i++) {
                 vf taps[5], points[6];
-#pragma GCC unroll 5
+                FC_UNROLL(5)
                 for (int s = 0; s < r; s++)
                     taps[s] = down[s][i];
                 points_of(0, r, taps, points);
-#pragma GCC unroll 6
+                FC_UNROLL(6)
                 for (int j = 0; j < 6; j++, place += plane)
                     vstore(place, points[j]);
             }
@@ -198,24 +198,24 @@ FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
             const ptrdiff_t at = (ptrdiff_t)t * out->y_tile + (ptrdiff_t)c;
             const vf bias = out->bias ? vload_lanes(out->bias + c, lanes) : (vf){0};
             vf across[6][5];
-#pragma GCC unroll 6
+            FC_UNROLL(6)
             for (int i = 0; i < 6; i++) {
                 vf points[6];
-#pragma GCC unroll 6
+                FC_UNROLL(6)
                 for (int j = 0; j < 6; j++) {
                     points[j] = vload(from);
                     from += j < 4 ? plane : j == 4 ? last : i == 4 ? to_last_row : to_row;
                 }
                 outputs_of_points(m, points, across[i]);
             }
-#pragma GCC unroll 5
+            FC_UNROLL(5)
             for (int j = 0; j < m; j++) {
                 vf points[6], y[5];
-#pragma GCC unroll 6
+                FC_UNROLL(6)
                 for (int i = 0; i < 6; i++)
                     points[i] = across[i][j];
                 outputs_of_points(m, points, y);
-#pragma GCC unroll 5
+                FC_UNROLL(5)
                 for (int i = 0; i < m; i++) {
                     const ptrdiff_t pixel = at + i * out->y_row + j * out->y_pixel;
                     if (i >= rows || j >= columns)

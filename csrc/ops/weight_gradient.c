@@ -266,7 +266,7 @@ static void run_task(const plan *plan, ptrdiff_t task, float *scratch)
     b.p1 = min(plan->dy.size[2], plan->block_rows);
     for (int more = b.n < n_end && b.p1 > 0; more;) {
         block next;
-        lines ahead[AHEAD] = {{NULL}};
+        lines ahead[AHEAD] = {{.at = NULL}};
         more = next_block(plan, &b, n_end, &next);
         find_rows(plan, &b, scratch);
         find_gradient(plan, &b);
