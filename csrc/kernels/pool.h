@@ -48,13 +48,10 @@ FC_INLINE void max_pool_lanes(int keep, size_t lanes, size_t i, size_t c, const 
     }
     for (size_t t = 1; t < g->terms; t++) {
         const vf value = vload_lanes(x + g->offset[t], lanes);
-        if (keep) {
-            const vi take = (value > best) | (value != value);       /* as vmaximum */
-            where = vpick_int(take, g->position[t] - (vi){0}, where);
-            best = vpick(take, value, best);
-        } else {
+        if (keep)
+            vkeep_larger(value, g->position[t], &best, &where);
+        else
             best = vmaximum(best, value);
-        }
     }
     const ptrdiff_t at = (ptrdiff_t)i * g->y_step + (ptrdiff_t)c;
     vstore_lanes(y + at, best, lanes);

@@ -124,6 +124,21 @@ FC_INLINE vf   vmaximum(vf a, vf b)            { return vpick(b != b, b, (vf)_mm
 FC_INLINE vf   vmaximum(vf a, vf b)            { return vpick((b > a) | (b != b), b, a); }
 #endif
 
+/* Where `value` is larger than the best or NaN it becomes the best, and *where is `here`. */
+FC_INLINE void vkeep_larger(vf value, int32_t here, vf *best, vi *where)
+{
+#if FC_LANES == 16
+    const __mmask16 take = _mm512_cmp_ps_mask((__m512)value, (__m512)*best, _CMP_GT_OQ) |
+                           _mm512_cmp_ps_mask((__m512)value, (__m512)value, _CMP_UNORD_Q);
+    *best = (vf)_mm512_mask_mov_ps((__m512)*best, take, (__m512)value);
+    *where = (vi)_mm512_mask_set1_epi32((__m512i)*where, take, here);
+#else
+    const vi take = (value > *best) | (value != value);
+    *best = vpick(take, value, *best);
+    *where = vpick_int(take, here - (vi){0}, *where);
+#endif
+}
+
 /* FC_LANES bytes, widened to or narrowed from the integers of a vector. GCC converts them one by one. */
 #if FC_LANES == 16
 FC_INLINE vi   vload_bytes(const uint8_t *p)
