@@ -324,16 +324,18 @@ static int describe(const fc_correlation *problem, plan *plan)
     plan->part = fc_correlation_part(plan->channels, p->w.size[2] * p->w.size[3]);
     plan->parts = max(1, ceil_div(plan->channels, plan->part));
     plan->pitch = fc_pixel_pitch(plan->part);
-    /* Pixels a multiple of 2 KiB apart share a few sets of the L1 cache: only few at once are read where they lie. */
-    const int crowded = p->x.stride[3] * p->x_step[1] % 512 == 0;
     plan->in_place = !plan->strided.x.data && (p->x.stride[1] == 1 || plan->channels == 1) && p->x.stride[3] &&
                     plan->column_min >= 0 && (plan->columns - 1) * p->x_step[1] + plan->column_max < p->x.size[3];
     if (plan->in_place)
         plan->pitch = p->x.stride[3];
     plan->staged = p->y.stride[1] != 1 && plan->outputs > 1;
+    /* Pixels a multiple of 2 KiB apart share a few sets of the L1 cache, of 4 KiB one: only few at once are read where
+     * they lie, or written. */
+    const int crowded = (plan->in_place && p->x.stride[3] * p->x_step[1] % 512 == 0) ||
+                        (!plan->staged && p->y.stride[3] * p->y_step[1] % 1024 == 0);
     for (int v = 1; v <= FC_MAX_VECTORS; v++) {
         const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[v];
-        plan->most_rows[v] = plan->in_place && crowded ? min(most, CROWDED_ROWS) : most;
+        plan->most_rows[v] = crowded ? min(most, CROWDED_ROWS) : most;
     }
     return 1;
 }
