@@ -24,7 +24,7 @@ FROM_FILE_COMPARISONS = {
     "over OpenVINO": ("fastconv NCHW", ("OpenVINO",)),
     "over best peer": ("fastconv NCHW", PEERS),
 }
-# Of memory and of threads.
+# Name, task and its arguments: what the suites memory and threads measure.
 MEASURED = (("inference N1", "inference", "resnet50", 1, None),
             ("inference N16", "inference", "resnet50", 16, None),
             ("training step N16", "training", "resnet50", 16))

@@ -567,7 +567,13 @@ cdef bint is_channels_last(const fc_tensor *t):
 
 
 cdef bint says_nothing(const fc_tensor *t):
+    """Whether images are contiguous and channels-last at once."""
     return t.size[1] == 1 or (t.size[2] == 1 and t.size[3] == 1)
+
+
+cdef bint has_filters_last(const fc_tensor *w):
+    """Whether weights lie in the order of layers.Conv2d: filters side by side, and more than one number each."""
+    return w.stride[0] == 1 and w.size[1] * w.size[2] * w.size[3] > 1
 
 
 cdef tuple shape_of(const fc_tensor *t):
@@ -937,7 +943,7 @@ cdef class Conv2dCall:
         geometry(&self.conv, shape_of(&self.x), shape_of(&self.weight), stride, padding, dilation, groups, algorithm,
                  size)
         cdef View hb = vector("bias", bias, self.weight.size[0], &bias_data)
-        cdef bint last = is_channels_last(&self.x) or (says_nothing(&self.x) and self.weight.stride[0] == 1)
+        cdef bint last = is_channels_last(&self.x) or (says_nothing(&self.x) and has_filters_last(&self.weight))
         cdef View hy = output(out, (self.x.size[0], self.weight.size[0], size[0], size[1]), last, &self.y)
         no_overlap(hy, "x", hx)
         no_overlap(hy, "weight", hw)

@@ -3,8 +3,10 @@
 An array is NumPy's, or anything with a buffer, ``__dlpack__`` (tensors of torch and JAX in the memory of the
 CPU), ``__array_interface__`` or, to be read, ``__array__``; it is taken as it lies. Results are NumPy arrays.
 They have the memory layout of the input: contiguous (NCHW) or channels-last (an N x H x W x C array seen
-through ``transpose(0, 3, 1, 2)``). Every function takes ``out=``, any writable array, and returns it. Wrong
-dtypes raise TypeError, wrong shapes and options ValueError, both naming the argument and its value.
+through ``transpose(0, 3, 1, 2)``). Images of one channel or one pixel are both: conv2d goes by the weight,
+channels-last where filters lie side by side, as in layers.Conv2d. Every function takes ``out=``, any writable
+array, and returns it. Wrong dtypes raise TypeError, wrong shapes and options ValueError, both naming the
+argument and its value.
 """
 
 from operator import index

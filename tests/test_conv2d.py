@@ -1,12 +1,16 @@
 """conv2d and its gradients against the reference: by the direct sum, which is exact on integers."""
 
+import itertools
+
 import numpy as np
 import pytest
-from check import check_op
+from check import assert_same_bits, check_op, using_isa
+from guard import guard_pages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from views import check_out_views, check_views
 
+import fastconv
 from fastconv import functional, reference
 
 CASES = {
@@ -146,6 +150,30 @@ def test_any_strides_give_the_bits_of_a_contiguous_copy(op, case, rng):
 def test_out_of_any_strides(op, rng):
     arrays, options, _ = problem(op, CASES["odd everything"], FILLS["floats"], rng)
     check_out_views(op, arrays, options)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("filters", [6, 20])
+def test_gradients_that_fill_no_vector_are_read_inside_alone(filters, groups, rng):
+    """dy is read on into the pixels that follow, where they lie behind and are its own."""
+    grad = rng.standard_normal((3, filters * groups, 24, 24)).astype(np.float32)
+    x = rng.standard_normal((3, groups, 28, 28)).astype(np.float32)
+    shape, options = (filters * groups, 1, 5, 5), {"groups": groups, "algorithm": "direct"}
+    row = rng.standard_normal((1, 1, 1, filters * groups - 1 + 3 * 24 * 24)).astype(np.float32)
+    sliding = [row.itemsize * step for step in (24 * 24, 1, 24, 1)]
+
+    def gradient(dy):
+        return functional.conv2d_backward_weight(dy, x, shape, **options)
+
+    for isa, at in itertools.product(fastconv.available_isas(), ("start", "end")):
+        with using_isa(isa), guard_pages(f"backward_weight with {isa}, guard at the {at}") as place:
+            expected = gradient(grad)
+            assert_same_bits(gradient(place(grad, "grad_output", (0, 2, 3, 1), at)), expected, isa)
+            backwards = place(grad[::-1, :, ::-1, ::-1], "grad_output", (0, 2, 3, 1), at)
+            assert_same_bits(gradient(backwards[::-1, :, ::-1, ::-1]), expected, isa)
+            numbers = place(row, "grad_output", None, at)
+            overlapping = np.lib.stride_tricks.as_strided(numbers, grad.shape, sliding)
+            assert_same_bits(gradient(overlapping), gradient(overlapping.copy()), isa)
 
 
 def test_nan_and_infinity_reach_only_the_outputs_that_meet_them(rng):

@@ -21,6 +21,10 @@ from fastconv import functional
 from fastconv import threads as threads_module
 
 
+def channels_last(array):
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
 def large_problem(rng):
     """Pays for a team of five with any instruction set."""
     x = rng.standard_normal((2, 16, 32, 32)).astype(np.float32)
@@ -245,20 +249,27 @@ def test_large_teams_do_every_task_once(threads, rng):
     ((1, 512, 28, 28), (64, 512, 1, 1), 1, 0),
     ((5, 512, 14, 14), (80, 512, 1, 1), 2, 0),
     ((1, 512, 1, 300), (64, 512, 1, 3), 1, (0, 1)),
+    ((2, 128, 20, 20), (48, 128, 5, 5), 1, 2),
+    ((2, 384, 14, 14), (96, 192, 3, 3), 1, 1),
 ])
 def test_few_filters_are_shared_out_over_pixels(x_shape, w_shape, stride, padding, algorithm, rng):
     """Fewer panels of filters than threads, or one left over: their pixels are shared out."""
     x = rng.standard_normal(x_shape, dtype=np.float32)
     w = rng.standard_normal(w_shape, dtype=np.float32)
-    options = {"stride": stride, "padding": padding, "algorithm": algorithm}
+    bias = rng.standard_normal(w_shape[0], dtype=np.float32)
+    groups = x_shape[1] // w_shape[1]
+    options = {"stride": stride, "padding": padding, "groups": groups, "algorithm": algorithm}
+    filters = functional.prepare_conv2d(w, x_shape, **options)
     with fastconv.num_threads(1):
-        y = functional.conv2d(x, w, **options)
+        y = functional.conv2d(x, w, bias, **options)
         dx = functional.conv2d_backward_input(y, w, x_shape, **options)
-    for array in (x, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
+    for layout in (np.ascontiguousarray, channels_last):
+        images, grad = layout(x), layout(y)
         for threads in (2, 3, 7, 16):
             with fastconv.num_threads(threads):
-                assert_same_bits(functional.conv2d(array, w, **options), y, threads)
-                assert_same_bits(functional.conv2d_backward_input(y, w, array.shape, **options), dx, threads)
+                assert_same_bits(functional.conv2d(images, w, bias, **options), y, threads)
+                assert_same_bits(functional.conv2d(images, w, bias, filters=filters, **options), y, threads)
+                assert_same_bits(functional.conv2d_backward_input(grad, w, x_shape, **options), dx, threads)
 
 
 # ---- at once ----------------------------------------------------------------------------------------

@@ -6,13 +6,13 @@
 #include "simd.h"
 
 /* Lanes FIRST, FIRST + 1, ... of every group of 4 in a and b, taken by turns RUN at a time. */
-#define ZIPPED(L, RUN, FIRST)                                                                           \
+#define FC_ZIPPED(L, RUN, FIRST)                                                                           \
     ((L) / 4 * 4 + (FIRST) + (L) % 4 / (2 * (RUN)) * (RUN) + (L) % (RUN) + ((L) / (RUN) % 2 ? FC_LANES : 0))
-#define zip_in_groups(RUN, FIRST, A, B) FC_SHUFFLE(A, B, ZIPPED, RUN, FIRST)
+#define zip_in_groups(RUN, FIRST, A, B) FC_SHUFFLE(A, B, FC_ZIPPED, RUN, FIRST)
 
 /* Every other group of 4 lanes, from the first (0) or second (1) on, of a and then of b. */
-#define IN_GROUP(L, FIRST) ((2 * ((L) / 4) + (FIRST)) * 4 + (L) % 4)
-#define every_other_group(FIRST, A, B) FC_SHUFFLE(A, B, IN_GROUP, FIRST)
+#define FC_IN_GROUP(L, FIRST) ((2 * ((L) / 4) + (FIRST)) * 4 + (L) % 4)
+#define every_other_group(FIRST, A, B) FC_SHUFFLE(A, B, FC_IN_GROUP, FIRST)
 
 /* Transposes FC_LANES x FC_LANES in registers: 4 x 4 within the groups of 4 lanes, then the groups, by the
  * shuffles that need no table of indices. */
@@ -88,12 +88,12 @@ static void transpose(size_t rows, size_t cols, const float *restrict x, ptrdiff
 enum { PREFETCH_FLOATS = 1024 };
 
 /* Of a and b in a row: the elements 0, 2, ... (ODD 0) or 1, 3, ... (ODD 1). */
-#define ALTERNATE(L, ODD) (2 * (L) + (ODD))
-#define every_other(ODD, A, B) FC_SHUFFLE(A, B, ALTERNATE, ODD)
+#define FC_ALTERNATE(L, ODD) (2 * (L) + (ODD))
+#define every_other(ODD, A, B) FC_SHUFFLE(A, B, FC_ALTERNATE, ODD)
 
 /* Elements of a and b by turns: the first (0) or second (1) half of the sequence. */
-#define BY_TURNS(L, SECOND) (((L) + (SECOND) * FC_LANES) / 2 + (L) % 2 * FC_LANES)
-#define by_turns(SECOND, A, B) FC_SHUFFLE(A, B, BY_TURNS, SECOND)
+#define FC_BY_TURNS(L, SECOND) (((L) + (SECOND) * FC_LANES) / 2 + (L) % 2 * FC_LANES)
+#define by_turns(SECOND, A, B) FC_SHUFFLE(A, B, FC_BY_TURNS, SECOND)
 
 /* Deals x out by turns: y[(i % parts) * part + i / parts] = x[i] for i < n. */
 static void deal(size_t n, size_t parts, const float *restrict x, float *restrict y, ptrdiff_t part)

@@ -24,9 +24,9 @@ typedef struct fc_tile {
     const ptrdiff_t *a_run;     /* [runs] offset of each run in a                            */
     const ptrdiff_t *b_run;     /* [runs] offset of each run in b                            */
     size_t runs, depth;         /* the sum has runs * depth steps, in this order             */
-    const float *next;          /* to fetch meanwhile, a cache line a step, or NULL: a of the next tile (tile_rows),
-                                   what a later one reads (tile_cols)                        */
-    ptrdiff_t next_step;        /* from one of these lines to the next                       */
+    const float *next;          /* to fetch meanwhile, or NULL: what a later tile reads, to the L1 cache (tile_rows)
+                                   or the L2 cache (tile_cols)                               */
+    ptrdiff_t next_step;        /* from what one step fetches to the next                    */
     float *y;                   /* result                                                    */
     ptrdiff_t y_row;            /* from one tile row to the next                             */
     size_t last_lanes;          /* lanes of the last vector that are stored: 1 .. lanes      */

@@ -3,7 +3,7 @@
  *
  * Built on the compiler's own vector type: + - * / and comparisons are native operators and a * b + c
  * contracts to one FMA where the instruction set has it. An operation is added here only when two
- * kernels need it; intrinsics appear here only, where the vector type has no words for them.
+ * kernels need it, or one needs intrinsics: they appear here only, where the vector type has no words for them.
  */
 #ifndef FC_SIMD_H
 #define FC_SIMD_H

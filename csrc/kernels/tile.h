@@ -97,8 +97,10 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
     /* What is done to a sum, one branch each: with a test for every vector, the tests outlast short sums. */
     const int tail = t->last_lanes != FC_LANES;
 #define FC_EACH(STATEMENT)                                                                             \
-    FC_UNROLL(16) for (int m = 0; m < rows; m++)                                            \
-        FC_UNROLL(4) for (int v = 0; v < vectors; v++) {                                    \
+    FC_UNROLL(16)                                                                                      \
+    for (int m = 0; m < rows; m++)                                                                     \
+        FC_UNROLL(4)                                                                                   \
+        for (int v = 0; v < vectors; v++) {                                                            \
             const ptrdiff_t at = m * t->y_row + v * FC_LANES;                                          \
             const int part = tail && v == vectors - 1;                                                 \
             (void)at, (void)part;                                                                      \

@@ -6,12 +6,12 @@
  *               copy its input rows, channels-last and zero-padded, to a buffer of this thread  (L2)
  *               for each panel, for each row, for each tile of pixels: kernels->tile_rows       (L1, registers)
  *   by panel    input copied to channels-last and zero-padded                                       (all threads)
- *               a task is one panel over all pixels, or over a share of them where panels are fewer than threads;
- *               for each part of the channels, pack its weights to a buffer of this thread      (L2)
+ *               a task is one panel over all pixels, or over a share of them where panels do not occupy the
+ *               threads evenly; for each part of the channels,
+ *               pack its weights to a buffer of this thread                                     (L2)
  *               for each row, for each tile of pixels: kernels->tile_rows                       (L1, registers)
  *
- * By panel reads each weight once, or once a share, which pays when weights outweigh the pixels (single images, late
- * layers).
+ * By panel reads each weight once a share, which pays when weights outweigh the pixels (single images, late layers).
  * 1x1 correlations take all pixels as one row; of those with a stride, the pixels that count are copied side by side.
  * Rows of taps that fall outside the image are skipped. Each output adds up its parts, each a chain of
  * multiply-adds in the order r, s, c. The parts are fixed by the shape, so neither way nor any block size changes
@@ -42,7 +42,7 @@ enum {
 };
 
 /* Nanoseconds of one thread for a float from the L3 cache. */
-static const double FLOAT_NS = 0.2;
+static const double L3_FLOAT_NS = 0.2;
 
 static void body(void *context, int thread, int threads)
 {
@@ -201,20 +201,37 @@ static void plan_blocks(plan *plan, ptrdiff_t fit_floats, int threads)
     }
 }
 
-/* Panels, each over `shares` shares of the pixels, or fewer: of the images, or of one image's rows, or of one row. */
-static void plan_panels(plan *plan, ptrdiff_t shares)
+/* A share of the pixels, and how many such there are. */
+typedef struct share {
+    ptrdiff_t images, rows, columns, count;
+} share;
+
+/* Cuts the pixels into so many shares or fewer: images, then their rows, or a single row into whole tiles. */
+static share share_out(const plan *plan, ptrdiff_t shares)
 {
     const ptrdiff_t images = plan->p.x.size[0], rows = plan->rows, columns = plan->columns;
-    const ptrdiff_t most = plan->most_rows[plan->vectors];
+    const ptrdiff_t most = plan->most_rows[plan->vectors], of_image = ceil_div(shares, images);
+    share s = {.images = ceil_div(images, min(shares, images)), .rows = rows, .columns = columns};
+    if (rows > 1)
+        s.rows = ceil_div(rows, min(of_image, rows));
+    else
+        s.columns = min(columns, ceil_div(ceil_div(columns, of_image), most) * most);
+    s.count = ceil_div(images, s.images) * ceil_div(rows, s.rows) * ceil_div(columns, s.columns);
+    return s;
+}
+
+/* Panels, each over so many shares of the pixels. */
+static void plan_panels(plan *plan, ptrdiff_t shares)
+{
+    const share s = share_out(plan, shares);
     plan->by_panel = 1;
-    plan->block_images = images > 1 ? ceil_div(images, shares) : 1;
-    plan->block_rows = images == 1 && rows > 1 ? ceil_div(rows, shares) : rows;
-    plan->unit_columns = images == 1 && rows == 1 ? min(columns, ceil_div(ceil_div(columns, shares), most) * most)
-                                                  : columns;
-    plan->image_blocks = ceil_div(images, plan->block_images);
-    plan->row_blocks = ceil_div(rows, plan->block_rows);
-    plan->units = ceil_div(columns, plan->unit_columns);
-    plan->in_columns = input_columns(plan, columns);
+    plan->block_images = s.images;
+    plan->block_rows = s.rows;
+    plan->unit_columns = s.columns;
+    plan->image_blocks = ceil_div(plan->p.x.size[0], s.images);
+    plan->row_blocks = ceil_div(plan->rows, s.rows);
+    plan->units = ceil_div(plan->columns, s.columns);
+    plan->in_columns = input_columns(plan, plan->columns);
     plan->copy_floats = 0;
 }
 
@@ -234,21 +251,26 @@ static ptrdiff_t choose_shares(const plan *plan, double steps, int threads, ptrd
     const double input = (double)p->x.size[0] * (double)p->x.size[1] * (double)p->x.size[2] * (double)p->x.size[3];
     const double compute = steps * FC_STEP_NS / threads;
     const double packing = plan->prepared ? 0 : 2;
-    const ptrdiff_t most = p->x.size[0] > 1 ? p->x.size[0] : plan->rows > 1 ? plan->rows
-                         : ceil_div(plan->columns, plan->most_rows[plan->vectors]);
+    const double pixels = (double)p->x.size[0] * (double)plan->rows * (double)plan->columns;
     double best_ns = compute * (double)ceil_div(blocks, threads) * threads / (double)blocks +
-                     (weights * (packing + (double)(blocks / p->groups)) + input) * FLOAT_NS / threads;
-    double unevenness = 2;
+                     (weights * (packing + (double)(blocks / p->groups)) + input) * L3_FLOAT_NS / threads;
     ptrdiff_t best = 0;
-    for (ptrdiff_t shares = 1; shares <= min(most, threads) && (!best || unevenness > FC_EVEN); shares++) {
-        const double reread = input > (double)(shares * l2_floats) / 2 ? FLOAT_NS : FLOAT_NS / 4;
-        unevenness = fc_unevenness(plan->outputs, plan->panel_width, p->groups * shares, threads);
-        const double ns = compute * unevenness + (weights * (double)shares + 2 * input) * FLOAT_NS / threads +
+    for (ptrdiff_t shares = 1; shares <= threads; shares++) {
+        const share s = share_out(plan, shares);
+        if (s.count != shares)
+            continue;
+        const double largest = (double)s.images * (double)s.rows * (double)s.columns * (double)s.count / pixels;
+        const double unevenness = largest * fc_unevenness(plan->outputs, plan->panel_width, p->groups * shares,
+                                                          threads);
+        const double reread = input > (double)(shares * l2_floats) / 2 ? L3_FLOAT_NS : L3_FLOAT_NS / 4;
+        const double ns = compute * unevenness + (weights * (double)shares + 2 * input) * L3_FLOAT_NS / threads +
                           input * (double)plan->panels * reread / threads;
         if (ns < best_ns) {
             best = shares;
             best_ns = ns;
         }
+        if (best && unevenness < FC_EVEN)
+            break;
     }
     return best;
 }
@@ -325,7 +347,7 @@ static int describe(const fc_correlation *problem, plan *plan)
     plan->parts = max(1, ceil_div(plan->channels, plan->part));
     plan->pitch = fc_pixel_pitch(plan->part);
     plan->in_place = !plan->strided.x.data && (p->x.stride[1] == 1 || plan->channels == 1) && p->x.stride[3] &&
-                    plan->column_min >= 0 && (plan->columns - 1) * p->x_step[1] + plan->column_max < p->x.size[3];
+                     plan->column_min >= 0 && (plan->columns - 1) * p->x_step[1] + plan->column_max < p->x.size[3];
     if (plan->in_place)
         plan->pitch = p->x.stride[3];
     plan->staged = p->y.stride[1] != 1 && plan->outputs > 1;

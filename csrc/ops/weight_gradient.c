@@ -48,8 +48,8 @@ typedef struct plan {
     int in_place;                      /* x is read where it lies, not copied */
     ptrdiff_t pitch, columns, x_row, x_image;   /* of the x rows that are read */
     int dense;                         /* s and c are one contiguous run */
-    int dy_in_place;                   /* likewise; a vector that outputs do not fill reads on in the next pixels, */
-    ptrdiff_t spilt_pixels;            /* so many: where no more follow, dy is packed */
+    int dy_in_place;                   /* likewise, in blocks behind which spilt_pixels more follow */
+    ptrdiff_t spilt_pixels;            /* into which the lanes behind the last output read on */
     ptrdiff_t chunks, chunk_images;
     ptrdiff_t block_rows, block_images;
     ptrdiff_t task_panels, task_parts; /* panels of a task, tasks of a (chunk, group) */
@@ -208,7 +208,7 @@ static void find_gradient(const plan *plan, block *b)
 {
     const fc_tensor *dy = &plan->dy;
     const ptrdiff_t behind = ((dy->size[0] - b->n) * dy->size[2] - b->p0 - b->images * (b->p1 - b->p0)) * dy->size[3];
-    b->dy_in_place = plan->dy_in_place && (!plan->spilt_pixels || behind >= plan->spilt_pixels);
+    b->dy_in_place = plan->dy_in_place && behind >= plan->spilt_pixels;
     b->dy_pixel = b->dy_in_place ? dy->stride[3] : plan->panel_width;
     b->dy_row = b->dy_in_place ? dy->stride[2] : dy->size[3] * plan->panel_width;
     b->dy_image = b->dy_in_place ? dy->stride[0] : plan->block_rows * b->dy_row;
@@ -386,8 +386,9 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, con
     plan.dense = plan.pitch == plan.channels && conv->dilation[1] == 1;
     const ptrdiff_t spilt = ceil_div(plan.outputs, lanes) * lanes - plan.outputs;
     plan.spilt_pixels = ceil_div(spilt, plan.outputs);
-    plan.dy_in_place = dy->stride[1] == 1 && dy->stride[3] % 512 &&
-                       (!spilt || (plan.panels == 1 && is_dense(dy))) &&
+    /* What is read on must be pixels of dy: they lie side by side, without others' channels between them. */
+    const int reads_on = plan.panels == 1 && is_dense(dy) && dy->stride[3] == dy->size[1];
+    plan.dy_in_place = dy->stride[1] == 1 && dy->stride[3] % 512 && (!spilt || reads_on) &&
                        plan.channels * dweight->size[2] * dweight->size[3] <= FEW_SUMS;
 
     /* Shape alone decides these: they fix the order of the sums. */

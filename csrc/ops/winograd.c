@@ -6,7 +6,8 @@
  *               for each of the 36, for each panel of NB output channels, for each part of the
  *               channels: M[36][tile][k] += V U by kernels->tile_rows                           (L1, registers)
  *               M to outputs
- *   by panel    V of a block of tiles: all, or fewer where panels are fewer than threads  (each thread for itself)
+ *   by panel    V of a block of tiles: all, or fewer where panels do not occupy the       (each thread for itself)
+ *               threads evenly
  *               a task is one panel over the block: for each part, the points of its weights    (L2),
  *               then as above for this panel
  *
@@ -31,7 +32,7 @@ enum {
     MANY_POINTS = 2 << 20,         /* are those of a layer whose network fits no cache */
 };
 
-/* What takes as long as a float from the L3 cache: steps of multiply-adds, floats of U made. */
+/* What a step of multiply-adds, and making a float of U, cost: in floats from the L3 cache. */
 static const double STEP_FLOATS = 0.75, MAKING_FLOATS = 0.7;
 
 typedef struct plan {
@@ -257,16 +258,16 @@ static void body(void *context, int thread, int threads)
     plan *plan = context;
     float *scratch = plan->scratch + (size_t)thread * plan->scratch_floats;
     if (plan->made) {
-        const ptrdiff_t panels = plan->p.groups * plan->panels;
-        for (fc_hand hand = fc_hand_of(&plan->preparations, panels, thread, threads); fc_take(&hand);)
+        const ptrdiff_t all = plan->p.groups * plan->panels;
+        for (fc_hand hand = fc_hand_of(&plan->preparations, all, thread, threads); fc_take(&hand);)
             prepare_filters(plan, hand.task, scratch + plan->copy_floats, plan->made);
         fc_team_barrier(threads);
     }
-    const ptrdiff_t panels = plan->by_panel ? plan->panels : 1;
-    const ptrdiff_t tasks = plan->p.groups * plan->blocks * panels;
+    const ptrdiff_t of_block = plan->by_panel ? plan->panels : 1;
+    const ptrdiff_t tasks = plan->p.groups * plan->blocks * of_block;
     ptrdiff_t transformed = -1;        /* by panel: the block, of all groups', of which V is there */
     for (fc_hand hand = fc_hand_of(&plan->tasks, tasks, thread, threads); fc_take(&hand);) {
-        const ptrdiff_t at = hand.task / panels, group = at / plan->blocks, block = at % plan->blocks;
+        const ptrdiff_t at = hand.task / of_block, group = at / plan->blocks, block = at % plan->blocks;
         const ptrdiff_t first = fc_tile_share(&plan->tiling, block, plan->blocks);
         const ptrdiff_t end = fc_tile_share(&plan->tiling, block + 1, plan->blocks);
         if (!plan->by_panel) {
@@ -276,7 +277,7 @@ static void body(void *context, int thread, int threads)
         if (at != transformed)
             make_points(plan, group, first, end, scratch + plan->copy_floats, scratch);
         transformed = at;
-        run_panel(plan, group, hand.task % panels, first, end, scratch);
+        run_panel(plan, group, hand.task % of_block, first, end, scratch);
     }
 }
 
@@ -351,20 +352,21 @@ static void choose_blocks(plan *plan, int threads)
     best *= (double)groups;
 
     ptrdiff_t blocks = 0;
-    double unevenness = 2;
-    for (ptrdiff_t b = 1; b <= min(plan->tiles, threads) && (!blocks || unevenness > FC_EVEN); b++) {
+    for (ptrdiff_t b = 1; b <= min(plan->tiles, threads); b++) {
         const double tiles = (double)ceil_div(plan->tiles, b), v_block = (double)v_tile * tiles;
-        unevenness = fc_unevenness(plan->outputs, width, groups * b, threads);
-        const double panels = unevenness * (double)(groups * b) / threads;       /* the slowest thread's, over all */
-        const double reading = v_block > (double)l2 ? v_block * panels * (double)plan->panels : v_block;
+        const double unevenness = fc_unevenness(plan->outputs, width, groups * b, threads);
+        const double rounds = unevenness * (double)(groups * b) / threads;  /* of the slowest thread, over all panels */
+        const double reading = v_block > (double)l2 ? v_block * rounds * (double)plan->panels : v_block;
         const double filters = (plan->filters ? 1 : MAKING_FLOATS + weights) * u;
         const double cost = v_block * (double)ceil_div(groups * b, threads) + reading +
-                            panels * (filters + products * tiles);
+                            rounds * (filters + products * tiles);
         if (PLANES * tiles * (double)width <= (double)l2 / 2 && v_block * threads <= FC_MOST_POINT_FLOATS &&
             cost < best) {
             blocks = b;
             best = cost;
         }
+        if (blocks && unevenness < FC_EVEN)
+            break;
     }
     plan->by_panel = blocks > 0;
     if (plan->by_panel) {

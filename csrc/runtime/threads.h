@@ -19,13 +19,13 @@ typedef struct fc_hand {
     fc_tasks *tasks;
     ptrdiff_t count, task;                 /* of all; the one taken */
     ptrdiff_t begin, end;                  /* of the share from which it takes */
-    int share, shares, left;               /* that share, how many there are, how many are left with it */
+    int share, shares, left;               /* that share, how many there are, how many are left, it included */
     int backwards;                         /* takes each share from its end */
 } fc_hand;
 
 fc_hand fc_hand_of(fc_tasks *tasks, ptrdiff_t count, int thread, int threads);
 
-/* Goes on to a share of those that are left. */
+/* Sets the share from which it takes. */
 void fc_next_share(fc_hand *hand, int share);
 
 /* Takes the next task; returns 0 when none is left. */
