@@ -51,6 +51,10 @@ class BuildKernels(build_ext):
     """build_ext that gives every C file its own flags and compiles them in parallel."""
 
     def build_extension(self, ext):
+        module = Path(self.get_ext_fullpath(ext.name))
+        for other in () if self.inplace else module.parent.glob("_core.*"):
+            if other.suffix in (".so", ".pyd") and other.name != module.name:
+                other.unlink()  # of another Python, from an earlier build: it would go into the wheel
         program = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
         openmp, link = OPENMP_COMPILE, OPENMP_LINK
         if not self.accepts(openmp, program, link):
@@ -85,7 +89,7 @@ class BuildKernels(build_ext):
         if RELEASE and sys.platform == "linux":
             # Under its own name: the loader then takes this copy and torch's for one, whichever comes
             # first. Two in a process would each have a pool of threads.
-            self.bundle("libgomp.so.1", Path(self.get_ext_fullpath(ext.name)).parent / "_libs")
+            self.bundle("libgomp.so.1", module.parent / "_libs")
             ext.extra_link_args = [*link, "-Wl,-rpath,$ORIGIN/_libs", "-Wl,--strip-debug"]
         super().build_extension(ext)
 
