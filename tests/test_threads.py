@@ -13,16 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from check import assert_same_bits
+from check import LAYOUTS, assert_same_bits, in_layout
 from script import run_script
 
 import fastconv
 from fastconv import functional
 from fastconv import threads as threads_module
-
-
-def channels_last(array):
-    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
 def large_problem(rng):
@@ -263,8 +259,8 @@ def test_few_filters_are_shared_out_over_pixels(x_shape, w_shape, stride, paddin
     with fastconv.num_threads(1):
         y = functional.conv2d(x, w, bias, **options)
         dx = functional.conv2d_backward_input(y, w, x_shape, **options)
-    for layout in (np.ascontiguousarray, channels_last):
-        images, grad = layout(x), layout(y)
+    for layout in LAYOUTS:
+        images, grad = in_layout(x, layout), in_layout(y, layout)
         for threads in (2, 3, 7, 16):
             with fastconv.num_threads(threads):
                 assert_same_bits(functional.conv2d(images, w, bias, **options), y, threads)

@@ -37,8 +37,8 @@ static inline int fc_take(fc_hand *hand)
             hand->task = hand->backwards ? hand->end - 1 - at : hand->begin + at;
             return 1;
         }
-        hand->left--;
-        fc_next_share(hand, hand->share + 1 < hand->shares ? hand->share + 1 : 0);
+        if (--hand->left)
+            fc_next_share(hand, hand->share + 1 < hand->shares ? hand->share + 1 : 0);
     }
     return 0;
 }
