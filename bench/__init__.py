@@ -6,3 +6,5 @@ See bench/README.md for what is timed, how, and in which units.
 """
 
 NETWORKS = ("lenet5", "alexnet", "vgg16", "googlenet", "resnet18", "resnet50")
+PASSES = ("forward", "backward_input", "backward_weight")
+PREPARED = "forward_prepared"  # what inference does: weights brought into their final form beforehand

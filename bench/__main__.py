@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import NETWORKS
+from . import NETWORKS, PASSES, PREPARED
 from .workers import Team, installed
 
 SUITES = ("conv", "inference", "onnx", "training", "memory", "threads", "sizes",
@@ -25,8 +25,9 @@ def _arguments(argv):
     parser.add_argument("--peers", type=lambda text: text.split(","), metavar="LIST",
                         default=",".join(installed()), help="libraries in processes of their own (default: "
                         "those installed, %(default)s)")
-    parser.add_argument("--pass", dest="passes", default="forward,backward_input,backward_weight",
-                        metavar="LIST", help="conv: which of %(default)s")
+    parser.add_argument("--pass", dest="passes", default=",".join(PASSES),
+                        metavar="LIST",
+                        help=f"conv: which of %(default)s,{PREPARED} (default: all but the last)")
     parser.add_argument("--threads", type=int, default=2, help="for every contender (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0,
                         help="spent on every contender of every row (default %(default)s)")
@@ -36,7 +37,7 @@ def _arguments(argv):
                         help="writes the figures here, and beside it FILE.md and pictures")
     options = parser.parse_args(argv)
     options.passes = options.passes.split(",")
-    if unknown := set(options.passes) - {"forward", "backward_input", "backward_weight"}:
+    if unknown := set(options.passes) - {*PASSES, PREPARED}:
         parser.error(f"argument --pass: unknown pass {', '.join(sorted(unknown))}")
     if unknown := set(options.networks) - set(NETWORKS):
         parser.error(f"argument --network: unknown network {', '.join(sorted(unknown))}")

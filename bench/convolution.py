@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from . import PASSES
 from .layers import ConvLayer
-from .libraries import PASSES
 from .peak import Peak
 from .report import Measurement, Table, ratios
 from .timing import best_of_turns, turn

@@ -9,7 +9,7 @@ import pytest
 
 from fastconv import functional, reference
 
-from . import NETWORKS, libraries, memory_bound, naive, networks, peers
+from . import NETWORKS, PASSES, PREPARED, libraries, memory_bound, naive, networks, peers
 from .layers import ConvLayer, conv_layers
 from .libraries.fastconv import convolution
 from .naive_lenet import NaiveLeNet
@@ -42,7 +42,7 @@ def error_bound(terms, magnitude):
 
 def specified(layer, direction, x, weight, grad_output):
     geometry = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
-    if direction == "forward":
+    if direction in ("forward", PREPARED):
         return reference.conv2d(x, weight, None, **geometry)
     if direction == "backward_input":
         return reference.conv2d_backward_input(grad_output, weight, layer.input_shape, **geometry)
@@ -57,12 +57,13 @@ def team(request):
         yield team
 
 
-@pytest.mark.parametrize("direction", libraries.PASSES)
+@pytest.mark.parametrize("direction", [*PASSES, PREPARED])
 @pytest.mark.parametrize("layer", SMALL_LAYERS, ids=name_of)
 def test_convolutions_agree(team, layer, direction, capsys):
     arrays = libraries.conv_arrays(layer)
     expected = specified(layer, direction, *arrays)
-    terms = {"forward": np.prod(layer.weight_shape[1:]),
+    forward = np.prod(layer.weight_shape[1:])
+    terms = {"forward": forward, PREPARED: forward,
              "backward_input": layer.filters // layer.groups * layer.kernel**2,
              "backward_weight": layer.batch * layer.output_size**2}[direction]
     bound = error_bound(terms, specified(layer, direction, *map(np.abs, arrays)))
@@ -169,7 +170,7 @@ def test_command_writes_json_and_markdown(tmp_path):
 
 
 @pytest.mark.parametrize("name", LIBRARIES["fastconv"])
-@pytest.mark.parametrize("direction", libraries.PASSES)
+@pytest.mark.parametrize("direction", PASSES)
 @pytest.mark.parametrize("layer", LAYERS, ids=name_of)
 def test_conv2d(benchmark, layer, direction, name):
     benchmark(convolution(name, layer, direction))

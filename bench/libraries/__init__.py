@@ -1,7 +1,8 @@
 """The libraries that are compared, a module for each, imported in the process of that library alone.
 
 start(threads)                            -> None
-convolution(contender, layer, direction)  -> a callable, or None where the library has no such thing
+convolution(contender, layer, direction)  -> a callable, or None where the library has no such thing;
+                                             direction: of bench.PASSES, or PREPARED
 inference(contender, network, batch, path) -> the same; path: the network as an ONNX file, or None
 from_file(contender, network, batch, path) -> the same, of the file alone
 training(contender, network, batch)       -> the same
@@ -16,7 +17,6 @@ import numpy as np
 
 from fastconv import models  # not fastconv, which is a module of this package too
 
-PASSES = ("forward", "backward_input", "backward_weight")
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 
 

@@ -6,6 +6,7 @@ import fastconv
 import fastconv.onnx
 from fastconv import functional
 
+from .. import PREPARED
 from . import LEARNING_RATE, MOMENTUM, channels_last, conv_arrays, images, model
 
 
@@ -27,6 +28,10 @@ def convolution(contender, layer, direction):
     if contender == "fastconv NHWC":
         x, weight, grad_output = channels_last(x), _filters_last(weight), channels_last(grad_output)
     geometry = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
+    if direction == PREPARED:
+        module = fastconv.layers.Conv2d(layer.channels, layer.filters, layer.kernel, bias=False, **geometry)
+        module.weight.data[...] = weight
+        return partial(module.compile(x.shape), x)
     if direction == "forward":
         return partial(functional.conv2d, x, weight, **geometry)
     if direction == "backward_input":

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jax import lax
 
+from .. import PREPARED
 from . import conv_arrays, images, onnx_graph
 
 
@@ -34,6 +35,8 @@ def _conv(x, weight, strides, padding, groups=1):
 
 
 def convolution(contender, layer, direction):
+    if direction == PREPARED:
+        return None
     x, weight, grad_output = conv_arrays(layer)
     x, grad_output = (jax.numpy.asarray(array.transpose(0, 2, 3, 1)) for array in (x, grad_output))
     weight = jax.numpy.asarray(weight.transpose(2, 3, 1, 0))

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from .. import naive
+from .. import PREPARED, naive
 from . import conv_arrays
 
 
@@ -15,7 +15,7 @@ def to_numpy(y):
 
 
 def convolution(contender, layer, direction):
-    if layer.groups > 1:
+    if layer.groups > 1 or direction == PREPARED:
         return None
     x, weight, grad_output = conv_arrays(layer)
     function = getattr(naive, f"{direction}_{contender.removeprefix('NumPy ')}")

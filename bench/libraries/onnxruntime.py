@@ -3,6 +3,7 @@
 import onnx
 import onnxruntime
 
+from .. import PREPARED
 from . import conv_arrays, images
 
 _threads = 1
@@ -29,7 +30,7 @@ def _session(model, x):
 
 def convolution(contender, layer, direction):
     """The weights are constants."""
-    if direction != "forward":
+    if direction not in ("forward", PREPARED):
         return None
     x, weight, _ = conv_arrays(layer)
     helper, float32 = onnx.helper, onnx.TensorProto.FLOAT

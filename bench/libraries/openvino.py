@@ -3,6 +3,7 @@
 import openvino
 from openvino import opset13
 
+from .. import PREPARED
 from . import conv_arrays, images
 
 _core = openvino.Core()
@@ -34,7 +35,7 @@ def _request(model, x):
 
 def convolution(contender, layer, direction):
     """The weights are constants."""
-    if direction != "forward" or layer.groups > 1:
+    if direction not in ("forward", PREPARED) or layer.groups > 1:
         return None
     x, weight, _ = conv_arrays(layer)
     given = opset13.parameter(layer.input_shape, openvino.Type.f32)

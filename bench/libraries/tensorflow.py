@@ -6,6 +6,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
 
+from .. import PREPARED
 from . import conv_arrays, images, onnx_graph
 
 
@@ -36,7 +37,7 @@ def _options(strides, padding):
 
 
 def convolution(contender, layer, direction):
-    if layer.groups > 1:
+    if layer.groups > 1 or direction == PREPARED:
         return None
     x, weight, grad_output = conv_arrays(layer)
     x, grad_output = (tf.constant(array.transpose(0, 2, 3, 1)) for array in (x, grad_output))

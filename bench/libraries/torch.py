@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import LEARNING_RATE, MOMENTUM, PASSES, conv_arrays, images, model
+from .. import PASSES, PREPARED
+from . import LEARNING_RATE, MOMENTUM, conv_arrays, images, model
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from torch_networks import NETWORKS
@@ -34,6 +35,10 @@ def convolution(contender, layer, direction):
     stride, padding = [layer.stride] * 2, [layer.padding] * 2
     if direction == "forward":
         call = partial(nn.functional.conv2d, x, weight, None, stride, padding, 1, layer.groups)
+    elif direction == PREPARED:  # what Inductor generates for a frozen model
+        ops, geometry = torch.ops.mkldnn, (padding, stride, [1, 1], layer.groups)
+        weight = ops._reorder_convolution_weight(weight, *geometry, layer.input_shape)
+        call = partial(ops._convolution_pointwise, x, weight, None, *geometry, "none", [], "")
     else:
         index = PASSES.index(direction) - 1
         backward = partial(torch.ops.aten.convolution_backward, grad_output, x, weight, None, stride, padding,
