@@ -14,6 +14,7 @@
  *               pack dy to [pixel][NB], unless it is read where it lies                    (L1 or L2)
  *               for each tap row r, each tile of (s, c): kernels->tile_cols over the rows  (registers)
  *   sum over chunks, write to dw's layout                                              (all threads) */
+#include <stdint.h>
 #include <string.h>
 
 #include "../runtime/dispatch.h"
@@ -72,9 +73,9 @@ typedef struct lines {
     ptrdiff_t step, left;
 } lines;
 
-/* What is on its way while sums are computed: two lines of each pixel of the panel after this one, then dy and x of the
- * block after this one. */
-enum { AHEAD = 4 };
+/* What is on its way while sums are computed: the lines of each pixel of the panel after this one, three if it does not
+ * begin with one, then dy and x of the block after this one. */
+enum { PANEL_LINES = 3, NEXT_DY = PANEL_LINES, NEXT_X, AHEAD };
 
 /* Has a tile of so many steps fetch what comes next. */
 static void fetch_ahead(lines ahead[AHEAD], ptrdiff_t steps, fc_tile *t)
@@ -232,8 +233,9 @@ static void fetch_panel(const plan *plan, const block *b, ptrdiff_t panel, lines
     const fc_tensor *dy = &plan->dy;
     const float *from = dy->data + b->n * dy->stride[0] + b->p0 * dy->stride[2] + b->group * plan->outputs +
                         panel * plan->panel_width;
-    for (int line = 0; line < 2 && 16 * line < plan->panel_width; line++)
-        ahead[line] = (lines){from + 16 * line, dy->stride[3], b->images * (b->p1 - b->p0) * dy->size[3]};
+    const ptrdiff_t before = (ptrdiff_t)((uintptr_t)from % 64 / sizeof(float));
+    for (int line = 0; line < PANEL_LINES && 16 * line < before + plan->panel_width; line++)
+        ahead[line] = (lines){from - before + 16 * line, dy->stride[3], b->images * (b->p1 - b->p0) * dy->size[3]};
 }
 
 /* What of x, and of dy where it lies, a block meets. */
@@ -241,11 +243,11 @@ static void fetch_block(const plan *plan, const block *b, lines ahead[AHEAD])
 {
     const fc_tensor *x = &plan->x, *dy = &plan->dy;
     if (plan->dy_in_place && is_dense(dy))
-        ahead[2] = (lines){dy->data + b->n * dy->stride[0] + b->p0 * dy->stride[2], 16,
+        ahead[NEXT_DY] = (lines){dy->data + b->n * dy->stride[0] + b->p0 * dy->stride[2], 16,
                            b->images * (b->p1 - b->p0) * dy->stride[2] / 16};
     if (is_dense(x)) {
         const ptrdiff_t h0 = first_input_row(plan, b), rows = end_input_row(plan, b) - h0;
-        ahead[3] = (lines){x->data + b->n * x->stride[0] + h0 * x->stride[2], 16, b->images * rows * x->stride[2] / 16};
+        ahead[NEXT_X] = (lines){x->data + b->n * x->stride[0] + h0 * x->stride[2], 16, b->images * rows * x->stride[2] / 16};
     }
 }
 
