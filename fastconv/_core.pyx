@@ -113,7 +113,7 @@ cdef extern from "ops/ops.h":
         bint training
     int fc_batch_norm_forward(const fc_batch_norm *, const fc_tensor *x, const float *residual, bint relu,
                               const fc_tensor *y) nogil
-    int fc_batch_norm_backward(const fc_batch_norm *, const fc_tensor *dy, const fc_tensor *x, const float *y,
+    int fc_batch_norm_backward(const fc_batch_norm *, const fc_tensor *dy, const fc_tensor *x, int relu, const float *y,
                                const fc_tensor *dx, float *dresidual, float *dweight, float *dbias) nogil
     void fc_sum(size_t n, size_t terms, const float *const *x, bint relu, float *y) nogil
     void fc_concat(size_t arrays, const fc_tensor *x, const fc_tensor *y) nogil
@@ -1563,8 +1563,12 @@ cdef View result_beside(View a, View b, const fc_tensor *model, object out, fc_t
     return output(None, shape_of(model), is_channels_last(model), t)
 
 
-def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, y, bint with_residual, out):
-    """(grad_input, grad_weight, grad_bias) and, with_residual, grad_output where y let it through."""
+def batch_norm_backward(grad_output, x, mean, invstd, weight, bias, bint training, bint relu, y, bint with_residual,
+                        out):
+    """(grad_input, grad_weight, grad_bias) and, with_residual, grad_output where y let it through.
+
+    relu: y is the result behind one, or None: it is computed again.
+    """
     cdef fc_tensor tdy, tx, tdx, ty, tdr
     cdef const float *y_data = NULL
     cdef float *dresidual = NULL
@@ -1587,7 +1591,8 @@ def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, y, 
     cdef View hi = vector("invstd", invstd, channels, &norm.invstd)
     if hm is None or hi is None:
         raise TypeError("mean and invstd must be float32 arrays, got None")
-    norm.bias = norm.running_mean = norm.running_var = NULL
+    cdef View hb = vector("bias", bias, channels, <float **>&norm.bias)
+    norm.running_mean = norm.running_var = NULL
     norm.training = training
     dweight = np.empty(channels, np.float32)
     dbias = np.empty(channels, np.float32)
@@ -1597,7 +1602,7 @@ def batch_norm_backward(grad_output, x, mean, invstd, weight, bint training, y, 
     if (y is not None and not in_place_or_apart(hdx, hy)) or not (same_layout(&tdy, &tx) or not overlap(hdx, hdy)):
         hdx = output(None, shape_of(&tx), is_channels_last(&tx), &tdx)
     with nogil:
-        status = fc_batch_norm_backward(&norm, &tdy, &tx, y_data, &tdx, dresidual, dweight_data, dbias_data)
+        status = fc_batch_norm_backward(&norm, &tdy, &tx, relu, y_data, &tdx, dresidual, dweight_data, dbias_data)
     raise_for_status(status, "batch_norm_backward")
     results = delivered(hdx, out), dweight, dbias
     if not with_residual:

@@ -405,15 +405,22 @@ def batch_norm_train(x, weight=None, bias=None, running_mean=None, running_var=N
                             _relu_asked(activation), out)
 
 
-def batch_norm_backward(grad_output, x, mean, invstd, weight=None, training=True, *, y=None,
-                        return_residual=False, out=None):
+def batch_norm_backward(grad_output, x, mean, invstd, weight=None, training=True, *, bias=None,
+                        activation=None, y=None, return_residual=False, out=None):
     """(grad_input, grad_weight, grad_bias) of batch_norm; shapes of x, (C,) and (C,).
 
     training=False: mean and invstd are constants, as in evaluation with the running averages.
-    y: the result of batch_norm where it ended in a relu: its relu_backward comes first, in the same passes.
-    return_residual: also the gradient of the residual, which without y is grad_output itself.
+    Where batch_norm ended in a relu, its relu_backward comes first, in the same passes. That takes y, the
+    result, or, if there was no residual, activation "relu" and the bias: computed again it is one array less
+    to read.
+    return_residual: also the gradient of the residual, which without a relu is grad_output itself.
+    Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
-    return _core.batch_norm_backward(grad_output, x, mean, invstd, weight, training, y, return_residual, out)
+    relu = y is not None or _relu_asked(activation)
+    if relu and return_residual and y is None:
+        raise ValueError("y must be given for the gradient of a residual behind a relu, got None")
+    return _core.batch_norm_backward(grad_output, x, mean, invstd, weight, bias, training, relu, y,
+                                     return_residual, out)
 
 
 def _local_response(size, alpha, beta, k):

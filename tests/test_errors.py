@@ -31,7 +31,7 @@ ADAPTIVE = {
 NORM = {
     "batch_norm": dict(x=X, running_mean=(4,), running_var=(4,), weight=(4,), bias=(4,)),
     "batch_norm_train": dict(x=X, weight=(4,), bias=(4,), running_mean=(4,), running_var=(4,)),
-    "batch_norm_backward": dict(grad_output=X, x=X, mean=(4,), invstd=(4,), weight=(4,)),
+    "batch_norm_backward": dict(grad_output=X, x=X, mean=(4,), invstd=(4,), weight=(4,), bias=(4,)),
 }
 LOCAL = {
     "local_response_norm": dict(x=X),
@@ -283,6 +283,7 @@ def test_wrong_positions_are_refused():
     ("batch_norm_backward", "grad_output", (2, 4, 7, 6)),
     ("batch_norm_backward", "mean", (5,)),
     ("batch_norm_backward", "invstd", (1,)),
+    ("batch_norm_backward", "bias", (5,)),
     ("local_response_norm_backward", "grad_output", (2, 4, 7, 6)),
     ("lstm", "x", (3, 0, 5)),
     ("lstm", "h0", (4, 6)),

@@ -83,6 +83,20 @@ def test_batch_norm_backward_behind_relu(shape, layout, part, rng):
             assert_all_same_bits(plain, expected, f"{isa}, {threads} threads")
 
 
+@every_layout
+@every_shape
+def test_batch_norm_backward_computes_the_result_again(shape, layout, rng):
+    x, dy = floats(rng, shape, layout), floats(rng, shape, layout)
+    weight, bias = floats(rng, shape[1]), floats(rng, shape[1])
+    weight[::3] = bias[::3] = 0  # results that are 0 without the relu
+    for isa, threads in RUNS:
+        with using_isa(isa), fastconv.num_threads(threads):
+            y, *statistics = F.batch_norm_train(x, weight, bias, activation="relu")
+            expected = F.batch_norm_backward(dy, x, *statistics, weight, y=y)
+            again = F.batch_norm_backward(dy, x, *statistics, weight, bias=bias, activation="relu")
+            assert_all_same_bits(again, expected, f"{isa}, {threads} threads")
+
+
 # (x, output channels, filter size, stride): rows of one tile and of several, Winograd, few output channels
 CONVOLUTIONS = [((2, 20, 7, 7), 17, 1, 1), ((2, 64, 8, 40), 80, 1, 1), ((1, 33, 30, 31), 48, 3, 1),
                 ((2, 16, 9, 41), 33, 3, 2), ((1, 64, 28, 28), 64, 3, 1), ((3, 5, 9, 40), 3, 3, 1),
@@ -195,6 +209,8 @@ def test_concat_into_an_argument(rng):
     (lambda x: F.batch_norm_train(x, activation="gelu"), ValueError, "activation must be None or \"relu\""),
     (lambda x: F.batch_norm_backward(x, x, x[0, :, 0, 0], x[0, :, 0, 0], y=x[:1]), ValueError,
      r"y must have shape \(2, 3, 4, 4\)"),
+    (lambda x: F.batch_norm_backward(x, x, x[0, :, 0, 0], x[0, :, 0, 0], activation="relu",
+                                     return_residual=True), ValueError, "y must be given .*, got None"),
 ])
 def test_wrong_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):

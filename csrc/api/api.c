@@ -602,7 +602,7 @@ static int batch_norm_backward(const fastconv_batch_norm *given, const fastconv_
     const fc_batch_norm norm = {
         .weight = own.weight, .mean = (float *)mean, .invstd = (float *)invstd, .training = own.training != 0,
     };
-    return done(fc_batch_norm_backward(&norm, &tdy, &tx, ty.data, &tdx, tdr.data, dweight, dbias));
+    return done(fc_batch_norm_backward(&norm, &tdy, &tx, relu, ty.data, &tdx, tdr.data, dweight, dbias));
 }
 
 /* ---- the table --------------------------------------------------------------------------------------------- */

@@ -150,11 +150,11 @@ typedef struct fc_kernels {
                       const float *scale, const float *bias, const float *residual, int relu, int stream, float *y,
                       ptrdiff_t y_pixel);
     void (*gradient_sums)(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
-                          ptrdiff_t x_pixel, const float *mean, const float *y, int stream, float *masked,
-                          float *sum_dy, float *sum_dy_x);
+                          ptrdiff_t x_pixel, const float *mean, const float *y, const float *scale, const float *bias,
+                          int stream, float *masked, float *sum_dy, float *sum_dy_x);
     void (*norm_backward)(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
                           ptrdiff_t x_pixel, const float *y, const float *mean, const float *mean_dy,
-                          const float *slope, const float *scale, int stream, float *dx);
+                          const float *slope, const float *scale, const float *bias, int stream, float *dx);
     void (*sum_spans)(size_t n, size_t terms, const float *const *x, size_t at, int relu, int stream, float *y);
     void (*outer_rows)(size_t rows, const fc_outer *o);
     void (*product_rows)(size_t rows, const fc_outer *o);

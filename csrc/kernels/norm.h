@@ -9,7 +9,8 @@
  *
  * stream: the result, or masked, is written past the caches; its vectors are whole and aligned.
  *
- * Backward, dy counts only where y, the result behind a relu, let it through; masked takes it as it counts.
+ * Backward, dy counts only where y, the result behind a relu, let it through; masked takes it as it counts. With bias
+ * instead of y, y is computed again, which is less to read.
  *
  * Up to four vectors of channels at a time hide the latency of the adders. Where pixels have more, each is finished
  * before the next: what is read and written front to back, memory delivers up to twice as fast. */
@@ -126,7 +127,7 @@ FC_INLINE void normalize_group(int vectors, size_t lanes, size_t pixels, const f
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t at = (ptrdiff_t)i * y_pixel + v * FC_LANES;
             const vf d = vload_lanes(x + (ptrdiff_t)i * x_pixel + v * FC_LANES, lanes) - m[v];
-            vf value = d * s[v] + b[v];
+            vf value = vfma(d, s[v], b[v]);
             if (residual)
                 value += vload_lanes(residual + at, lanes);
             vwrite_lanes(y + at, (vf)((vi)value & ~(value <= zeroed)), lanes, stream);
@@ -150,58 +151,63 @@ static void normalize(size_t channels, size_t pixels, const float *x, ptrdiff_t 
         vstream_end();
 }
 
-/* x NULL: sum_dy alone. y NULL: no relu. masked NULL: not wanted; x, y and masked lie x_pixel apart. */
+/* y and bias NULL: no relu. masked NULL: not wanted; x, y and masked lie x_pixel apart. */
 FC_INLINE void add_gradients(int vectors, size_t lanes, size_t pixels, const float *dy, ptrdiff_t dy_pixel,
-                             const float *x, ptrdiff_t x_pixel, const float *mean, const float *y, int stream,
-                             float *masked, float *sum_dy, float *sum_dy_x)
+                             const float *x, ptrdiff_t x_pixel, const float *mean, const float *y, const float *scale,
+                             const float *bias, int stream, float *masked, float *sum_dy, float *sum_dy_x)
 {
-    vf m[GROUP], plain[GROUP], product[GROUP];
+    vf m[GROUP], s[GROUP], b[GROUP], plain[GROUP], product[GROUP];
+    load_group(vectors, lanes, mean, m);
     load_group(vectors, lanes, sum_dy, plain);
-    if (x) {
-        load_group(vectors, lanes, mean, m);
-        load_group(vectors, lanes, sum_dy_x, product);
+    load_group(vectors, lanes, sum_dy_x, product);
+    if (bias) {
+        load_group(vectors, lanes, scale, s);
+        load_group(vectors, lanes, bias, b);
     }
     for (size_t i = 0; i < pixels; i++)
         FC_UNROLL(4)
         for (int v = 0; v < vectors; v++) {
             const ptrdiff_t at = (ptrdiff_t)i * x_pixel + v * FC_LANES;
+            const vf d = vload_lanes(x + at, lanes) - m[v];
             vf g = vload_lanes(dy + (ptrdiff_t)i * dy_pixel + v * FC_LANES, lanes);
             if (y)
                 g = activate_backward(FC_RELU, g, vload_lanes(y + at, lanes));
+            if (bias)
+                g = activate_backward(FC_RELU, g, vfma(d, s[v], b[v]));
             if (masked)
                 vwrite_lanes(masked + at, g, lanes, stream);
             plain[v] += g;
-            if (x)
-                product[v] += g * (vload_lanes(x + at, lanes) - m[v]);
+            product[v] += g * d;
         }
     store_group(vectors, lanes, plain, sum_dy);
-    if (x)
-        store_group(vectors, lanes, product, sum_dy_x);
+    store_group(vectors, lanes, product, sum_dy_x);
 }
 
 static void gradient_sums(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
-                          ptrdiff_t x_pixel, const float *mean, const float *y, int stream, float *masked,
-                          float *sum_dy, float *sum_dy_x)
+                          ptrdiff_t x_pixel, const float *mean, const float *y, const float *scale,
+                          const float *bias, int stream, float *masked, float *sum_dy, float *sum_dy_x)
 {
     for (size_t c = 0; c < channels; c++) {
         sum_dy[c] = 0;
         if (x)
             sum_dy_x[c] = 0;
     }
-#define FC_ADD_GRADIENTS(X, Y, MASKED)                                                                                \
+#define FC_ADD_GRADIENTS(Y, BIAS, MASKED)                                                                             \
     FC_OVER_PIXELS(pixels, channels,                                                                                  \
-                   add_gradients(vectors, lanes, run, dy + (ptrdiff_t)i * dy_pixel + c, dy_pixel, X, x_pixel, mean + c,\
-                                 Y, stream, MASKED, sum_dy + c, sum_dy_x + c))
+                   add_gradients(vectors, lanes, run, dy + (ptrdiff_t)i * dy_pixel + c, dy_pixel, FC_HERE(x), x_pixel,\
+                                 mean + c, Y, scale + c, BIAS, stream, MASKED, sum_dy + c, sum_dy_x + c))
 #define FC_HERE(ARRAY) ((ARRAY) + (ptrdiff_t)i * x_pixel + c)
     if (!x)
         FC_OVER_PIXELS(pixels, channels,
                        add_pixels(vectors, lanes, run, dy + (ptrdiff_t)i * dy_pixel + c, dy_pixel, sum_dy + c));
+    else if (bias)
+        FC_ADD_GRADIENTS(NULL, bias + c, NULL);
     else if (!y)
-        FC_ADD_GRADIENTS(FC_HERE(x), NULL, NULL);
+        FC_ADD_GRADIENTS(NULL, NULL, NULL);
     else if (!masked)
-        FC_ADD_GRADIENTS(FC_HERE(x), FC_HERE(y), NULL);
+        FC_ADD_GRADIENTS(FC_HERE(y), NULL, NULL);
     else
-        FC_ADD_GRADIENTS(FC_HERE(x), FC_HERE(y), FC_HERE(masked));
+        FC_ADD_GRADIENTS(FC_HERE(y), NULL, FC_HERE(masked));
 #undef FC_ADD_GRADIENTS
     if (stream)
         vstream_end();
@@ -209,14 +215,16 @@ static void gradient_sums(size_t channels, size_t pixels, const float *dy, ptrdi
 
 FC_INLINE void norm_backward_group(int vectors, size_t lanes, size_t pixels, const float *dy, ptrdiff_t dy_pixel,
                                    const float *x, ptrdiff_t x_pixel, const float *y, const float *mean,
-                                   const float *mean_dy, const float *slope, const float *scale, int stream,
-                                   float *dx)
+                                   const float *mean_dy, const float *slope, const float *scale, const float *bias,
+                                   int stream, float *dx)
 {
-    vf m[GROUP], g[GROUP], k[GROUP], s[GROUP];
+    vf m[GROUP], g[GROUP], k[GROUP], s[GROUP], b[GROUP];
     load_group(vectors, lanes, mean, m);
     load_group(vectors, lanes, mean_dy, g);
     load_group(vectors, lanes, slope, k);
     load_group(vectors, lanes, scale, s);
+    if (bias)
+        load_group(vectors, lanes, bias, b);
     for (size_t i = 0; i < pixels; i++)
         FC_UNROLL(4)
         for (int v = 0; v < vectors; v++) {
@@ -225,6 +233,8 @@ FC_INLINE void norm_backward_group(int vectors, size_t lanes, size_t pixels, con
             vf gradient = vload_lanes(dy + (ptrdiff_t)i * dy_pixel + v * FC_LANES, lanes);
             if (y)
                 gradient = activate_backward(FC_RELU, gradient, vload_lanes(y + at, lanes));
+            if (bias)
+                gradient = activate_backward(FC_RELU, gradient, vfma(d, s[v], b[v]));
             const vf centred = gradient - g[v];
             vwrite_lanes(dx + at, (centred - d * k[v]) * s[v], lanes, stream);
         }
@@ -232,16 +242,19 @@ FC_INLINE void norm_backward_group(int vectors, size_t lanes, size_t pixels, con
 
 static void norm_backward(size_t channels, size_t pixels, const float *dy, ptrdiff_t dy_pixel, const float *x,
                           ptrdiff_t x_pixel, const float *y, const float *mean, const float *mean_dy,
-                          const float *slope, const float *scale, int stream, float *dx)
+                          const float *slope, const float *scale, const float *bias, int stream, float *dx)
 {
-#define FC_NORM_BACKWARD(Y)                                                                                           \
+#define FC_NORM_BACKWARD(Y, BIAS)                                                                                     \
     FC_OVER_PIXELS(pixels, channels,                                                                                  \
                    norm_backward_group(vectors, lanes, run, dy + (ptrdiff_t)i * dy_pixel + c, dy_pixel, FC_HERE(x),   \
-                                       x_pixel, Y, mean + c, mean_dy + c, slope + c, scale + c, stream, FC_HERE(dx)))
-    if (y)
-        FC_NORM_BACKWARD(FC_HERE(y));
+                                       x_pixel, Y, mean + c, mean_dy + c, slope + c, scale + c, BIAS, stream,         \
+                                       FC_HERE(dx)))
+    if (bias)
+        FC_NORM_BACKWARD(NULL, bias + c);
+    else if (y)
+        FC_NORM_BACKWARD(FC_HERE(y), NULL);
     else
-        FC_NORM_BACKWARD(NULL);
+        FC_NORM_BACKWARD(NULL, NULL);
 #undef FC_NORM_BACKWARD
 #undef FC_HERE
     if (stream)

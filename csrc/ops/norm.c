@@ -4,8 +4,9 @@
  *   training    mean_c, var_c over images and pixels;  y = (x - mean) / sqrt(var + eps) * weight + bias,
  *               + residual, relu: while the values are in registers
  *   backward    dx = weight / sqrt(var + eps) * (dy - mean(dy) - (x - mean) / (var + eps) * mean(dy * (x - mean)))
- *               (Ioffe & Szegedy, arXiv 1502.03167, section 3); behind a relu dy is masked in both passes, or,
- *               where the residual's gradient is wanted, which the masked dy is, in the first
+ *               (Ioffe & Szegedy, arXiv 1502.03167, section 3); behind a relu dy is masked in both passes, by y,
+ *               read or computed again, or, where the residual's gradient is wanted, which the masked dy is, in
+ *               the first
  *
  * Arrays are cut into blocks that stay in the L2 cache, by shape alone. Each block's mean and sum of squared
  * deviations are taken in two passes over the cached block; blocks are merged in order, in double (Chan,
@@ -47,6 +48,7 @@ struct plan {
     const float *x, *dy, *residual, *y;
     float *out, *dresidual;
     int relu, stream;
+    int again;                          /* backward: y is computed again */
     ptrdiff_t dy_image, dy_channel, dy_pixel;  /* strides: dy may be some channels of a wider array */
     float *partial[3];                  /* [blocks][channels] */
     coefficients per;
@@ -140,30 +142,28 @@ static void measure_moments(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdif
                           p->partial[1] + at + c, p->partial[2] + at + c);
 }
 
-static void plane_gradient_sums(const fc_kernels *kernels, const float *dy, const float *x, const float *y,
-                                float *masked, ptrdiff_t pixels, float mean, float *sum_dy, float *sum_dy_x)
+/* Of the plane of channel c that begins `at` floats into x, y and masked. */
+static void plane_gradient_sums(const plan *p, const float *dy, ptrdiff_t at, ptrdiff_t pixels, ptrdiff_t c,
+                                float *sum_dy, float *sum_dy_x)
 {
-    float m[INTERLEAVED], g[INTERLEAVED] = {0}, k[INTERLEAVED] = {0};
-    const ptrdiff_t each = pixels / INTERLEAVED;
+    float m[INTERLEAVED], s[INTERLEAVED], b[INTERLEAVED], g[INTERLEAVED] = {0}, k[INTERLEAVED] = {0};
     double plain = 0, product = 0;
-    spread(mean, m);
-    if (each)
-        kernels->gradient_sums(INTERLEAVED, (size_t)each, dy, INTERLEAVED, x, INTERLEAVED, m, y, 0, masked, g, k);
-    for (int l = 0; l < INTERLEAVED; l++) {
-        plain += g[l];
-        product += k[l];
-    }
-    for (ptrdiff_t i = each * INTERLEAVED; i < pixels; i++) {
-        const float gradient = y && y[i] <= 0 ? 0 : dy[i];
-        if (masked)
-            masked[i] = gradient;
-        plain += gradient;
-        if (x)
-            product += (double)gradient * ((double)x[i] - mean);
+    spread(p->x ? p->per.mean[c] : 0, m);
+    spread(p->again ? p->per.scale[c] : 0, s);
+    spread(p->again ? p->per.bias[c] : 0, b);
+    for (ptrdiff_t done = 0; done < pixels;) {
+        const ptrdiff_t rows = max(1, (pixels - done) / INTERLEAVED), lanes = min(INTERLEAVED, pixels - done);
+        p->kernels->gradient_sums((size_t)lanes, (size_t)rows, dy + done, INTERLEAVED, ahead(p->x, at + done),
+                                  INTERLEAVED, m, ahead(p->y, at + done), s, p->again ? b : NULL, 0,
+                                  ahead_out(p->dresidual, at + done), g, k);
+        done += rows * lanes;
+        for (ptrdiff_t l = 0; l < lanes; l++) {
+            plain += g[l];
+            product += k[l];
+        }
     }
     *sum_dy = (float)plain;
-    if (x)
-        *sum_dy_x = (float)product;
+    *sum_dy_x = (float)product;
 }
 
 static void measure_gradient(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff_t channels)
@@ -172,15 +172,12 @@ static void measure_gradient(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdi
     if (p->channels_last)
         p->kernels->gradient_sums((size_t)channels, (size_t)pixels, gradient_start(p, block, c0), p->dy_pixel,
                                   ahead(p->x, start), p->channels, p->x ? p->per.mean + c0 : NULL, ahead(p->y, start),
-                                  p->stream, ahead_out(p->dresidual, start), p->partial[0] + at + c0,
-                                  p->partial[1] + at + c0);
+                                  p->per.scale + c0, p->again ? p->per.bias + c0 : NULL, p->stream,
+                                  ahead_out(p->dresidual, start), p->partial[0] + at + c0, p->partial[1] + at + c0);
     else
-        for (ptrdiff_t c = 0; c < channels; c++) {
-            const ptrdiff_t from = start + c * p->plane;
-            plane_gradient_sums(p->kernels, gradient_start(p, block, c0 + c), ahead(p->x, from), ahead(p->y, from),
-                                ahead_out(p->dresidual, from), pixels, p->x ? p->per.mean[c0 + c] : 0,
-                                p->partial[0] + at + c0 + c, p->partial[1] + at + c0 + c);
-        }
+        for (ptrdiff_t c = c0; c < c0 + channels; c++)
+            plane_gradient_sums(p, gradient_start(p, block, c), block_start(p, block, c), pixels, c,
+                                p->partial[0] + at + c, p->partial[1] + at + c);
 }
 
 /* ---- merge: the blocks of some channels --------------------------------------------------------------- */
@@ -223,7 +220,6 @@ static void merge_backward(const plan *p, ptrdiff_t c0, ptrdiff_t channels)
             continue;
         const double invstd = norm->invstd[c];
         p->dweight[c] = (float)(sum_dy_x * invstd);
-        p->per.scale[c] = norm->weight ? norm->weight[c] * norm->invstd[c] : norm->invstd[c];
         p->per.mean_dy[c] = norm->training ? (float)(sum_dy / count) : 0;
         p->per.slope[c] = norm->training ? (float)(sum_dy_x * invstd * invstd / count) : 0;
     }
@@ -265,7 +261,8 @@ static void apply_backward(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff
         const float *dy = p->dresidual ? p->dresidual + start : gradient_start(p, block, c0);
         p->kernels->norm_backward((size_t)channels, (size_t)pixels, dy, p->dresidual ? p->channels : p->dy_pixel,
                                   p->x + start, p->channels, ahead(mask, start), per->mean + c0, per->mean_dy + c0,
-                                  per->slope + c0, per->scale + c0, p->stream, p->out + start);
+                                  per->slope + c0, per->scale + c0, p->again ? per->bias + c0 : NULL, p->stream,
+                                  p->out + start);
         return;
     }
     const ptrdiff_t each = pixels / INTERLEAVED, done = each * INTERLEAVED;
@@ -274,14 +271,16 @@ static void apply_backward(const plan *p, ptrdiff_t block, ptrdiff_t c0, ptrdiff
         const float *dy = p->dresidual ? p->dresidual + from : gradient_start(p, block, c0 + c), *x = p->x + from;
         const float *y = ahead(mask, from);
         float *dx = p->out + from;
-        float m[INTERLEAVED], g[INTERLEAVED], k[INTERLEAVED], s[INTERLEAVED];
+        float m[INTERLEAVED], g[INTERLEAVED], k[INTERLEAVED], s[INTERLEAVED], lanes[INTERLEAVED];
+        const float *b = p->again ? lanes : NULL;
+        spread(per->bias[c0 + c], lanes);
         spread(per->mean[c0 + c], m);
         spread(per->mean_dy[c0 + c], g);
         spread(per->slope[c0 + c], k);
         spread(per->scale[c0 + c], s);
-        p->kernels->norm_backward(INTERLEAVED, (size_t)each, dy, INTERLEAVED, x, INTERLEAVED, y, m, g, k, s, 0, dx);
+        p->kernels->norm_backward(INTERLEAVED, (size_t)each, dy, INTERLEAVED, x, INTERLEAVED, y, m, g, k, s, b, 0, dx);
         p->kernels->norm_backward((size_t)(pixels - done), 1, dy + done, INTERLEAVED, x + done, INTERLEAVED,
-                                  ahead(y, done), m, g, k, s, 0, dx + done);
+                                  ahead(y, done), m, g, k, s, b, 0, dx + done);
     }
 }
 
@@ -347,7 +346,7 @@ static int run(plan *p, const fc_tensor *t, int arrays)
     p->per.slope = place + 3 * channels;
     if (p->norm) {
         p->per.mean = p->norm->mean;
-        if (!p->measure)
+        if (p->measure != measure_moments)
             for (size_t c = 0; c < channels; c++) {
                 p->per.scale[c] = p->norm->weight ? p->norm->weight[c] * p->norm->invstd[c] : p->norm->invstd[c];
                 p->per.bias[c] = p->norm->bias ? p->norm->bias[c] : 0;
@@ -382,10 +381,10 @@ int fc_batch_norm_forward(const fc_batch_norm *norm, const fc_tensor *x, const f
     return run(&p, x, norm->training ? 2 : 1);
 }
 
-int fc_batch_norm_backward(const fc_batch_norm *norm, const fc_tensor *dy, const fc_tensor *x, const float *y,
-                           const fc_tensor *dx, float *dresidual, float *dweight, float *dbias)
+int fc_batch_norm_backward(const fc_batch_norm *norm, const fc_tensor *dy, const fc_tensor *x, int relu,
+                           const float *y, const fc_tensor *dx, float *dresidual, float *dweight, float *dbias)
 {
-    plan p = {.norm = norm, .x = x->data, .dy = dy->data, .y = y, .out = dx->data, .dresidual = dresidual,
+    plan p = {.norm = norm, .x = x->data, .dy = dy->data, .y = y, .again = relu && !y, .out = dx->data, .dresidual = dresidual,
               .dweight = dweight, .dbias = dbias, .dy_image = dy->stride[0], .dy_channel = dy->stride[1],
               .dy_pixel = dy->stride[3], .measure = measure_gradient, .merge = merge_backward, .apply = apply_backward};
     if (!x->size[1])

@@ -107,12 +107,13 @@ typedef struct fc_batch_norm {
     int training;
 } fc_batch_norm;
 /* residual (or NULL), added to the result before its relu (if any), lies as x does. So do backward's y, the
- * result, where there was a relu, and dresidual, where both are wanted; dy may have a longer stride of pixels
- * (channels-last) or of images, as some channels of a wider array have. */
+ * result behind a relu, NULL where it shall be computed again (there was no residual), and dresidual, where y is
+ * given and it is wanted; dy may have a longer stride of pixels (channels-last) or of images, as some channels of a
+ * wider array have. */
 int fc_batch_norm_forward(const fc_batch_norm *norm, const fc_tensor *x, const float *residual, int relu,
                           const fc_tensor *y);
-int fc_batch_norm_backward(const fc_batch_norm *norm, const fc_tensor *dy, const fc_tensor *x, const float *y,
-                           const fc_tensor *dx, float *dresidual, float *dweight, float *dbias);
+int fc_batch_norm_backward(const fc_batch_norm *norm, const fc_tensor *dy, const fc_tensor *x, int relu,
+                           const float *y, const fc_tensor *dx, float *dresidual, float *dweight, float *dbias);
 
 /* y = x[0] + x[1] + ... over n floats, then relu if asked for; y may be any of them. */
 void fc_sum(size_t n, size_t terms, const float *const *x, int relu, float *y);

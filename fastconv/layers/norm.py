@@ -55,15 +55,19 @@ class BatchNorm2d(Layer):
         return self._keep(y, x, mean, invstd, **fused)
 
     def _keep(self, y, x, mean, invstd, residual, activation):
-        return self._save(y, x, mean, invstd, None if activation is None else y, residual is not None)
+        again = residual is None and mean is not None  # from x and the statistics backward computes y again
+        return self._save(y, x, mean, invstd, activation, None if activation is None or again else y,
+                          residual is not None)
 
     def backward(self, grad_output):
-        x, mean, invstd, y, with_residual = self._restore(grad_output)
+        x, mean, invstd, activation, y, with_residual = self._restore(grad_output)
         of_batch = mean is not None
         if not of_batch:
             mean, invstd = self.running_mean, 1 / np.sqrt(self.running_var + np.float32(self.eps))
+        weight, bias = self._affine()
         grad_input, grad_weight, grad_bias, *grad_residual = F.batch_norm_backward(
-            grad_output, x, mean, invstd, self._affine()[0], of_batch, y=y, return_residual=with_residual)
+            grad_output, x, mean, invstd, weight, of_batch, bias=bias, activation=activation, y=y,
+            return_residual=with_residual)
         if self.weight is not None:
             self.weight.accumulate(lambda out: np.copyto(out, grad_weight))
             self.bias.accumulate(lambda out: np.copyto(out, grad_bias))

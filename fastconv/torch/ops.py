@@ -498,35 +498,36 @@ def _(x, weight, bias, mean, var, residual, eps, relu):
 
 @_define("batch_norm_backward")
 def _batch_norm_backward(grad: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor | None,
-                         y: Tensor | None, training: bool,
-                         residual: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, weight, bias and residual; y: the result, where it ended in a relu."""
-    arrays = map(_array, (grad, x, mean, invstd, weight))
-    grads = list(_core.batch_norm_backward(*arrays, training, _array(y), residual and y is not None, None))
-    if residual and y is None:
+                         bias: Tensor | None, training: bool, relu: bool, residual: bool,
+                         y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, weight, bias and residual; y: the result, behind a relu, needed with a residual."""
+    arrays = map(_array, (grad, x, mean, invstd, weight, bias))
+    grads = list(_core.batch_norm_backward(*arrays, training, relu, _array(y), residual and relu, None))
+    if residual and not relu:
         grads.append(_array(grad).copy(order="K"))
     grads = list(map(_tensor, grads))
     return tuple(grads) if residual else (*grads, _none())
 
 
 @_batch_norm_backward.register_fake
-def _(grad, x, mean, invstd, weight, y, training, residual):
+def _(grad, x, mean, invstd, weight, bias, training, relu, residual, y=None):
     images = [_images(x.shape, is_channels_last(x), x) for _ in range(2)]
     return (images[0], torch.empty_like(mean), torch.empty_like(mean),
             images[1] if residual else x.new_empty(0))
 
 
-def _batch_norm_grads(grad, x, mean, invstd, weight, y, training, wanted):
+def _batch_norm_grads(grad, x, mean, invstd, weight, bias, y, training, relu, wanted):
     """Gradients of x, weight, bias and residual, None where nobody asked for them."""
     grad = _native(grad, is_channels_last(x))
-    grads = _call(_batch_norm_backward, grad, x, mean, invstd, weight, y, training, wanted[3])
+    arguments = grad, x, mean, invstd, weight, bias, training, relu, wanted[3]
+    grads = _call(_batch_norm_backward, *arguments, *([] if y is None else [y]))  # Inductor loses what is None
     return [grad if asked else None for asked, grad in zip(wanted, grads, strict=True)]
 
 
 def _save_batch_norm_train(ctx, inputs, output):
-    x, weight, *_, relu = inputs
+    x, weight, bias, _, _, residual, *_, ctx.relu = inputs
     y, mean, invstd, *_ = output
-    ctx.save_for_backward(x, mean, invstd, weight, y if relu else None)
+    ctx.save_for_backward(x, mean, invstd, weight, bias, y if ctx.relu and residual is not None else None)
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
@@ -535,19 +536,19 @@ def _backward_batch_norm_train(ctx, grad, *_):
     if grad is None:
         return (None,) * 9
     needs = ctx.needs_input_grad
-    grads = _batch_norm_grads(grad, *ctx.saved_tensors, True, (*needs[:3], needs[5]))
+    grads = _batch_norm_grads(grad, *ctx.saved_tensors, True, ctx.relu, (*needs[:3], needs[5]))
     return (*grads[:3], None, None, grads[3], None, None, None)
 
 
 def _save_batch_norm_eval(ctx, inputs, output):
-    x, weight, _, mean, var, _, ctx.eps, relu = inputs
-    ctx.save_for_backward(x, mean, var, weight, output if relu else None)
+    x, weight, bias, mean, var, _, ctx.eps, ctx.relu = inputs
+    ctx.save_for_backward(x, mean, var, weight, bias, output if ctx.relu else None)
 
 
 def _backward_batch_norm_eval(ctx, grad):
-    x, mean, var, weight, y = ctx.saved_tensors
+    x, mean, var, weight, bias, y = ctx.saved_tensors
     needs = ctx.needs_input_grad
-    grads = _batch_norm_grads(grad, x, mean, torch.rsqrt(var + ctx.eps), weight, y, False,
+    grads = _batch_norm_grads(grad, x, mean, torch.rsqrt(var + ctx.eps), weight, bias, y, False, ctx.relu,
                               (*needs[:3], needs[5]))
     return (*grads[:3], None, None, grads[3], None, None)
 
