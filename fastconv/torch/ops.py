@@ -23,7 +23,11 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _define(name):
-    """Makes an op of a function, which stays its attribute `kernel`."""
+    """Makes an op of a function, which stays its attribute `kernel`.
+
+    torch.compile keeps compiled gradients on disk and finds them by the names of the ops in the forward pass:
+    a release that changes the arguments of a gradient's op must rename the op whose gradient it is.
+    """
     def decorate(kernel):
         op = torch.library.custom_op(f"fastconv::{name}", kernel, mutates_args=())
         op.kernel = kernel
@@ -498,8 +502,8 @@ def _(x, weight, bias, mean, var, residual, eps, relu):
 
 @_define("batch_norm_backward")
 def _batch_norm_backward(grad: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, weight: Tensor | None,
-                         bias: Tensor | None, training: bool, relu: bool, residual: bool,
-                         y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+                         bias: Tensor | None, y: Tensor | None, training: bool, relu: bool,
+                         residual: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and residual; y: the result, behind a relu, needed with a residual."""
     arrays = map(_array, (grad, x, mean, invstd, weight, bias))
     grads = list(_core.batch_norm_backward(*arrays, training, relu, _array(y), residual and relu, None))
@@ -510,7 +514,7 @@ def _batch_norm_backward(grad: Tensor, x: Tensor, mean: Tensor, invstd: Tensor, 
 
 
 @_batch_norm_backward.register_fake
-def _(grad, x, mean, invstd, weight, bias, training, relu, residual, y=None):
+def _(grad, x, mean, invstd, weight, bias, y, training, relu, residual):
     images = [_images(x.shape, is_channels_last(x), x) for _ in range(2)]
     return (images[0], torch.empty_like(mean), torch.empty_like(mean),
             images[1] if residual else x.new_empty(0))
@@ -519,8 +523,7 @@ def _(grad, x, mean, invstd, weight, bias, training, relu, residual, y=None):
 def _batch_norm_grads(grad, x, mean, invstd, weight, bias, y, training, relu, wanted):
     """Gradients of x, weight, bias and residual, None where nobody asked for them."""
     grad = _native(grad, is_channels_last(x))
-    arguments = grad, x, mean, invstd, weight, bias, training, relu, wanted[3]
-    grads = _call(_batch_norm_backward, *arguments, *([] if y is None else [y]))  # Inductor loses what is None
+    grads = _call(_batch_norm_backward, grad, x, mean, invstd, weight, bias, y, training, relu, wanted[3])
     return [grad if asked else None for asked, grad in zip(wanted, grads, strict=True)]
 
 
