@@ -99,7 +99,8 @@ static void check_conv2d(ptrdiff_t channels, ptrdiff_t outputs, ptrdiff_t size, 
                     for (ptrdiff_t i = 0; i < inputs; i++)
                         for (ptrdiff_t r = 0; r < filter; r++)
                             for (ptrdiff_t s = 0; s < filter; s++) {
-                                const ptrdiff_t h = p * stride + r * dilation - pad, v = q * stride + s * dilation - pad;
+                                const ptrdiff_t h = p * stride + r * dilation - pad;
+                                const ptrdiff_t v = q * stride + s * dilation - pad;
                                 if (h < 0 || h >= x_size[2] || v < 0 || v >= x_size[3])
                                     continue;
                                 const ptrdiff_t from = at(&x, n, k / per * inputs + i, h, v), to = at(&dy, n, k, p, q);

@@ -17,7 +17,7 @@ static int supports_avx(int avx512)
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE) || !(ecx & bit_FMA))
         return 0;
     /* Which registers the system saves: bits 1 and 2 are xmm and ymm, 5 to 7 those of AVX-512. */
-    __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    __asm__ volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
     const unsigned registers = avx512 ? 0xe6 : 0x06;
     const unsigned bits = bit_AVX2 | (avx512 ? bit_AVX512F | bit_AVX512VL | bit_AVX512DQ | bit_AVX512BW : 0);
     return (saved & registers) == registers && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & bits) == bits;
