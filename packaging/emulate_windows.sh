@@ -6,7 +6,7 @@
 #     packaging/emulate_windows.sh FOLDER
 #
 # FOLDER keeps Wine's files and Intel's build of LLVM's OpenMP, 700 MB, for the next time. There is no OpenMP for musl
-# here: that program has one thread. A minute; needs no root.
+# here: that program has one thread. Two minutes; needs no root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$(realpath -m "${1:?usage: packaging/emulate_windows.sh FOLDER}")
