@@ -7,6 +7,8 @@ Environment:
     FASTCONV_LIMITED_API=1     build for CPython 3.11 and all later ones (abi3), not for this one alone;
                                free-threaded ones have no such interface and get a build of their own
     FASTCONV_BUILD_JOBS=n      compile n files at once (default: the processors this process may use)
+
+On Windows the compiler is the clang-cl of the PATH, with Visual Studio's headers, libraries and linker.
 """
 
 import os
@@ -25,21 +27,32 @@ from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
 INCLUDE = Path("fastconv/include")  # the public header
-FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"]
+WINDOWS = sys.platform == "win32"
+
+
+def clang(*flags):
+    """Flags of Clang as the compiler takes them: clang-cl, on Windows, is called with those of cl.exe."""
+    return [f"/clang:{flag}" if WINDOWS else flag for flag in flags]
+
+
+FLAGS = clang("-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden")
 # Contraction into FMA is wanted; nothing else of -ffast-math is.
 # Aligned to a cache line, a loop does not run 6 % slower for what happens to be compiled before it.
-KERNEL_FLAGS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-falign-functions=64"]
+KERNEL_FLAGS = clang("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-falign-functions=64")
 ISA_FLAGS = {"baseline": []}
 if platform.machine() in ("x86_64", "AMD64"):
-    ISA_FLAGS["avx2"] = ["-mavx2", "-mfma"]
-    ISA_FLAGS["avx512"] = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
+    ISA_FLAGS["avx2"] = clang("-mavx2", "-mfma")
+    ISA_FLAGS["avx512"] = clang("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma")
 
-OPENMP_COMPILE, OPENMP_LINK = ["-fopenmp"], ["-fopenmp"]
+OPENMP_COMPILE, OPENMP_LINK = clang("-fopenmp"), ["-fopenmp"]
 if sys.platform == "darwin":
     # Apple's compiler knows the pragmas, but neither header nor library: these are Homebrew's.
     prefix = os.environ.get("HOMEBREW_PREFIX", "/opt/homebrew") + "/opt/libomp"
     OPENMP_COMPILE = ["-Xclang", "-fopenmp", f"-I{prefix}/include"]
     OPENMP_LINK = [f"-L{prefix}/lib", "-lomp"]
+if WINDOWS:
+    CLANG = Path(shutil.which("clang-cl") or "clang-cl").absolute()
+    OPENMP_LINK = [f"/LIBPATH:{CLANG.parents[1] / 'lib'}", "libomp.lib"]
 
 RELEASE = os.environ.get("FASTCONV_RELEASE") == "1"
 REQUIRE_OPENMP = RELEASE or os.environ.get("FASTCONV_REQUIRE_OPENMP") == "1"
@@ -55,6 +68,11 @@ class BuildKernels(build_ext):
         for other in () if self.inplace else module.parent.glob("_core.*"):
             if other.suffix in (".so", ".pyd") and other.name != module.name:
                 other.unlink()  # of another Python, from an earlier build: it would go into the wheel
+        if WINDOWS:  # instead of cl.exe, which has no vector types
+            if not self.compiler.initialized:
+                self.compiler.initialize(self.plat_name)
+            self.compiler.cc = str(CLANG)
+            self.compiler.compile_options = ["/nologo", "/MD", "/O2", "/DNDEBUG"]
         program = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
         openmp, link = OPENMP_COMPILE, OPENMP_LINK
         if not self.accepts(openmp, program, link):
@@ -63,7 +81,7 @@ class BuildKernels(build_ext):
                 raise SystemExit("fastconv: the compiler has no OpenMP, which the environment requires")
             print("fastconv: the compiler has no OpenMP: building single-threaded", file=sys.stderr)
         isas = {isa: flags for isa, flags in ISA_FLAGS.items()
-                if all(self.accepts([flag], "int main(void) { return 0; }\n", [flag]) for flag in flags)}
+                if all(self.accepts([flag], "int main(void) { return 0; }\n", []) for flag in flags)}
         if RELEASE and isas.keys() != ISA_FLAGS.keys():
             raise SystemExit(f"fastconv: the compiler has only {', '.join(isas)} (FASTCONV_RELEASE=1)")
         have = [(f"FC_HAVE_{isa.upper()}", "1") for isa in isas]
@@ -86,6 +104,10 @@ class BuildKernels(build_ext):
         with ThreadPoolExecutor(workers) as pool:
             ext.extra_objects = [obj for objs in pool.map(compile_one, jobs) for obj in objs]
         ext.extra_link_args = link
+        if WINDOWS and openmp:
+            # Beside the module, where alone Python has it looked for.
+            module.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(CLANG.parent / "libomp.dll", module.parent)
         if RELEASE and sys.platform == "linux":
             # Under its own name: the loader then takes this copy and torch's for one, whichever comes
             # first. Two in a process would each have a pool of threads.
@@ -121,7 +143,8 @@ setup(
     ext_modules=cythonize(
         [Extension("fastconv._core", ["fastconv/_core.pyx"], include_dirs=[str(CSRC), str(INCLUDE)],
                    depends=[str(p) for folder in (CSRC, INCLUDE) for p in folder.rglob("*") if p.is_file()],
-                   extra_compile_args=["-O3"],  # CFLAGS in the environment replace those of the interpreter
+                   extra_compile_args=clang("-O3"),  # CFLAGS in the environment replace the interpreter's
+                   export_symbols=["fastconv_get_api"],  # on Windows; elsewhere api.c says so itself
                    define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED_API else [],
                    py_limited_api=LIMITED_API)],
         language_level=3,

@@ -10,7 +10,12 @@ FASTCONV_ISA forces an instruction set, FASTCONV_NUM_THREADS the threads.
 
 import importlib
 import os
+import sys
 from pathlib import Path
+
+if sys.platform == "win32":
+    # LLVM's OpenMP ends a process in which it meets a second copy of itself, such as torch's.
+    os.environ.setdefault("KMP_DUPLICATE_LIB_OK", "TRUE")
 
 from . import _core
 from ._core import available_isas, isa, memory_stats, set_isa, trim

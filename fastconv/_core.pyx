@@ -37,7 +37,9 @@ cdef extern from "runtime/timers.h":
     enum: FC_CLOCKS
     void fc_timers_switch(int on) nogil
     int fc_timers_take(long long *ns) nogil
-    long long fc_timers_now() nogil
+
+cdef extern from "runtime/system.h":
+    long long fc_now() nogil
 
 cdef extern from "runtime/memory.h":
     void *fc_alloc(size_t size) nogil
@@ -231,7 +233,7 @@ def time_phases(bint on):
 
 def clock_ns():
     """The time of the records of Timed."""
-    return fc_timers_now()
+    return fc_now()
 
 
 cdef object seen(object value):
@@ -284,10 +286,10 @@ cdef class Timed:
         counters = self.counters
         before = None if counters is None else counters.read()
         fc_timers_take(ns)  # what calls from C have left
-        start = fc_timers_now()
+        start = fc_now()
         try:
             result = self.kernel(*arguments)
-            end = fc_timers_now()
+            end = fc_now()
         finally:
             threads = fc_timers_take(ns)
         counts = None if counters is None else counters.since(before)
@@ -360,9 +362,9 @@ cdef class TimedCalls:
                     continue
                 counters = timed.counters
                 before = None if counters is None else counters.read()
-                laps[i].start = fc_timers_now()
+                laps[i].start = fc_now()
                 results[i] = function(*arguments)
-                laps[i].end = fc_timers_now()
+                laps[i].end = fc_now()
                 laps[i].threads = fc_timers_take(laps[i].ns)
                 if counters is not None:
                     counts[i] = counters.since(before)

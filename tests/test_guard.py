@@ -5,7 +5,9 @@ import threading
 
 import numpy as np
 import pytest
-from guard import guard_pages
+from guard import GUARDED, guard_pages
+
+pytestmark = pytest.mark.skipif(not GUARDED, reason="guard pages need glibc")
 
 
 @pytest.mark.parametrize(("at", "offset", "words"), [("end", 20, "0 bytes behind the end of x"),

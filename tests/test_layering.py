@@ -18,7 +18,8 @@ C_FILES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".c", ".h",
 # Calls that one file alone may make, and its name; None: no file.
 RESERVED = {
     r"#\s*pragma\s+omp|#\s*include\s*<omp\.h>|\bomp_\w+\s*\(": "runtime/threads.c",
-    r"\b(?:malloc|calloc|realloc|free|aligned_alloc|posix_memalign|mmap|munmap)\s*\(": "runtime/memory.c",
+    r"\b(?:malloc|calloc|realloc|free|aligned_alloc|posix_memalign)\s*\(": None,
+    r"\b(?:mmap|munmap|VirtualAlloc|VirtualFree)\s*\(": "runtime/system.c",
     r"\b(?:alloca|abort|exit|getenv|setenv|printf|fprintf|puts|perror|signal|sigaction)\s*\(": None,
 }
 

@@ -638,12 +638,8 @@ static const fastconv_api TABLE = {
     .linear_backward_weight = linear_backward_weight,
 };
 
-/* The rest of the extension is hidden (-fvisibility=hidden). */
-#if defined(_WIN32)
-__declspec(dllexport)
-#else
+/* The rest of the extension is hidden (-fvisibility=hidden); on Windows it is setup.py that exports this. */
 __attribute__((visibility("default")))
-#endif
 const fastconv_api *fastconv_get_api(int version)
 {
     return version <= TABLE.version ? &TABLE : NULL;

@@ -1,12 +1,27 @@
 /* SPDX-License-Identifier: MIT */
 #include "cpu.h"
 
+#include <stdatomic.h>
 #include <string.h>
+#if __has_include(<unistd.h>)
 #include <unistd.h>
-
+#endif
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
+
+/* __builtin_cpu_supports would need a library of Clang's that the linker of Windows does not know. */
+static int supports_avx(int avx512)
+{
+    unsigned eax, ebx, ecx, edx, saved, high;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE) || !(ecx & bit_FMA))
+        return 0;
+    /* Which registers the system saves: bits 1 and 2 are xmm and ymm, 5 to 7 those of AVX-512. */
+    __asm__ volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    const unsigned registers = avx512 ? 0xe6 : 0x06;
+    const unsigned bits = bit_AVX2 | (avx512 ? bit_AVX512F | bit_AVX512VL | bit_AVX512DQ | bit_AVX512BW : 0);
+    return (saved & registers) == registers && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & bits) == bits;
+}
 #endif
 
 int fc_cpu_supports(const char *isa)
@@ -14,27 +29,54 @@ int fc_cpu_supports(const char *isa)
     if (!strcmp(isa, "baseline"))
         return 1;
 #if defined(__x86_64__)
-    /* The builtin also reads XCR0: a system that does not save ymm or zmm reports the bit as absent. */
-    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (!strcmp(isa, "avx2"))
-        return avx2;
+        return supports_avx(0);
     if (!strcmp(isa, "avx512"))
-        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+        return supports_avx(1);
 #endif
+    return 0;
+}
+
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+size_t fc_cpu_cache_bytes(int level)
+{
+    long bytes = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : level == 2 ? _SC_LEVEL2_CACHE_SIZE
+                                                                         : _SC_LEVEL3_CACHE_SIZE);
+    return bytes > 0 ? (size_t)bytes : 0;
+}
+#elif defined(__x86_64__)
+/* musl and Windows do not say; the processor does, under one number AMD's, under another Intel's. */
+static size_t ask_cache_bytes(int level)
+{
+    enum { INSTRUCTIONS = 2 };
+    static const unsigned leaves[] = {0x8000001d, 4};
+    unsigned eax, ebx, ecx, edx;
+    for (int l = 0; l < 2; l++)
+        for (unsigned i = 0; __get_cpuid_count(leaves[l], i, &eax, &ebx, &ecx, &edx) && (eax & 31); i++)
+            if ((int)(eax >> 5 & 7) == level && (eax & 31) != INSTRUCTIONS) {
+                const size_t ways = (ebx >> 22) + 1, parts = (ebx >> 12 & 1023) + 1, line = (ebx & 4095) + 1;
+                return ways * parts * line * ((size_t)ecx + 1);
+            }
     return 0;
 }
 
 size_t fc_cpu_cache_bytes(int level)
 {
-    long bytes = 0;
-#if defined(_SC_LEVEL1_DCACHE_SIZE)
-    bytes = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : level == 2 ? _SC_LEVEL2_CACHE_SIZE : _SC_LEVEL3_CACHE_SIZE);
-#else
-    (void)level; /* musl and macOS do not say */
-#endif
-    return bytes > 0 ? (size_t)bytes : 0;
+    static atomic_size_t known[4];      /* asking may end up in the host of a virtual machine: a microsecond or more */
+    size_t bytes = atomic_load_explicit(&known[level], memory_order_relaxed);
+    if (!bytes) {
+        bytes = ask_cache_bytes(level);
+        atomic_store_explicit(&known[level], bytes, memory_order_relaxed);
+    }
+    return bytes;
 }
+#else
+size_t fc_cpu_cache_bytes(int level)
+{
+    (void)level;
+    return 0;
+}
+#endif
 
 const char *fc_cpu_name(void)
 {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "memory.h"
 
-#include <pthread.h>
 #include <stdint.h>
-#include <sys/mman.h>
+
+#include "system.h"
 
 /* Before each block, inside its first 64 bytes. Sizes are rounded to an eighth of a power of two, so
  * that there are few classes and at most 1/8 is lost; classes are numbered upwards from 4 KiB. */
@@ -14,7 +14,7 @@ typedef struct block {
     unsigned size_class;
 } block;
 
-enum { HEADER_BYTES = 64, CLASSES = 8 * 48, HUGE_BYTES = 2 << 20 };
+enum { HEADER_BYTES = 64, CLASSES = 8 * 48 };
 
 /* A block of so many classes above the one asked for, of up to twice the size, serves as well. */
 enum { NEAR_CLASSES = 8 };
@@ -25,7 +25,6 @@ static const size_t SMALLEST_BYTES = 4096;
  * more than most layers that fit in here. */
 static const size_t SPARE_BYTES = 64 << 20;
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block *kept[CLASSES];
 static fc_memory stats;
 static size_t frees;
@@ -43,33 +42,11 @@ static unsigned class_of(size_t bytes, size_t *rounded)
     return size_class + (unsigned)steps;
 }
 
-/* Mappings of 2 MiB and more are aligned to it and ask for huge pages: fewer faults, fewer TLB misses. */
-static block *map_block(size_t bytes)
-{
-    size_t slack = bytes >= HUGE_BYTES ? HUGE_BYTES : 0;
-    char *start = mmap(NULL, bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (start == MAP_FAILED)
-        return NULL;
-    if (slack) {
-        char *aligned = (char *)(((uintptr_t)start + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
-        if (aligned > start)
-            munmap(start, (size_t)(aligned - start));
-        size_t behind = (size_t)(start + slack - aligned);
-        if (behind)
-            munmap(aligned + bytes, behind);
-        start = aligned;
-#if defined(MADV_HUGEPAGE)
-        madvise(start, bytes, MADV_HUGEPAGE);
-#endif
-    }
-    return (block *)start;
-}
-
 static void unmap_list(block *list)
 {
     while (list) {
         block *next = list->next;
-        munmap(list, list->bytes);
+        fc_pages_unmap(list, list->bytes);
         list = next;
     }
 }
@@ -82,30 +59,30 @@ void *fc_alloc(size_t bytes)
     unsigned size_class = class_of(bytes + HEADER_BYTES, &rounded);
     rounded = (rounded + 4095) & ~(size_t)4095;
 
-    pthread_mutex_lock(&lock);
+    fc_lock();
     block *b = NULL;
     for (unsigned i = size_class; !b && i <= size_class + NEAR_CLASSES && i < CLASSES; i++)
         if ((b = kept[i])) {
             kept[i] = b->next;
             stats.kept_bytes -= b->bytes;
         }
-    pthread_mutex_unlock(&lock);
+    fc_unlock();
     if (!b) {
-        b = map_block(rounded);
+        b = fc_pages_map(rounded);
         if (!b) {                          /* what is kept may be what is missing */
             fc_memory_trim();
-            b = map_block(rounded);
+            b = fc_pages_map(rounded);
         }
         if (!b)
             return NULL;
         b->bytes = rounded;
         b->size_class = size_class;
     }
-    pthread_mutex_lock(&lock);
+    fc_lock();
     stats.used_bytes += b->bytes;
     if (stats.used_bytes > stats.peak_bytes)
         stats.peak_bytes = stats.used_bytes;
-    pthread_mutex_unlock(&lock);
+    fc_unlock();
     return (char *)b + HEADER_BYTES;
 }
 
@@ -128,7 +105,7 @@ void fc_free(void *data)
     if (!data)
         return;
     block *b = (block *)((char *)data - HEADER_BYTES);
-    pthread_mutex_lock(&lock);
+    fc_lock();
     stats.used_bytes -= b->bytes;
     /* What was freed last is kept, in the place of what nothing has asked for since: else blocks of shapes long gone
      * would fill the room, and each call would map its own anew. */
@@ -142,21 +119,21 @@ void fc_free(void *data)
         old->next = surplus;
         surplus = old;
     }
-    pthread_mutex_unlock(&lock);
+    fc_unlock();
     unmap_list(surplus);
 }
 
 fc_memory fc_memory_stats(void)
 {
-    pthread_mutex_lock(&lock);
+    fc_lock();
     fc_memory now = stats;
-    pthread_mutex_unlock(&lock);
+    fc_unlock();
     return now;
 }
 
 void fc_memory_trim(void)
 {
-    pthread_mutex_lock(&lock);
+    fc_lock();
     block *lists[CLASSES];
     for (unsigned i = 0; i < CLASSES; i++) {
         lists[i] = kept[i];
@@ -164,7 +141,7 @@ void fc_memory_trim(void)
     }
     stats.kept_bytes = 0;
     stats.peak_bytes = stats.used_bytes;
-    pthread_mutex_unlock(&lock);
+    fc_unlock();
     for (unsigned i = 0; i < CLASSES; i++)
         unmap_list(lists[i]);
 }

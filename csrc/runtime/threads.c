@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "threads.h"
 
-#include <pthread.h>
-
-#include "cpu.h"
-#include "timers.h"
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
+
+#include "cpu.h"
+#include "timers.h"
 
 /* Waking a team costs 1 to 5 us; a thread must have at least twice that to do. */
 static const double PAYS_NS = 10e3;
@@ -15,21 +17,28 @@ static const double PAYS_NS = 10e3;
 static atomic_int default_threads = 1;
 static _Thread_local int thread_limit;
 
+#if defined(_OPENMP)
 /* OpenMP's own limit of a thread when the first default was set. Below it, somebody has lowered that limit since,
  * threadpoolctl or torch: they mean all of OpenMP. */
 static atomic_int openmp_threads;
+#endif
 
 /* libgomp's workers do not survive fork: a child that entered a region would wait for them for ever,
  * so a child of a process that has had a team runs alone. */
 static atomic_int had_team, alone;
 
+#if !defined(_WIN32)                       /* which has no fork */
 static void after_fork_in_child(void)
 {
     if (atomic_load(&had_team))
         atomic_store(&alone, 1);
 }
 
-static void register_fork_handler(void) { pthread_atfork(NULL, NULL, after_fork_in_child); }
+__attribute__((constructor)) static void register_fork_handler(void)
+{
+    pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+#endif
 
 int fc_threads_default(void) { return atomic_load(&default_threads); }
 
@@ -108,8 +117,6 @@ void fc_team_run(int threads, int flush_denormals, void (*body)(void *, int, int
     fc_times *times = atomic_load_explicit(&fc_timers_are_on, memory_order_relaxed) ? fc_timers_here() : NULL;
 #if defined(_OPENMP)
     if (threads > 1) {
-        static pthread_once_t once = PTHREAD_ONCE_INIT;
-        pthread_once(&once, register_fork_handler);
         atomic_store(&had_team, 1);
 #pragma omp parallel num_threads(threads)
         run_one(flush_denormals, body, context, omp_get_thread_num(), omp_get_num_threads(), times);

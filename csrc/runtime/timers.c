@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "timers.h"
 
-#include <time.h>
+#include "system.h"
 
 atomic_int fc_timers_are_on;
 
@@ -14,13 +14,6 @@ typedef struct thread_clock {
 
 static _Thread_local thread_clock own;
 static _Thread_local fc_times here;
-
-long long fc_timers_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
 
 void fc_timers_switch(int on) { atomic_fetch_add(&fc_timers_are_on, on); }
 
@@ -35,14 +28,14 @@ int fc_timers_take(long long ns[FC_CLOCKS])
 
 void fc_timers_begin(void)
 {
-    own = (thread_clock){.running = 1, .clock = FC_OTHER, .since = fc_timers_now()};
+    own = (thread_clock){.running = 1, .clock = FC_OTHER, .since = fc_now()};
 }
 
 void fc_timers_enter(int clock)
 {
     if (!own.running || clock == own.clock)      /* not running: they were switched on meanwhile */
         return;
-    const long long time = fc_timers_now();
+    const long long time = fc_now();
     own.ns[own.clock] += time - own.since;
     own.clock = clock;
     own.since = time;
@@ -50,7 +43,7 @@ void fc_timers_enter(int clock)
 
 void fc_timers_end(fc_times *times, int threads)
 {
-    own.ns[own.clock] += fc_timers_now() - own.since;
+    own.ns[own.clock] += fc_now() - own.since;
     own.running = 0;
     for (int clock = 0; clock < FC_CLOCKS; clock++)
         if (own.ns[clock])

@@ -19,8 +19,6 @@ void fc_timers_switch(int on);             /* adds to (1), or takes from (-1), t
 fc_times *fc_timers_here(void);            /* of the calling thread: what its teams add to */
 int fc_timers_take(long long ns[FC_CLOCKS]);   /* reads and clears those; returns the threads */
 
-long long fc_timers_now(void);             /* nanoseconds since some moment */
-
 /* Around the body of each thread of a team. */
 void fc_timers_begin(void);
 void fc_timers_end(fc_times *times, int threads);
