@@ -51,6 +51,12 @@ CASES = {
     "few outputs, strided rows": dict(x=(2, 4, 17, 21), w=(5, 4, 3, 2), stride=(2, 1)),
     "few outputs, dilated": dict(x=(2, 1, 20, 40), w=(2, 1, 3, 3), dilation=3),
     "few outputs, grouped": dict(x=(2, 6, 10, 35), w=(6, 2, 3, 3), groups=3, padding=(0, 2)),
+    "few outputs, many taps": dict(x=(2, 4, 13, 17), w=(4, 2, 5, 5), groups=2, stride=(2, 1), padding=(2, 1),
+                                   dilation=(2, 1)),
+    "few inputs, taps beside the image": dict(x=(2, 2, 9, 8), w=(30, 2, 3, 3), padding=3),
+    "few inputs, asymmetric padding": dict(x=(2, 6, 12, 11), w=(18, 6, 5, 5), padding=((1, 0), (4, 2))),
+    "few inputs, dilated rows": dict(x=(2, 1, 7, 10), w=(18, 1, 3, 7), padding=3, dilation=(2, 1)),
+    "few outputs of narrow images": dict(x=(3, 20, 9, 10), w=(5, 20, 4, 4)),
     "many small images": dict(x=(70, 20, 7, 7), w=(40, 20, 3, 3), padding=1),
     "many small images, in place": dict(x=(70, 16, 7, 6), w=(24, 16, 1, 1), stride=2),
     "many small images, panels in place": dict(x=(150, 32, 7, 7), w=(64, 16, 1, 1), groups=2),
@@ -70,6 +76,8 @@ LARGE = {
     "large, 1x1": dict(x=(2, 128, 20, 20), w=(96, 128, 1, 1)),
     "large, 1x1, stride 2, two parts": dict(x=(3, 600, 13, 14), w=(112, 600, 1, 1), stride=2),
     "large, few outputs": dict(x=(4, 32, 40, 72), w=(3, 32, 5, 5), padding=2),
+    "large, few inputs": dict(x=(64, 6, 14, 14), w=(16, 6, 5, 5)),
+    "large, few outputs of one channel": dict(x=(96, 1, 28, 28), w=(6, 1, 5, 5)),
     "large, depthwise": dict(x=(8, 64, 40, 40), w=(64, 1, 3, 3), groups=64, padding=1),
 }
 OPS = ("conv2d", "conv2d_backward_input", "conv2d_backward_weight", "conv2d_backward_bias")

@@ -392,6 +392,8 @@ int fc_correlate(const fc_correlation *problem, const fc_filters *filters)
     if (!describe(problem, &plan))
         return 0;
     fc_correlation *p = &plan.p;
+    if (fc_taps_are_better(&plan))
+        return fc_correlate_taps(&plan);
     if (fc_planar_is_better(&plan))
         return fc_correlate_planar(&plan);
     plan.prepared = filters != NULL;
@@ -456,7 +458,7 @@ int fc_correlate_prepare(const fc_correlation *problem, fc_filters *filters)
 {
     plan plan;
     *filters = (fc_filters){.algorithm = FC_DIRECT};
-    if (!describe(problem, &plan) || fc_planar_is_better(&plan))
+    if (!describe(problem, &plan) || fc_taps_are_better(&plan) || fc_planar_is_better(&plan))
         return 0;
     if (cut_panels(&plan, choose_vectors(&plan, plan.outputs, plan.columns)))
         return -1;

@@ -85,6 +85,10 @@ void fc_pack_tap(const fc_kernels *kernels, const fc_tensor *w, const float *tap
 int fc_planar_is_better(const fc_correlation_plan *plan);
 int fc_correlate_planar(const fc_correlation_plan *plan);
 
+/* For few output channels of narrow images (correlate_taps.c), by the shape of the problem alone. */
+int fc_taps_are_better(const fc_correlation_plan *plan);
+int fc_correlate_taps(const fc_correlation_plan *plan);
+
 /* Before the barrier: packs one panel or copies one row of the input for all threads. */
 ptrdiff_t fc_correlation_preparations(const fc_correlation_plan *plan);
 void fc_correlation_prepare(const fc_correlation_plan *plan, ptrdiff_t index);

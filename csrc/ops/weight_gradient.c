@@ -13,7 +13,14 @@
  *           for each panel
  *               pack dy to [pixel][NB], unless it is read where it lies                    (L1 or L2)
  *               for each tap row r, each tile of (s, c): kernels->tile_cols over the rows  (registers)
- *   sum over chunks, write to dw's layout                                              (all threads) */
+ *   sum over chunks, write to dw's layout                                              (all threads)
+ *
+ * Few output channels would leave lanes idle. There, lanes stand for the taps of a row too: what a pixel of x is
+ * multiplied by, for all of them, lies side by side in dy. dy is then padded, in place of x's columns:
+ *
+ *   for each channel c, each tile of tap rows r:  sums[c][r][s, k] += x[h + r][w][c] * dy[h][w - s][k]
+ *
+ * The chains are the same, but for products with zeros. */
 #include <stdint.h>
 #include <string.h>
 
@@ -33,7 +40,11 @@ enum {
     MOST_CHUNKS = 16,
     FEW_PANELS = 8,                /* a copy of x that is read so often costs more than it saves,       */
     FEW_SUMS = 512,                /* likewise of dy, for so many sums of an output channel             */
+    HIDDEN_STEPS = 4,              /* multiply-adds of a vector in the latency of one                   */
 };
+
+/* Of the steps, so that copying does not outweigh those that are saved. */
+static const double LEAST_GAIN = 0.8;
 
 /* To fetch and copy a float of x takes as long as so many multiply-adds of vectors. */
 static const double COPY_STEPS = 0.5;
@@ -51,11 +62,13 @@ typedef struct plan {
     int dense;                         /* s and c are one contiguous run */
     int dy_in_place;                   /* likewise, in blocks behind which spilt_pixels more follow */
     ptrdiff_t spilt_pixels;            /* into which the lanes behind the last output read on */
+    int by_taps;                       /* lanes are [S-1-s][k]; x is copied to planes of x_rows */
+    ptrdiff_t x_rows;
     ptrdiff_t chunks, chunk_images;
     ptrdiff_t block_rows, block_images;
     ptrdiff_t task_panels, task_parts; /* panels of a task, tasks of a (chunk, group) */
     size_t x_floats, dy_floats, scratch_floats, sum_floats;
-    float *scratch, *sums;             /* sums: [chunk][group][panel][r][s][c][NB] */
+    float *scratch, *sums;             /* sums: [chunk][group][panel][r][s][c][NB]; by_taps [chunk][group][c][r][NB] */
     fc_tasks tasks, writing;
 } plan;
 
@@ -169,6 +182,48 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines a
     }
 }
 
+/* The same by taps: a row of dy is as wide as one of x, and S - 1 pixels more. */
+static void add_block_by_taps(const plan *plan, const block *b, float *sums)
+{
+    const fc_kernels *kernels = plan->kernels;
+    const ptrdiff_t filter_rows = plan->dw.size[2], filter_columns = plan->dw.size[3], stride = plan->conv.stride[0];
+    const ptrdiff_t vectors = plan->panel_width / (ptrdiff_t)kernels->lanes;
+    const ptrdiff_t tiles = ceil_div(filter_rows, (ptrdiff_t)kernels->max_rows[vectors]);
+    const ptrdiff_t tile = ceil_div(filter_rows, tiles);
+
+    fc_clock(FC_COPY);
+    size_t runs = 0;
+    for (ptrdiff_t n = 0; n < b->images; n++)
+        for (ptrdiff_t p = b->p0; p < b->p1; p++, runs++) {
+            b->x_run[runs] = n * plan->x_image + (p - b->p0) * stride * plan->x_row;
+            b->dy_run[runs] = n * b->dy_image + (p - b->p0) * b->dy_row;
+            fc_copy_row(kernels, &plan->dy, b->n + n, b->group * plan->outputs, plan->outputs, p,
+                        plan->conv.pad[1][0] - (filter_columns - 1), plan->columns + filter_columns - 1,
+                        b->dy + b->dy_run[runs], plan->outputs);
+        }
+
+    fc_clock(FC_MULTIPLY);
+    for (ptrdiff_t c = 0; c < plan->channels; c++)
+        for (ptrdiff_t r = 0; r < filter_rows; r += tile) {
+            const fc_tile t = {
+                .a = b->x + (c * plan->x_rows + r * plan->conv.dilation[0]) * plan->x_row,
+                .a_row = plan->conv.dilation[0] * plan->x_row,
+                .a_step = 1,
+                .b = b->dy,
+                .b_step = plan->outputs,
+                .a_run = b->x_run,
+                .b_run = b->dy_run,
+                .runs = runs,
+                .depth = (size_t)plan->columns,
+                .y = sums + (c * filter_rows + r) * plan->panel_width,
+                .y_row = plan->panel_width,
+                .last_lanes = kernels->lanes,
+                .accumulate = !b->first,
+            };
+            kernels->tile_rows[vectors][min(tile, filter_rows - r)](&t);
+        }
+}
+
 /* The rows of x that a block meets: the first, and the one behind the last. */
 static ptrdiff_t first_input_row(const plan *plan, const block *b)
 {
@@ -197,6 +252,24 @@ static void find_rows(const plan *plan, block *b, float *copy)
                             plan->columns, copy + n * plan->x_image + (h - b->h0) * plan->x_row, plan->pitch);
 }
 
+/* The same by taps: planes, with rows of zeros where the filter reaches over the image. */
+static void copy_planes(const plan *plan, block *b, float *copy)
+{
+    const ptrdiff_t from = b->p0 * plan->conv.stride[0] - plan->conv.pad[0][0], plane = plan->x_rows * plan->x_row;
+    b->x = copy;
+    fc_clock(FC_COPY);
+    for (ptrdiff_t n = 0; n < b->images; n++)
+        for (ptrdiff_t i = 0; i < plan->x_rows; i++) {
+            float *row = copy + n * plan->x_image + i * plan->x_row;
+            if (from + i >= 0 && from + i < plan->x.size[2])
+                fc_copy_row_planar(plan->kernels, &plan->x, b->n + n, b->group * plan->channels, plan->channels,
+                                   from + i, 0, plan->columns, row, plane);
+            else
+                for (ptrdiff_t c = 0; c < plan->channels; c++)
+                    memset(row + c * plane, 0, (size_t)plan->columns * sizeof(float));
+        }
+}
+
 /* Whether the pixels of all images follow each other, so that those of some rows are an array of their own. */
 static int is_dense(const fc_tensor *t)
 {
@@ -208,10 +281,12 @@ static int is_dense(const fc_tensor *t)
 static void find_gradient(const plan *plan, block *b)
 {
     const fc_tensor *dy = &plan->dy;
+    const ptrdiff_t row = plan->by_taps ? (plan->columns + plan->dw.size[3] - 1) * plan->outputs
+                                        : dy->size[3] * plan->panel_width;
     const ptrdiff_t behind = ((dy->size[0] - b->n) * dy->size[2] - b->p0 - b->images * (b->p1 - b->p0)) * dy->size[3];
     b->dy_in_place = plan->dy_in_place && behind >= plan->spilt_pixels;
     b->dy_pixel = b->dy_in_place ? dy->stride[3] : plan->panel_width;
-    b->dy_row = b->dy_in_place ? dy->stride[2] : dy->size[3] * plan->panel_width;
+    b->dy_row = b->dy_in_place ? dy->stride[2] : row;
     b->dy_image = b->dy_in_place ? dy->stride[0] : plan->block_rows * b->dy_row;
 }
 
@@ -247,7 +322,8 @@ static void fetch_block(const plan *plan, const block *b, lines ahead[AHEAD])
                            b->images * (b->p1 - b->p0) * dy->stride[2] / 16};
     if (is_dense(x)) {
         const ptrdiff_t h0 = first_input_row(plan, b), rows = end_input_row(plan, b) - h0;
-        ahead[NEXT_X] = (lines){x->data + b->n * x->stride[0] + h0 * x->stride[2], 16, b->images * rows * x->stride[2] / 16};
+        ahead[NEXT_X] = (lines){x->data + b->n * x->stride[0] + h0 * x->stride[2], 16,
+                                b->images * rows * x->stride[2] / 16};
     }
 }
 
@@ -270,8 +346,14 @@ static void run_task(const plan *plan, ptrdiff_t task, float *scratch)
         block next;
         lines ahead[AHEAD] = {{.at = NULL}};
         more = next_block(plan, &b, n_end, &next);
-        find_rows(plan, &b, scratch);
         find_gradient(plan, &b);
+        if (plan->by_taps) {
+            copy_planes(plan, &b, scratch);
+            add_block_by_taps(plan, &b, sums);
+            b = next;
+            continue;
+        }
+        find_rows(plan, &b, scratch);
         if (more)
             fetch_block(plan, &next, ahead);
         for (ptrdiff_t panel = first_panel; panel < last_panel; panel++) {
@@ -298,6 +380,16 @@ static void write_panel(const plan *plan, ptrdiff_t index)
     const ptrdiff_t group = index / plan->panels, panel = index % plan->panels;
     const ptrdiff_t k_first = panel * plan->panel_width, used = min(plan->panel_width, plan->outputs - k_first);
     const fc_tensor *dw = &plan->dw;
+    if (plan->by_taps) {
+        const ptrdiff_t last = dw->size[3] - 1;
+        for (ptrdiff_t c = 0; c < plan->channels; c++)
+            for (ptrdiff_t r = 0; r < dw->size[2]; r++, sums += plan->panel_width)
+                for (ptrdiff_t s = 0; s <= last; s++)
+                    for (ptrdiff_t k = 0; k < plan->outputs; k++)
+                        dw->data[(group * plan->outputs + k) * dw->stride[0] + c * dw->stride[1] + r * dw->stride[2] +
+                                 s * dw->stride[3]] = sums[(last - s) * plan->outputs + k];
+        return;
+    }
     for (ptrdiff_t r = 0; r < dw->size[2]; r++)
         for (ptrdiff_t s = 0; s < dw->size[3]; s++, sums += plan->channels * plan->panel_width) {
             float *to = dw->data + (group * plan->outputs + k_first) * dw->stride[0] + r * dw->stride[2] +
@@ -338,6 +430,18 @@ static void skip_pixels(plan *plan)
         plan->x.stride[2 + axis] *= stride[axis];
         stride[axis] = 1;
     }
+}
+
+/* Whether lanes that stand for taps too take fewer steps: as many as tap rows a channel and pixel, at least those that
+ * hide the latency of a multiply-add. */
+static int by_taps_is_better(const plan *plan)
+{
+    const ptrdiff_t rows = plan->dw.size[2], columns = plan->dw.size[3], lanes = (ptrdiff_t)plan->kernels->lanes;
+    const ptrdiff_t vectors = ceil_div(columns * plan->outputs, lanes);
+    const ptrdiff_t steps = plan->x.size[3] * max(rows * vectors, HIDDEN_STEPS);
+    const ptrdiff_t other_steps = plan->dy.size[3] * rows * columns * plan->panels * plan->vectors;
+    return plan->conv.stride[1] == 1 && plan->conv.dilation[1] == 1 && vectors <= FC_MAX_VECTORS &&
+           (double)steps < LEAST_GAIN * (double)other_steps;
 }
 
 /* Panels of a task: they share the copy of x, but with too few tasks some thread has more to do than others. */
@@ -385,12 +489,19 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, con
                     plan.columns <= x->size[3];
     plan.pitch = plan.in_place ? x->stride[3] : fc_pixel_pitch(plan.channels);
     plan.x_row = plan.in_place ? x->stride[2] : plan.columns * plan.pitch;
+    plan.by_taps = by_taps_is_better(&plan);
+    if (plan.by_taps) {
+        plan.panels = 1;
+        plan.panel_width = ceil_div(plan.outputs * dweight->size[3], lanes) * lanes;
+        plan.in_place = 0;
+        plan.columns = plan.pitch = plan.x_row = x->size[3];
+    }
     plan.dense = plan.pitch == plan.channels && conv->dilation[1] == 1;
     const ptrdiff_t spilt = ceil_div(plan.outputs, lanes) * lanes - plan.outputs;
     plan.spilt_pixels = ceil_div(spilt, plan.outputs);
     /* What is read on must be pixels of dy: they lie side by side, without others' channels between them. */
     const int reads_on = plan.panels == 1 && is_dense(dy) && dy->stride[3] == dy->size[1];
-    plan.dy_in_place = dy->stride[1] == 1 && dy->stride[3] % 512 && (!spilt || reads_on) &&
+    plan.dy_in_place = !plan.by_taps && dy->stride[1] == 1 && dy->stride[3] % 512 && (!spilt || reads_on) &&
                        plan.channels * dweight->size[2] * dweight->size[3] <= FEW_SUMS;
 
     /* Shape alone decides these: they fix the order of the sums. */
@@ -406,8 +517,10 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, con
     if (plan.block_rows == dy->size[2])
         plan.block_images = max(1, min(plan.chunk_images, block_pixels / max(1, dy->size[2] * dy->size[3])));
 
-    const ptrdiff_t x_rows = (plan.block_rows - 1) * conv->stride[0] + (dweight->size[2] - 1) * conv->dilation[0] + 1;
-    plan.x_image = plan.in_place ? x->stride[0] : min(x_rows, x->size[2]) * plan.x_row;
+    plan.x_rows = (plan.block_rows - 1) * conv->stride[0] + (dweight->size[2] - 1) * conv->dilation[0] + 1;
+    plan.x_image = plan.in_place ? x->stride[0] : min(plan.x_rows, x->size[2]) * plan.x_row;
+    if (plan.by_taps)
+        plan.x_image = plan.channels * plan.x_rows * plan.x_row;
     if (!plan.in_place)
         plan.x_floats = round_up(plan.block_images * plan.x_image) + 16;
     if (!plan.dy_in_place || spilt)
@@ -415,7 +528,11 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, con
     plan.scratch_floats = plan.x_floats + plan.dy_floats + 2 * 2 * (size_t)(plan.block_images * plan.block_rows) + 15;
     plan.scratch_floats &= ~(size_t)15;
     plan.scratch_floats += 16;
-    plan.sum_floats = (size_t)(dweight->size[2] * dweight->size[3] * plan.channels * plan.panel_width);
+    if (plan.by_taps)
+        plan.dy_floats = round_up(plan.block_images * plan.block_rows * (plan.columns + dweight->size[3] - 1) *
+                                  plan.outputs + FC_MAX_LANES);
+    const ptrdiff_t columns_apart = plan.by_taps ? 1 : dweight->size[3];
+    plan.sum_floats = (size_t)(dweight->size[2] * columns_apart * plan.channels * plan.panel_width);
     const size_t partials = (size_t)(plan.chunks * conv->groups * plan.panels);
     const double steps = (double)weight_floats * (double)images * (double)dy->size[2] * (double)dy->size[3];
     const int threads = fc_team_size(steps * 0.02 * 16 / (double)lanes);
