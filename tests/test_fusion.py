@@ -97,8 +97,8 @@ def test_batch_norm_backward_computes_the_result_again(shape, layout, rng):
             assert_all_same_bits(again, expected, f"{isa}, {threads} threads")
 
 
-# (x, output channels, filter size, stride): rows of one tile and of several, Winograd, few output channels in each
-# of three ways
+# (x, output channels, filter size, stride): rows of one tile and of several, Winograd, few output channels in
+# each of three ways
 CONVOLUTIONS = [((2, 20, 7, 7), 17, 1, 1), ((2, 64, 8, 40), 80, 1, 1), ((1, 33, 30, 31), 48, 3, 1),
                 ((2, 16, 9, 41), 33, 3, 2), ((1, 64, 28, 28), 64, 3, 1), ((3, 5, 9, 40), 3, 3, 1),
                 ((2, 3, 9, 12), 5, 3, 1), ((3, 20, 9, 10), 6, 5, 1), ((2, 40, 1, 1), 50, 1, 1)]

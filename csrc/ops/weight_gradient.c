@@ -39,9 +39,12 @@ enum {
     PARTIAL_FLOATS = 1 << 20,      /* of all chunks' sums together; beyond it there is one chunk        */
     MOST_CHUNKS = 16,
     FEW_PANELS = 8,                /* a copy of x that is read so often costs more than it saves,       */
-    FEW_SUMS = 512,                /* likewise of dy, for so many sums of an output channel             */
     HIDDEN_STEPS = 4,              /* multiply-adds of a vector in the latency of one                   */
 };
+
+/* Likewise of dy, for so many sums of an output channel, times lanes * lanes: with narrow vectors tiles have fewer rows
+ * too, so that dy is read more often, and in less time. */
+static const double FEW_SUMS = 0.75;
 
 /* Of the steps, so that copying does not outweigh those that are saved. */
 static const double LEAST_GAIN = 0.8;
@@ -501,8 +504,10 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, con
     plan.spilt_pixels = ceil_div(spilt, plan.outputs);
     /* What is read on must be pixels of dy: they lie side by side, without others' channels between them. */
     const int reads_on = plan.panels == 1 && is_dense(dy) && dy->stride[3] == dy->size[1];
+    const double sums = (double)(plan.channels * dweight->size[2] * dweight->size[3]);
+    const int is_panel = plan.panels == 1 && dy->stride[3] == plan.outputs;
     plan.dy_in_place = !plan.by_taps && dy->stride[1] == 1 && dy->stride[3] % 512 && (!spilt || reads_on) &&
-                       plan.channels * dweight->size[2] * dweight->size[3] <= FEW_SUMS;
+                       (is_panel || sums <= FEW_SUMS * (double)(lanes * lanes));
 
     /* Shape alone decides these: they fix the order of the sums. */
     const ptrdiff_t weight_floats = dweight->size[0] * dweight->size[1] * dweight->size[2] * dweight->size[3];
