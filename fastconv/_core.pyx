@@ -920,7 +920,7 @@ def prepare_conv2d(weight, tuple input_shape, tuple stride, tuple padding, tuple
 
 
 cdef View term(str name, object array, View out, const fc_tensor *y, const float **data):
-    """What shall be added to `out`, which is `y`, as it is stored: `data`, or NULL where that takes a pass of its own."""
+    """What is added to `out`, which is `y`, as it is stored: `data`, or NULL where that takes a pass of its own."""
     cdef fc_tensor t
     cdef View held = like(name, array, y, &t)
     no_overlap(out, name, held)
