@@ -78,7 +78,7 @@ cdef extern from "ops/ops.h":
                           fc_filters *) nogil
     int fc_conv2d_forward(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_conv2d_extras *,
                           const fc_tensor *y) nogil
-    int fc_conv2d_backward_input(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *weight,
+    int fc_conv2d_backward_input(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *weight, const float *addend,
                                  const fc_tensor *dx) nogil
     int fc_conv2d_backward_weight(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *x,
                                   const fc_tensor *dweight) nogil
@@ -919,6 +919,15 @@ def prepare_conv2d(weight, tuple input_shape, tuple stride, tuple padding, tuple
     return None if filters.made.data == NULL else filters
 
 
+cdef View term(str name, object array, View out, const fc_tensor *y, const float **data):
+    """What is added to `out`, which is `y`, as it is stored: `data`, or NULL where that takes a pass of its own."""
+    cdef fc_tensor t
+    cdef View held = like(name, array, y, &t)
+    no_overlap(out, name, held)
+    data[0] = t.data if (y.stride[1] == 1 or y.size[1] <= 1) and same_layout(&t, y) else NULL
+    return held
+
+
 cdef class Conv2dCall:
     """conv2d of these arguments, checked once; each call computes `out` from what the arrays hold by then.
 
@@ -936,7 +945,6 @@ cdef class Conv2dCall:
 
     def __init__(self, x, weight, bias, tuple stride, tuple padding, tuple dilation, object groups, str algorithm,
                  residual, bint relu, Filters filters, out):
-        cdef fc_tensor tr
         cdef float *bias_data
         cdef View hr = None
         cdef ptrdiff_t size[2]
@@ -953,14 +961,11 @@ cdef class Conv2dCall:
         self.extras.bias, self.extras.residual, self.extras.relu = bias_data, NULL, relu
         self.repeatable = True
         if residual is not None:
-            hr = like("residual", residual, &self.y, &tr)
-            no_overlap(hy, "residual", hr)
+            hr = term("residual", residual, hy, &self.y, &self.extras.residual)
             self.repeatable = hr.given is residual
-            if (self.y.stride[1] != 1 and self.y.size[1] > 1) or not same_layout(&tr, &self.y):
+            if self.extras.residual == NULL:
                 self.extras.relu = False
                 self.residual = hr
-            else:
-                self.extras.residual = tr.data
         self.filters, self.relu, self.out = filters, relu, hy
         self.held = hx, hw, hb, hr
 
@@ -989,11 +994,13 @@ cdef int same_gradient_shape(const fc_tensor *dy, Py_ssize_t n, Py_ssize_t k, co
 
 
 def conv2d_backward_input(grad_output, weight, tuple input_shape, tuple stride, tuple padding, tuple dilation,
-                          object groups, str algorithm, out):
+                          object groups, str algorithm, addend, out):
     cdef fc_tensor tdy, tw, tdx
     cdef fc_conv2d conv
     cdef ptrdiff_t size[2]
+    cdef const float *added = NULL
     cdef int status
+    cdef View ha = None
     cdef View hdy = view("grad_output", grad_output, 4, &tdy)
     cdef View hw = view("weight", weight, 4, &tw)
     geometry(&conv, input_shape, shape_of(&tw), stride, padding, dilation, groups, algorithm, size)
@@ -1001,9 +1008,13 @@ def conv2d_backward_input(grad_output, weight, tuple input_shape, tuple stride, 
     cdef View hdx = output(out, input_shape, is_channels_last(&tdy), &tdx)
     no_overlap(hdx, "grad_output", hdy)
     no_overlap(hdx, "weight", hw)
+    if addend is not None:
+        ha = term("addend", addend, hdx, &tdx, &added)
     with nogil:
-        status = fc_conv2d_backward_input(&conv, &tdy, &tw, &tdx)
+        status = fc_conv2d_backward_input(&conv, &tdy, &tw, added, &tdx)
     raise_for_status(status, "conv2d_backward_input")
+    if ha is not None and added == NULL:
+        sum_of((hdx.array, ha.array), False, hdx.array)
     return hdx.given
 
 
@@ -1110,7 +1121,7 @@ def linear_backward_input(grad_output, weight, out):
     as_row(&tdy)
     as_row(&tdx)
     with nogil:
-        status = fc_conv2d_backward_input(&POINTWISE, &tdy, &tw, &tdx)
+        status = fc_conv2d_backward_input(&POINTWISE, &tdy, &tw, NULL, &tdx)
     raise_for_status(status, "linear_backward_input")
     return hdx.given
 

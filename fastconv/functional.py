@@ -109,12 +109,17 @@ def prepare_conv2d(weight, input_shape, stride=1, padding=0, dilation=1, groups=
 
 
 def conv2d_backward_input(grad_output, weight, input_shape, stride=1, padding=0, dilation=1,
-                          groups=1, *, algorithm="auto", out=None):
-    """Gradient of conv2d with respect to x: grad_output (N, K, P, Q) -> (N, C, H, W) = input_shape."""
+                          groups=1, *, addend=None, algorithm="auto", out=None):
+    """Gradient of conv2d with respect to x: grad_output (N, K, P, Q) -> (N, C, H, W) = input_shape.
+
+    addend: an array of the result's shape, as the gradient by way of another reader of x is, that is added to
+    it without another pass over memory.
+    Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
+    """
     input_shape = _shape("input_shape", input_shape)
     stride, padding, dilation, groups = _geometry(weight, stride, padding, dilation, groups, algorithm)
     return _core.conv2d_backward_input(grad_output, weight, input_shape, stride, padding, dilation,
-                                       groups, algorithm, out)
+                                       groups, algorithm, addend, out)
 
 
 def conv2d_backward_weight(grad_output, x, weight_shape, stride=1, padding=0, dilation=1, groups=1,

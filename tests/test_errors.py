@@ -14,7 +14,7 @@ X, W, B = (2, 4, 6, 7), (8, 4, 3, 3), (8,)
 DY = (2, 8, 4, 5)  # of X with W and no padding
 CONV = {
     "conv2d": dict(x=X, weight=W, bias=B),
-    "conv2d_backward_input": dict(grad_output=DY, weight=W, input_shape=X),
+    "conv2d_backward_input": dict(grad_output=DY, weight=W, input_shape=X, addend=X),
     "conv2d_backward_weight": dict(grad_output=DY, x=X, weight_shape=W),
 }
 POOL = {
@@ -66,7 +66,7 @@ CALLS = CONV | POOL | ADAPTIVE | NORM | LOCAL | RECURRENT | LINEAR | SUMS | ACTI
 OPTIONS = {**{op: dict(kernel_size=2) for op in POOL}, **{op: dict(size=5) for op in LOCAL},
            "adaptive_avg_pool2d": dict(output_size=(3, 2))}
 # And weight, of NORM.
-MAY_BE_NONE = {"bias", "bias_ih", "bias_hh", "running_mean", "running_var", "grad_h_n", "grad_c_n"}
+MAY_BE_NONE = {"addend", "bias", "bias_ih", "bias_hh", "running_mean", "running_var", "grad_h_n", "grad_c_n"}
 APART = CONV | POOL | ADAPTIVE | LINEAR | SUMS  # out must not overlap an argument
 ARRAYS = [(op, name) for op, arguments in CALLS.items() for name in arguments if not name.endswith("_shape")]
 

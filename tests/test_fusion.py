@@ -5,11 +5,12 @@ import itertools
 
 import numpy as np
 import pytest
-from check import LAYOUTS, assert_same_bits, in_layout, using_isa
+from check import LAYOUTS, assert_same_bits, in_layout, memory_order, using_isa
+from guard import guard_pages
 
 import fastconv
 from fastconv import functional as F
-from fastconv.layers import BatchNorm2d, Concat, Conv2d, MaxPool2d, ReLU, Residual, Sequential
+from fastconv.layers import BatchNorm2d, Concat, Conv2d, Layer, MaxPool2d, ReLU, Residual, Sequential
 from fastconv.optim import SGD, Adam, clip_grad_norm
 
 SHAPES = [(2, 1, 9, 7), (3, 19, 5, 7), (2, 64, 7, 7), (50, 33, 1, 1), (1, 3, 17, 1), (4, 16, 57, 61),
@@ -126,6 +127,73 @@ def test_convolution_with_residual_and_relu(shape, outputs, size, stride, layout
         assert_same_bits(part, expected, f"into channels, {isa}, {threads} threads, {added}, {relu}")
 
 
+# Those above; phases with few taps or none, pixels that no tap reaches, parts of the channels, groups.
+GRADIENTS = {
+    **{str((x, k, size, stride)): dict(x=x, w=(k, x[1], size, size), stride=stride, padding=size // 2)
+       for x, k, size, stride in CONVOLUTIONS},
+    "1x1, stride 2": dict(x=(2, 33, 15, 14), w=(48, 33, 1, 1), stride=2),
+    "1x1, stride 3, two parts": dict(x=(2, 40, 9, 10), w=(600, 40, 1, 1), stride=3),
+    "1x1, padding": dict(x=(2, 20, 6, 7), w=(17, 20, 1, 1), padding=1),
+    "stride larger than filter": dict(x=(2, 21, 13, 14), w=(5, 21, 2, 1), stride=(4, 3)),
+    "two parts": dict(x=(2, 17, 9, 8), w=(300, 17, 3, 3), stride=2, padding=1),
+    "border not reached": dict(x=(2, 18, 20, 21), w=(16, 18, 3, 3), stride=4),
+    "dilated": dict(x=(2, 16, 15, 17), w=(6, 16, 3, 3), dilation=(2, 3), padding=2),
+    "dilated and strided": dict(x=(2, 4, 15, 17), w=(6, 4, 3, 3), dilation=(2, 3), stride=(3, 2), padding=3),
+    "groups": dict(x=(2, 34, 9, 8), w=(24, 17, 3, 3), groups=2, stride=2, padding=1),
+    "depthwise": dict(x=(2, 19, 9, 9), w=(19, 1, 3, 3), groups=19, padding=1),
+    "depthwise, stride 2": dict(x=(2, 16, 10, 9), w=(16, 1, 3, 3), groups=16, stride=2, padding=1),
+    "few channels, long rows": dict(x=(2, 3, 19, 75), w=(20, 3, 5, 5), padding=2),
+    "few channels, stride 2": dict(x=(2, 3, 38, 75), w=(20, 3, 7, 7), stride=2, padding=3),
+    "few channels, grouped": dict(x=(2, 6, 10, 70), w=(20, 3, 3, 3), groups=2, stride=(2, 1)),
+    "one channel, stride 2": dict(x=(2, 1, 30, 70), w=(20, 1, 5, 5), stride=(2, 1)),
+    "many small images": dict(x=(50, 24, 5, 5), w=(40, 24, 1, 1)),
+    "Winograd": dict(x=(2, 20, 9, 10), w=(17, 20, 3, 3), padding=1, algorithm="winograd"),
+    "Winograd, 5x5, groups": dict(x=(1, 34, 13, 12), w=(32, 17, 5, 5), groups=2, algorithm="winograd"),
+    "large, stride 2": dict(x=(2, 32, 65, 65), w=(16, 32, 3, 3), stride=2, padding=1),
+    "large, few panels": dict(x=(1, 256, 14, 14), w=(512, 256, 1, 1)),
+    "no filters": dict(x=(2, 3, 5, 5), w=(0, 3, 3, 3)),
+    "no images": dict(x=(0, 3, 5, 5), w=(4, 3, 3, 3)),
+}
+
+
+@every_layout
+@pytest.mark.parametrize("case", GRADIENTS.values(), ids=GRADIENTS)
+def test_convolution_backward_input_with_an_addend(case, layout, rng):
+    options = {name: value for name, value in case.items() if name not in "xw"}
+    shape, weight = case["x"], in_layout(floats(rng, case["w"]), layout, "weight")
+    dy = floats(rng, F.conv2d(floats(rng, shape), weight, **options).shape, layout)
+    addends = {layout: strange(rng, shape, layout)}
+    addends["other"] = in_layout(addends[layout], LAYOUTS[layout == LAYOUTS[0]])
+    wide = floats(rng, (shape[0], shape[1] + 5, *shape[2:]), layout)
+    addends["channels of a wider one"] = wide[:, 2:shape[1] + 2]
+    addends["channels of a wider one"][...] = addends[layout]
+    for isa, threads in RUNS:
+        with using_isa(isa), fastconv.num_threads(threads):
+            dx = F.conv2d_backward_input(dy, weight, shape, **options)
+            expected = F.add(dx, addends[layout])
+            for name, addend in addends.items():
+                result = F.conv2d_backward_input(dy, weight, shape, **options, addend=addend)
+                assert_same_bits(result, expected, f"{isa}, {threads} threads, addend {name}")
+                assert same_order(result, dx)
+            out = floats(rng, wide.shape, layout)[:, 3:shape[1] + 3]
+            assert F.conv2d_backward_input(dy, weight, shape, **options, addend=addend, out=out) is out
+            assert_same_bits(out, expected, f"into channels, {isa}, {threads} threads")
+
+
+@every_layout
+@pytest.mark.parametrize("case", ["few channels, stride 2", "stride larger than filter", "Winograd",
+                                  "depthwise"])
+def test_nothing_outside_the_addend_is_read(case, layout, rng):
+    options = dict(GRADIENTS[case])
+    shape, weight = options.pop("x"), floats(rng, options.pop("w"))
+    dy = floats(rng, F.conv2d(floats(rng, shape), weight, **options).shape, layout)
+    for isa, at in itertools.product(fastconv.available_isas(), ("start", "end")):
+        with using_isa(isa), guard_pages(f"{case} with {isa}, guard at the {at}") as place:
+            order = memory_order("x", 4, layout)
+            addend, out = (place(floats(rng, shape), name, order, at) for name in ("addend", "out"))
+            F.conv2d_backward_input(dy, weight, shape, **options, addend=addend, out=out)
+
+
 def test_gradient_of_a_residual_without_relu_is_that_of_the_result(rng):
     x, dy = floats(rng, (2, 3, 4, 4)), floats(rng, (2, 3, 4, 4))
     _, mean, invstd = F.batch_norm_train(x)
@@ -206,6 +274,8 @@ def test_concat_into_an_argument(rng):
     (lambda x: F.concat([]), ValueError, "arrays must be from 1 to 64, got 0"),
     (lambda x: F.concat([x, x[:, :, 1:]]), ValueError,
      r"arrays must agree in all but the channels, got shapes \(2, 3, 4, 4\), \(2, 3, 3, 4\)"),
+    (lambda x: F.conv2d_backward_input(x, np.ones((3, 2, 1, 1), np.float32), (2, 2, 4, 4), addend=x),
+     ValueError, r"addend must have shape \(2, 2, 4, 4\), got \(2, 3, 4, 4\)"),
     (lambda x: F.batch_norm_train(x, residual=x[:1]), ValueError, r"residual must have shape \(2, 3, 4, 4\)"),
     (lambda x: F.batch_norm_train(x, activation="gelu"), ValueError, "activation must be None or \"relu\""),
     (lambda x: F.batch_norm_backward(x, x, x[0, :, 0, 0], x[0, :, 0, 0], y=x[:1]), ValueError,
@@ -265,6 +335,105 @@ def test_layers_together_give_the_bits_of_layers_alone(create, layout, training,
         np.testing.assert_array_equal(one, other, name)
 
 
+class Apart(Conv2d):
+    """A convolution that leaves sums of gradients to others."""
+
+    backward_adds = False
+
+
+class Halved(Conv2d):
+    """A convolution with a backward of its own."""
+
+    def backward(self, grad_output):
+        return super().backward(grad_output * np.float32(0.5))
+
+
+class Doubled(Layer):
+    def forward(self, x):
+        return self._save(x + x)
+
+    def backward(self, grad_output):
+        self._restore(grad_output)
+        return grad_output + grad_output
+
+
+def bottleneck(conv, rng, channels=6, stride=1):
+    return Sequential(conv(6, 4, 1, rng=rng), BatchNorm2d(4), ReLU(),
+                      conv(4, channels, 3, stride, 1, rng=rng), BatchNorm2d(channels))
+
+
+def inception(conv, rng):
+    return Concat(Sequential(conv(6, 3, 1, rng=rng), ReLU()),
+                  Sequential(conv(6, 2, 1, rng=rng), BatchNorm2d(2), ReLU(),
+                             conv(2, 4, 3, padding=1, rng=rng)),
+                  Sequential(conv(6, 1, 1, rng=rng), ReLU(), conv(1, 2, 5, padding=2, rng=rng), ReLU()),
+                  Sequential(MaxPool2d(3, 1, 1), conv(6, 3, 1, rng=rng)))
+
+
+# Networks of which the gradients of an array that is read twice are summed.
+SUMMED = {
+    "block": lambda conv, rng: Sequential(Residual(bottleneck(conv, rng)), ReLU()),
+    "block with projection": lambda conv, rng: Sequential(
+        Residual(bottleneck(conv, rng, 8, 2), Sequential(conv(6, 8, 1, 2, rng=rng), BatchNorm2d(8))), ReLU()),
+    "block that adds by itself": lambda conv, rng: Sequential(
+        Residual(Sequential(conv(6, 6, 3, padding=1, rng=rng), Doubled())), ReLU()),
+    "block that begins with a relu": lambda conv, rng: Residual(
+        Sequential(conv(6, 6, 1, rng=rng), ReLU(), conv(6, 6, 3, padding=1, rng=rng))),
+    "block of one convolution": lambda conv, rng: Sequential(Residual(conv(6, 6, 1, rng=rng)), ReLU()),
+    "block of a sequence of one": lambda conv, rng: Residual(Sequential(conv(6, 6, 1, rng=rng))),
+    "block of nothing": lambda conv, rng: Residual(Sequential()),
+    "nested": lambda conv, rng: Residual(
+        Sequential(Sequential(bottleneck(conv, rng), ReLU()), Residual(bottleneck(conv, rng)),
+                   Sequential(conv(6, 6, 1, rng=rng), Sequential(BatchNorm2d(6))))),
+    "block with another backward": lambda conv, rng: Residual(
+        Sequential(Halved(6, 6, 1, rng=rng), BatchNorm2d(6))),
+    "branches": inception,
+    "branches behind each other": lambda conv, rng: Sequential(
+        inception(conv, rng), Residual(Sequential(conv(12, 6, 1, rng=rng), ReLU(), inception(conv, rng)))),
+    "branches of other layers": lambda conv, rng: Concat(
+        Sequential(Doubled()), conv(6, 2, 1, rng=rng), Doubled(), Halved(6, 3, 1, rng=rng),
+        conv(6, 2, 1, rng=rng)),
+    "one branch": lambda conv, rng: Concat(conv(6, 2, 1, rng=rng)),
+}
+
+
+@pytest.mark.parametrize("needed", [True, False])
+@every_layout
+@pytest.mark.parametrize("create", SUMMED.values(), ids=SUMMED)
+def test_sums_of_gradients_have_the_bits_of_sums_apart(create, layout, needed, rng):
+    x = floats(rng, (3, 6, 8, 7), layout)
+    together, apart = (create(conv, np.random.default_rng(1)) for conv in (Conv2d, Apart))
+    together.needs_input_grad = apart.needs_input_grad = needed
+    for _ in range(2):
+        y = together(x)
+        assert_same_bits(y, apart(x), "output")
+        dy = floats(rng, y.shape, layout)
+        dx, summed = together.backward(dy), apart.backward(dy)
+        assert (dx is None) == (summed is None)
+        if dx is not None:
+            assert_same_bits(dx, summed, "gradient of x")
+        for one, other in zip(together.parameters(), apart.parameters(), strict=True):
+            assert_same_bits(one.grad, other.grad, "gradient of a parameter")
+
+
+@pytest.mark.parametrize(("create", "sums"), [
+    ("block", 0), ("block with projection", 0), ("block that adds by itself", 0), ("branches", 1),
+    ("block of one convolution", 1)])
+def test_convolutions_sum_gradients_where_they_can(create, sums, rng):
+    model = SUMMED[create](Conv2d, rng)
+    y = model(floats(rng, (2, 6, 8, 8), LAYOUTS[1]))
+    with fastconv.profile() as p:
+        model.backward(floats(rng, y.shape, LAYOUTS[1]))
+    assert [record.op for record in p.records].count("add") == sums
+
+
+def test_a_layer_with_a_backward_of_its_own_adds_nothing(rng):
+    assert not Halved.backward_adds
+    assert not Sequential(Halved(6, 6, 1, rng=rng)).backward_adds
+    assert not Sequential().backward_adds
+    assert Sequential(Sequential(Conv2d(6, 6, 1, rng=rng))).backward_adds
+
+
 def test_layers_work_together_where_they_can(rng):
     relu, last = ReLU(), ReLU()
     body = Sequential(Conv2d(4, 4, 1, rng=rng), BatchNorm2d(4), relu, BatchNorm2d(4))
@@ -276,13 +445,13 @@ def test_layers_work_together_where_they_can(rng):
 
 
 def test_a_layer_with_a_forward_of_its_own_does_nothing_besides(rng):
-    class Doubled(BatchNorm2d):
+    class DoubledNorm(BatchNorm2d):
         def forward(self, x):
             return 2 * super().forward(x)
 
-    assert Doubled.fuses == ()
+    assert DoubledNorm.fuses == ()
     x = floats(rng, (2, 4, 3, 3))
-    assert_same_bits(Sequential(Doubled(4), ReLU())(x), F.relu(2 * BatchNorm2d(4)(x)), "relu behind it")
+    assert_same_bits(Sequential(DoubledNorm(4), ReLU())(x), F.relu(2 * BatchNorm2d(4)(x)), "relu behind it")
 
 
 # ---- optimisers ---------------------------------------------------------------------------------------

@@ -146,6 +146,15 @@ def test_phases_of_convolutions(direction, algorithm, rng):
     assert sum(record.phases.values()) <= record.threads * record.seconds
 
 
+def test_an_addend_is_work_too(rng):
+    x, weight = floats(rng, 2, 8, 6, 5), floats(rng, 4, 8, 3, 3)
+    with fastconv.profile() as p:
+        for addend in (None, x):
+            F.conv2d_backward_input(floats(rng, 2, 4, 6, 5), weight, x.shape, padding=1, addend=addend)
+    alone, added = p.records
+    assert (added.flops - alone.flops, added.bytes - alone.bytes) == (x.size, x.nbytes)
+
+
 def test_auto_is_recorded_as_what_it_takes(rng):
     x, weight = floats(rng, 1, 64, 28, 28), floats(rng, 64, 64, 3, 3)
     with fastconv.profile() as p:

@@ -204,7 +204,7 @@ static int conv2d_backward_input(const fastconv_conv2d *given, const fastconv_te
     FC_TRY(fc_check_size("dy", &tdy, tdx.size[0], tw.size[0], size[0], size[1]));
     FC_TRY(fc_check_apart(&tdx, "dx", &tdy, "dy"));
     FC_TRY(fc_check_apart(&tdx, "dx", &tw, "weight"));
-    return done(fc_conv2d_backward_input(&conv, &tdy, &tw, &tdx));
+    return done(fc_conv2d_backward_input(&conv, &tdy, &tw, NULL, &tdx));
 }
 
 static int conv2d_backward_weight(const fastconv_conv2d *given, const fastconv_tensor *dy, const fastconv_tensor *x,
@@ -291,7 +291,7 @@ static int linear_backward_input(const fastconv_tensor *dy, const fastconv_tenso
     FC_TRY(fc_check_apart(&tdx, "dx", &tw, "weight"));
     as_row(&tdy);
     as_row(&tdx);
-    return done(fc_conv2d_backward_input(&POINTWISE, &tdy, &tw, &tdx));
+    return done(fc_conv2d_backward_input(&POINTWISE, &tdy, &tw, NULL, &tdx));
 }
 
 static int linear_backward_weight(const fastconv_tensor *dy, const fastconv_tensor *x, const fastconv_tensor *dweight)

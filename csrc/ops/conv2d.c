@@ -142,7 +142,7 @@ int fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
 /* forward: y[p] += x[p*stride + r*dilation - pad] * w[r], so x[h] receives dy[p] * w[r] wherever
  * h = p*stride + r*dilation - pad. For h = phase + u*stride those are the r for which stride divides
  * phase + pad - r*dilation, and p = u + that quotient: a dense correlation over dy for each phase. */
-int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *weight,
+int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *weight, const float *addend,
                              const fc_tensor *dx)
 {
     const ptrdiff_t phases[2] = {min(conv->stride[0], dx->size[2]), min(conv->stride[1], dx->size[3])};
@@ -174,6 +174,7 @@ int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const f
         .w = *weight,
         .groups = conv->groups,
         .w_group = weight->size[0] / conv->groups * weight->stride[0],
+        .residual = addend,
         .x_step = {1, 1},
         .y_step = {conv->stride[0], conv->stride[1]},
         .phases = {phases[0], phases[1]},

@@ -22,7 +22,6 @@ typedef struct planar {
     ptrdiff_t unit_columns, units, block_rows, row_blocks;
     ptrdiff_t in_columns, plane;            /* of the copy */
     int staged;                             /* results are not rows of y */
-    fc_tensor residual;
     ptrdiff_t *runs;                        /* [phase] a_run[most_runs], b_run[most_runs] */
     size_t most_runs;
     float *weights;                         /* [phase][group][output tile][r][s][c][tile_outputs] */
@@ -93,8 +92,12 @@ static void multiply_row(const planar *plan, const block *b, size_t phase, ptrdi
                      (at[1] + b->v0 * p->y_step[1]) * y->stride[3];
         const float *residual = p->residual ? p->residual + (out - y->data) : NULL;
         if (residual && plan->staged) {
-            fc_copy_row_planar(plan->plan->kernels, &plan->residual, b->n, k, outputs, u, b->v0, columns, b->stage,
-                               plan->unit_columns);
+            const fc_tensor row = {
+                .data = (float *)residual,
+                .size = {1, outputs, 1, columns},
+                .stride = {0, y->stride[1], 0, y->stride[3] * p->y_step[1]},
+            };
+            fc_copy_row_planar(plan->plan->kernels, &row, 0, 0, outputs, 0, 0, columns, b->stage, plan->unit_columns);
             residual = b->stage;
         }
         for (ptrdiff_t v = 0; v < columns; v += span) {
@@ -178,8 +181,7 @@ int fc_planar_is_better(const fc_correlation_plan *plan)
 int fc_correlate_planar(const fc_correlation_plan *correlation)
 {
     const fc_correlation *p = &correlation->p;
-    planar plan = {.p = p, .plan = correlation, .residual = p->y};
-    plan.residual.data = (float *)p->residual;
+    planar plan = {.p = p, .plan = correlation};
     const fc_kernels *kernels = correlation->kernels;
     const ptrdiff_t lanes = (ptrdiff_t)kernels->lanes, channels = correlation->channels;
     plan.output_tiles = ceil_div(correlation->outputs, (ptrdiff_t)kernels->max_rows[1]);

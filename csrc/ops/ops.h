@@ -58,7 +58,8 @@ int fc_conv2d_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
 int fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight, const fc_tensor *y,
                       fc_filters *filters);
 
-int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *weight,
+/* addend, added to dx: as dx lies in memory, whose fastest axis is then C, or NULL. */
+int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *weight, const float *addend,
                              const fc_tensor *dx);
 int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x,
                               const fc_tensor *dweight);

@@ -74,6 +74,10 @@ class Layer:
     gradients of x and of the residual). Containers ask for it; see containers.Sequential. A subclass with a
     forward or backward of its own does nothing besides unless it says so itself.
 
+    backward_adds: whether backward takes the keyword `addend`, an array that it adds to the gradient of x in
+    the same pass: what other layers that read this x have given. As with `fuses`, bits are the same,
+    containers ask for it (see Residual, Concat), and a subclass with a backward of its own says so itself.
+
     training: set by train() and eval(). needs_input_grad: False on the first layer of a network spares it the
     gradient of the data; backward then returns None. Layers without parameters ignore it. flat: of
     containers, see there.
@@ -83,6 +87,7 @@ class Layer:
     needs_input_grad = True
     flat = False
     fuses = ()
+    backward_adds = False
     buffer_names = ()
     _saved = None
 
@@ -90,6 +95,8 @@ class Layer:
         super().__init_subclass__(**options)
         if vars(cls).keys() & {"forward", "backward"} and "fuses" not in vars(cls):
             cls.fuses = ()
+        if "backward" in vars(cls) and "backward_adds" not in vars(cls):
+            cls.backward_adds = False
         if "forward" in vars(cls) and "plan" not in vars(cls):
             cls.plan = Layer.plan
 

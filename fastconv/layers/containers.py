@@ -82,6 +82,18 @@ def _prefixed(name, layer, input_shape):
         yield below if layer.flat else join(name, below), part, shape
 
 
+def _backward(layers, grad_output, addend=None):
+    """Gradient of the x that goes through `layers` in turn, plus addend; None where nobody asks for it."""
+    grad = grad_output
+    for layer in reversed(layers):
+        if grad is None:
+            return None
+        if addend is not None and layer is layers[0] and layer.backward_adds:
+            return layer.backward(grad, addend=addend)
+        grad = layer.backward(grad)
+    return grad if grad is None or addend is None else F.add(grad, addend)
+
+
 class Sequential(Container):
     """Layers one after the other: Sequential(layer, ...), named "0", "1", ..., or Sequential({name: layer}).
 
@@ -114,6 +126,10 @@ class Sequential(Container):
             steps[-1][1].update(fused)
         return steps
 
+    def _called(self):
+        """The layers that are called, in order."""
+        return [layer for layer, _ in self._steps()]
+
     @property
     def fuses(self):
         steps = self._steps()
@@ -125,14 +141,16 @@ class Sequential(Container):
         self._saved = "residual" in fused
         return x
 
-    def backward(self, grad_output):
-        steps = self._steps()
-        grad_residual = None
-        if self._saved:
-            grad_output, grad_residual = steps.pop()[0].backward(grad_output)
-        while steps and grad_output is not None:
-            grad_output = steps.pop()[0].backward(grad_output)
-        return (grad_output, grad_residual) if self._saved else grad_output
+    @property
+    def backward_adds(self):
+        return len(self) > 0 and self[0].backward_adds
+
+    def backward(self, grad_output, *, addend=None):
+        layers = self._called()
+        if not self._saved:
+            return _backward(layers, grad_output, addend)
+        grad_output, grad_residual = layers.pop().backward(grad_output)
+        return _backward(layers, grad_output, addend), grad_residual
 
     def _fold_norms(self):
         if type(self).forward is not Sequential.forward:
@@ -166,7 +184,8 @@ def _check_equal(body, shortcut):
 class Residual(Container):
     """body(x) + shortcut(x), or body(x) + x: He et al., arXiv 1512.03385, equations 1 and 2.
 
-    Where the body `fuses` a residual, as one that ends in BatchNorm2d does, that layer adds the shortcut.
+    Where the body `fuses` a residual, as one that ends in BatchNorm2d does, that layer adds the shortcut. Its
+    first layer adds the shortcut's gradient where its `backward_adds`, as Conv2d's does.
     Raises ValueError where the two have different shapes.
     """
 
@@ -192,14 +211,17 @@ class Residual(Container):
 
     def backward(self, grad_output):
         fused, y = self._restore(grad_output)
+        layers = [self.body]
         if fused:
-            grad_body, grad_skip = self.body.backward(grad_output)
+            if type(self.body).backward is Sequential.backward:
+                layers = self.body._called()
+            grad, grad_skip = layers.pop().backward(grad_output)
         else:
-            grad_skip = grad_output if y is None else F.relu_backward(grad_output, y)
-            grad_body = self.body.backward(grad_skip)
+            grad = grad_skip = grad_output if y is None else F.relu_backward(grad_output, y)
         if self.shortcut is not None:
             grad_skip = self.shortcut.backward(grad_skip)
-        return F.add(grad_body, grad_skip) if self.needs_input_grad else None
+        grad = _backward(layers, grad, grad_skip)
+        return grad if self.needs_input_grad else None
 
     def plan(self, planner, x, out=None, *, activation=None):
         skip = x if self.shortcut is None else planner.add(self.shortcut, x)
@@ -218,6 +240,7 @@ class Concat(Container):
     """The outputs of branches of x, joined along the channels: Szegedy et al., arXiv 1409.4842, section 4.
 
     Concat(branch, ...), named "0", "1", ..., or Concat({name: branch}): at most 64, which give (N, C, H, W).
+    In backward a branch whose `backward_adds` adds the gradients of those before it to its own.
     Raises ValueError where the outputs differ in more than the channels.
     """
 
@@ -236,9 +259,10 @@ class Concat(Container):
     def backward(self, grad_output):
         (channels,) = self._restore(grad_output)
         ends = np.cumsum(channels)
-        grads = [branch.backward(grad_output[:, end - count:end])
-                 for branch, count, end in zip(self.children(), channels, ends, strict=True)]
-        return F.add(*grads) if self.needs_input_grad else None
+        total = None
+        for branch, count, end in zip(self.children(), channels, ends, strict=True):
+            total = _backward([branch], grad_output[:, end - count:end], total)
+        return total if self.needs_input_grad else None
 
     def plan(self, planner, x, out=None):
         y = planner.place(out, self.output_shape(x.shape))

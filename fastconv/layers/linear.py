@@ -62,6 +62,7 @@ class Conv2d(Layer):
     """
 
     fuses = ("residual", "activation")
+    backward_adds = True
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
                  bias=True, *, rng=None):
@@ -85,7 +86,7 @@ class Conv2d(Layer):
         y = F.conv2d(x, self.weight.data, bias, *self._options(), residual=residual, activation=activation)
         return self._save(y, x, None if activation is None else y, residual is not None)
 
-    def backward(self, grad_output):
+    def backward(self, grad_output, *, addend=None):
         x, y, with_residual = self._restore(grad_output)
         if y is not None:
             grad_output = F.relu_backward(grad_output, y)
@@ -96,7 +97,7 @@ class Conv2d(Layer):
             self.bias.accumulate(lambda out: F.conv2d_backward_bias(grad_output, out=out))
         grad_input = None
         if self.needs_input_grad:
-            grad_input = F.conv2d_backward_input(grad_output, weight.data, x.shape, *options)
+            grad_input = F.conv2d_backward_input(grad_output, weight.data, x.shape, *options, addend=addend)
         return (grad_input, grad_output) if with_residual else grad_input
 
     def _fold(self, scale, shift):

@@ -116,10 +116,11 @@ def _conv2d(a, result):
 
 
 def _conv2d_backward_input(a, result):
-    grad, weight, y = map(_array, (a[0], a[1], result))
+    grad, weight, addend, y = map(_array, (a[0], a[1], a[8], result))
     problem, algorithm, flops = _convolution("backward_input", a[2], weight.shape, a[3:7], a[7])
-    return Work(_text(grad.shape, weight.shape, y.shape), _layout(grad), algorithm, flops,
-                _bytes(grad, weight, y), problem)
+    extra = y.size if addend is not None else 0
+    return Work(_text(grad.shape, weight.shape, y.shape), _layout(grad), algorithm, flops + extra,
+                _bytes(grad, weight, addend, y), problem)
 
 
 def _conv2d_backward_weight(a, result):

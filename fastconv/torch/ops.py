@@ -174,7 +174,7 @@ def _conv2d_backward(grad: Tensor, x: Tensor, weight: Tensor, y: Tensor | None, 
     if wanted[0]:
         out = _core.empty(tuple(x.shape), is_channels_last(x))
         grads[0] = _tensor(_core.conv2d_backward_input(grad, _array(weight), tuple(x.shape), *options, "auto",
-                                                       out))
+                                                       None, out))
     if wanted[1]:
         grads[1] = _gradient_of(weight)
         _core.conv2d_backward_weight(grad, _array(x), tuple(weight.shape), *options, "auto", grads[1].numpy())
