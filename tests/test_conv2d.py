@@ -56,6 +56,7 @@ CASES = {
     "few inputs, taps beside the image": dict(x=(2, 2, 9, 8), w=(30, 2, 3, 3), padding=3),
     "few inputs, asymmetric padding": dict(x=(2, 6, 12, 11), w=(18, 6, 5, 5), padding=((1, 0), (4, 2))),
     "few inputs, dilated rows": dict(x=(2, 1, 7, 10), w=(18, 1, 3, 7), padding=3, dilation=(2, 1)),
+    "few outputs, filter larger than x": dict(x=(70, 1, 3, 3), w=(2, 1, 5, 5), padding=1),
     "few outputs, columns together": dict(x=(2, 2, 14, 12), w=(5, 2, 3, 4), stride=(2, 1),
                                           padding=((1, 0), (1, 2)), dilation=(2, 1)),
     "few outputs of narrow images": dict(x=(3, 20, 9, 10), w=(6, 20, 5, 5), padding=2),

@@ -528,14 +528,14 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, con
         plan.x_image = plan.channels * plan.x_rows * plan.x_row;
     if (!plan.in_place)
         plan.x_floats = round_up(plan.block_images * plan.x_image) + 16;
-    if (!plan.dy_in_place || spilt)
+    if (plan.by_taps)
+        plan.dy_floats = round_up(plan.block_images * plan.block_rows * (plan.columns + dweight->size[3] - 1) *
+                                  plan.outputs + FC_MAX_LANES);
+    else if (!plan.dy_in_place || spilt)
         plan.dy_floats = round_up(plan.block_images * plan.block_rows * dy->size[3] * plan.panel_width);
     plan.scratch_floats = plan.x_floats + plan.dy_floats + 2 * 2 * (size_t)(plan.block_images * plan.block_rows) + 15;
     plan.scratch_floats &= ~(size_t)15;
     plan.scratch_floats += 16;
-    if (plan.by_taps)
-        plan.dy_floats = round_up(plan.block_images * plan.block_rows * (plan.columns + dweight->size[3] - 1) *
-                                  plan.outputs + FC_MAX_LANES);
     const ptrdiff_t columns_apart = plan.by_taps ? 1 : dweight->size[3];
     plan.sum_floats = (size_t)(dweight->size[2] * columns_apart * plan.channels * plan.panel_width);
     const size_t partials = (size_t)(plan.chunks * conv->groups * plan.panels);
