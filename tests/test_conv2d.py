@@ -80,6 +80,7 @@ LARGE = {
     "large, 1x1, stride 2, two parts": dict(x=(3, 600, 13, 14), w=(112, 600, 1, 1), stride=2),
     "large, few outputs": dict(x=(4, 32, 40, 72), w=(3, 32, 5, 5), padding=2),
     "large, few inputs": dict(x=(64, 6, 14, 14), w=(16, 6, 5, 5)),
+    "large, few outputs, nearly two parts": dict(x=(5, 90, 6, 35), w=(8, 90, 3, 4), padding=(1, 0)),
     "large, few outputs of one channel": dict(x=(96, 1, 28, 28), w=(6, 1, 5, 5)),
     "large, depthwise": dict(x=(8, 64, 40, 40), w=(64, 1, 3, 3), groups=64, padding=1),
 }

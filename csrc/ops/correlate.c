@@ -41,10 +41,6 @@ enum {
     LONG_ROW = 24,                 /* pixels that fill tiles as well as gathered ones do */
 };
 
-/* When columns are taken together: of the steps by block; a step of the planar way takes longer, and to transpose what
- * it computes as long as so many steps of each sum. */
-static const double LEAST_GAIN = 0.8, PLANAR_STEP = 1.25, TRANSPOSING_STEPS = 16;
-
 /* Nanoseconds of one thread for a float from the L3 cache. */
 static const double L3_FLOAT_NS = 0.2;
 
@@ -390,75 +386,15 @@ static size_t packed_floats(const plan *plan)
     return floats;
 }
 
-/* Neighbouring columns of y that are taken together, as if they were outputs of one column: few outputs then fill the
- * lanes of a vector. Their windows overlap; where one has no tap its weight is 0. 1: none. */
-static ptrdiff_t choose_together(const plan *plan)
-{
-    const fc_correlation *p = &plan->p;
-    const fc_taps *columns = p->taps[1];
-    const ptrdiff_t taps = columns->count, lanes = (ptrdiff_t)plan->kernels->lanes, together = lanes / plan->outputs;
-    if (together < 2 || taps < 2 || columns->offset[taps - 1] - columns->offset[0] != taps - 1 || p->groups > 1 ||
-        p->x_step[1] != 1 || p->y_step[0] != 1 || p->y_step[1] != 1 || plan->columns % together ||
-        p->y.stride[1] != 1 || p->y.stride[3] != plan->outputs)
-        return 1;
-    const double depth = (double)(p->taps[0]->count * taps * plan->channels);
-    const double steps = (double)(plan->columns / together * (taps + together - 1));
-    const double of_blocks = (double)(plan->columns * taps);
-    const double of_planes = PLANAR_STEP * (1 + TRANSPOSING_STEPS / depth) *
-                             (double)(plan->outputs * taps * ceil_div(plan->columns, lanes));
-    return steps < LEAST_GAIN * of_blocks && steps < of_planes ? together : 1;
-}
-
-static int correlate_together(const plan *plan)
-{
-    const ptrdiff_t together = choose_together(plan), outputs = plan->outputs, wide = together * outputs;
-    const fc_taps *columns = plan->p.taps[1];
-    fc_correlation p = plan->p;
-    fc_tensor *w = &p.w;
-    const fc_tensor narrow = *w;
-    const ptrdiff_t width = columns->count + together - 1, floats = narrow.size[2] * width * plan->channels * wide;
-    ptrdiff_t *offset = fc_alloc((size_t)(floats + wide) * sizeof(float) + 2 * (size_t)width * sizeof(ptrdiff_t));
-    if (!offset)
-        return -1;
-    ptrdiff_t *index = offset + width;
-    float *weights = (float *)(index + width), *bias = weights + floats;
-    *w = (fc_tensor){.data = weights, .size = {wide, plan->channels, narrow.size[2], width},
-                     .stride = {1, wide, width * plan->channels * wide, plan->channels * wide}};
-    memset(weights, 0, (size_t)floats * sizeof(float));
-    for (ptrdiff_t r = 0; r < narrow.size[2]; r++)
-        for (ptrdiff_t s = 0; s < columns->count; s++)
-            for (ptrdiff_t c = 0; c < plan->channels; c++)
-                for (ptrdiff_t k = 0; k < wide; k++)
-                    weights[r * w->stride[2] + (s + k / outputs) * w->stride[3] + c * wide + k] =
-                        narrow.data[k % outputs * narrow.stride[0] + c * narrow.stride[1] + r * narrow.stride[2] +
-                                    columns->index[s] * narrow.stride[3]];
-    for (ptrdiff_t k = 0; p.bias && k < wide; k++)
-        bias[k] = p.bias[k % outputs];
-    for (ptrdiff_t s = 0; s < width; s++) {
-        offset[s] = columns->offset[0] + s;
-        index[s] = s;
-    }
-    const fc_taps across = {.count = width, .offset = offset, .index = index};
-    p.taps[1] = &across;
-    p.bias = p.bias ? bias : NULL;
-    p.x_step[1] = together;
-    p.y.size[1] = wide;
-    p.y.size[3] /= together;
-    p.y.stride[3] *= together;
-    const int status = fc_correlate(&p, NULL);
-    fc_free(offset);
-    return status;
-}
-
 typedef int way(const plan *plan);
 
 /* How few outputs are computed, by the first of these ways that is better; NULL: by block or by panel. */
 static way *choose_way(const plan *plan)
 {
-    return fc_taps_are_better(plan)         ? fc_correlate_taps
-           : choose_together(plan) > 1      ? correlate_together
-           : fc_planar_is_better(plan)      ? fc_correlate_planar
-                                            : NULL;
+    return fc_taps_are_better(plan)       ? fc_correlate_taps
+           : fc_together_is_better(plan)  ? fc_correlate_together
+           : fc_planar_is_better(plan)    ? fc_correlate_planar
+                                          : NULL;
 }
 
 int fc_correlate(const fc_correlation *problem, const fc_filters *filters)

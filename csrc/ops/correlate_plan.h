@@ -85,6 +85,10 @@ void fc_pack_tap(const fc_kernels *kernels, const fc_tensor *w, const float *tap
 int fc_planar_is_better(const fc_correlation_plan *plan);
 int fc_correlate_planar(const fc_correlation_plan *plan);
 
+/* For few output channels, channels-last (correlate_together.c): as many columns as fill a vector. */
+int fc_together_is_better(const fc_correlation_plan *plan);
+int fc_correlate_together(const fc_correlation_plan *plan);
+
 /* For few output channels of narrow images (correlate_taps.c), by the shape of the problem alone. */
 int fc_taps_are_better(const fc_correlation_plan *plan);
 int fc_correlate_taps(const fc_correlation_plan *plan);
