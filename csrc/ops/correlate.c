@@ -304,8 +304,7 @@ static void list_runs(plan *plan, size_t runs, ptrdiff_t *place, float *panels)
             ph->count[axis] = max(0, ceil_div(p->y.size[2 + axis] - at[axis], p->y_step[axis]));
         }
         const fc_taps *across = ph->columns;
-        const int dense = across->count && plan->pitch == plan->part && equal_parts &&
-                          across->offset[across->count - 1] - across->offset[0] == across->count - 1;
+        const int dense = plan->pitch == plan->part && equal_parts && fc_is_run(across);
         ph->runs_a_row = dense ? 1 : across->count;
         ph->taps_a_run = dense ? across->count : 1;
         ph->piece_floats = (size_t)(ph->rows->count * across->count * plan->part * plan->panel_width);

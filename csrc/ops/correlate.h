@@ -21,6 +21,12 @@ typedef struct fc_taps {
     const ptrdiff_t *index;      /* r or s: which filter tap       */
 } fc_taps;
 
+/* Whether the taps follow each other, so that the pixels that they meet are one run. */
+static inline int fc_is_run(const fc_taps *taps)
+{
+    return taps->count && taps->offset[taps->count - 1] - taps->offset[0] == taps->count - 1;
+}
+
 /* The taps whose input index, from `base` on, lies within `size`: first .. last - 1. */
 static inline void fc_valid_taps(const fc_taps *taps, ptrdiff_t base, ptrdiff_t size, ptrdiff_t *first, ptrdiff_t *last)
 {

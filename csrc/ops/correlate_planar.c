@@ -33,8 +33,7 @@ typedef struct planar {
 /* With one channel the taps of a row follow each other in memory: one run. */
 static int joins_columns(const planar *plan, const fc_taps *columns)
 {
-    return plan->plan->channels == 1 && columns->count &&
-           columns->offset[columns->count - 1] - columns->offset[0] == columns->count - 1;
+    return plan->plan->channels == 1 && fc_is_run(columns);
 }
 
 static void list_runs(const planar *plan, const fc_taps *rows, const fc_taps *columns, ptrdiff_t *a_run)

@@ -36,7 +36,7 @@ typedef struct by_taps {
     const fc_correlation *p;
     const fc_correlation_plan *plan;
     ptrdiff_t span, width, vectors, panels;     /* floats of a t: those that count, whole panels of them */
-    ptrdiff_t block_rows, row_blocks, in_rows;
+    ptrdiff_t block_rows, row_blocks;
     ptrdiff_t row_floats;                       /* of a row of y, with the pixels beside the image */
     float *weights;                             /* [panel][r][c][lanes of a panel] */
     float *scratch;
@@ -169,8 +169,8 @@ int fc_taps_are_better(const fc_correlation_plan *plan)
     const ptrdiff_t of_blocks = plan->columns * taps * ceil_div(plan->outputs, USUAL_LANES);
     const ptrdiff_t of_planes = plan->outputs * taps * ceil_div(plan->columns, USUAL_LANES);
     return p->groups == 1 && p->x_step[0] == 1 && p->x_step[1] == 1 && p->y_step[0] == 1 && p->y_step[1] == 1 &&
-           taps > 1 && columns->offset[taps - 1] - columns->offset[0] == taps - 1 && span <= MOST_LANES && steps > 0 &&
-           steps <= MOST_STEPS && own > 0 && (double)own <= LEAST_GAIN * (double)min(of_blocks, of_planes);
+           taps > 1 && fc_is_run(columns) && span <= MOST_LANES && steps > 0 && steps <= MOST_STEPS && own > 0 &&
+           (double)own <= LEAST_GAIN * (double)min(of_blocks, of_planes);
 }
 
 int fc_correlate_taps(const fc_correlation_plan *correlation)
@@ -186,12 +186,12 @@ int fc_correlate_taps(const fc_correlation_plan *correlation)
     const ptrdiff_t in_columns = p->x.size[3], before = max(0, correlation->column_max);
     plan.block_rows = max(1, min(p->y.size[2], BLOCK_FLOATS / max(1, in_columns * plan.width)));
     plan.row_blocks = ceil_div(p->y.size[2], plan.block_rows);
-    plan.in_rows = min(p->x.size[2], plan.block_rows + correlation->row_max - correlation->row_min);
+    const ptrdiff_t in_rows = min(p->x.size[2], plan.block_rows + correlation->row_max - correlation->row_min);
     /* From the first pixel that a tap reaches, or that is in the image, to the last. */
     const ptrdiff_t pixels = before + max(p->y.size[3], in_columns - correlation->column_min);
     plan.row_floats = (ptrdiff_t)round_up(pixels * outputs);
     if (p->x.stride[1] != 1 && correlation->channels > 1)
-        plan.copy_floats = round_up(plan.in_rows * in_columns * correlation->channels);
+        plan.copy_floats = round_up(in_rows * in_columns * correlation->channels);
     plan.t_floats = round_up(plan.block_rows * in_columns * plan.width);
     plan.scratch_floats = plan.copy_floats + plan.t_floats + round_up(plan.block_rows * plan.row_floats);
 

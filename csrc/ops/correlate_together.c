@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Direct correlation for few output channels of channels-last images: neighbouring columns of y are taken together, as if
- * they were outputs of one column, so that they fill a vector.
+/* Direct correlation for few output channels of channels-last images: neighbouring columns of y are taken together, as
+ * if they were outputs of one column, so that they fill a vector.
  *
  *   y[u][v*G + j][k], j < G  =  y'[u][v][j*K + k]      a correlation with G*K outputs and x_step * G,
  *   w'[j*K + k][c][r][s + j] =  w[k][c][r][s]          over windows of S + G - 1 columns, 0 where one has no tap
@@ -22,9 +22,9 @@ static ptrdiff_t choose_together(const fc_correlation_plan *plan)
     const fc_correlation *p = &plan->p;
     const fc_taps *columns = p->taps[1];
     const ptrdiff_t taps = columns->count, lanes = (ptrdiff_t)plan->kernels->lanes, together = lanes / plan->outputs;
-    if (together < 2 || taps < 2 || columns->offset[taps - 1] - columns->offset[0] != taps - 1 || p->groups > 1 ||
-        p->x_step[1] != 1 || p->y_step[0] != 1 || p->y_step[1] != 1 || plan->columns % together ||
-        p->y.stride[1] != 1 || p->y.stride[3] != plan->outputs || plan->parts > 1 ||
+    if (together < 2 || taps < 2 || !fc_is_run(columns) || p->groups > 1 || p->x_step[1] != 1 || p->y_step[0] != 1 ||
+        p->y_step[1] != 1 || plan->columns % together || p->y.stride[1] != 1 || p->y.stride[3] != plan->outputs ||
+        plan->parts > 1 ||
         fc_correlation_part(plan->channels, p->taps[0]->count * (taps + together - 1)) < plan->channels)
         return 1;                       /* two parts would add up in another order */
     const double depth = (double)(p->taps[0]->count * taps * plan->channels);

@@ -382,7 +382,7 @@ int fc_winograd_supports(const fc_correlation *p)
         return 0;
     for (int axis = 0; axis < 2; axis++)
         if (p->x_step[axis] != 1 || p->y_step[axis] != 1 || p->taps[axis]->count != taps ||
-            p->taps[axis]->offset[taps - 1] - p->taps[axis]->offset[0] != taps - 1)
+            !fc_is_run(p->taps[axis]))
             return 0;
     return p->w.size[0] > 0 && p->w.size[1] > 0;
 }
