@@ -72,8 +72,8 @@ cdef extern from "ops/ops.h":
     int FC_DIRECT
     int FC_WINOGRAD
     bint fc_conv2d_supports(const fc_conv2d *, const fc_tensor *weight) nogil
-    int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t height, ptrdiff_t width,
-                         double *costs) nogil
+    int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t height,
+                         ptrdiff_t width, double *costs) nogil
     int fc_conv2d_prepare(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_tensor *y,
                           fc_filters *) nogil
     int fc_conv2d_forward(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_conv2d_extras *,
@@ -859,10 +859,11 @@ def conv2d_choices(tuple x_shape, tuple w_shape, tuple stride, tuple padding, tu
     cdef object products = groups * outputs * channels * w_shape[2] * w_shape[3] * size[0] * size[1]
     choices = []
     for name, k, c, height, width in (("forward", outputs, channels, size[0], size[1]),
-                                      ("backward_input", channels, outputs, x_shape[2], x_shape[3]),
+                                      ("backward_input", channels, outputs, -(-x_shape[2] // stride[0]),
+                                       -(-x_shape[3] // stride[1])),
                                       ("backward_weight", outputs, channels, size[0], size[1])):
         if both:
-            chosen = fc_conv2d_choice(k, c, w_shape[2], height, width, costs)
+            chosen = fc_conv2d_choice(k, c, w_shape[2], stride[0], height, width, costs)
             choices.append((name, ALGORITHMS[chosen], {ALGORITHMS[i]: groups * costs[i]
                                                        for i in (FC_DIRECT, FC_WINOGRAD)}))
         else:

@@ -42,7 +42,20 @@ CASES = {
     "5 x 5, two parts": dict(x=(1, 131, 6, 6), w=(17, 131, 5, 5)),
     "5 x 5, padding": dict(x=(2, 3, 5, 8), w=(4, 3, 5, 5), padding=((6, 0), (1, 7))),
     "5 x 5, groups": dict(x=(2, 10, 8, 8), w=(6, 5, 5, 5), groups=2, padding=2),
+    "2 x 2": dict(x=(2, 20, 9, 12), w=(17, 20, 2, 2), padding=1),
+    "4 x 4": dict(x=(2, 20, 9, 11), w=(17, 20, 4, 4), padding=(1, 2)),
     "no images": dict(x=(0, 20, 8, 8), w=(17, 20, 3, 3)),
+    "stride 2": dict(x=(2, 20, 28, 27), w=(33, 20, 3, 3), stride=2, padding=1),
+    "stride 2, no padding": dict(x=(2, 17, 14, 15), w=(20, 17, 3, 3), stride=2),
+    "stride 2, odd padding": dict(x=(1, 5, 10, 13), w=(6, 5, 3, 3), stride=2, padding=((0, 1), (5, 2))),
+    "stride 2, one pixel": dict(x=(2, 5, 1, 1), w=(6, 5, 3, 3), stride=2, padding=1),
+    "stride 2, one row": dict(x=(2, 5, 1, 50), w=(6, 5, 3, 3), stride=2, padding=1),
+    "stride 2, no pixels but padding": dict(x=(2, 3, 0, 0), w=(4, 3, 3, 3), stride=2, padding=3),
+    "stride 2, groups, two parts": dict(x=(1, 262, 9, 9), w=(34, 131, 3, 3), groups=2, stride=2, padding=1),
+    "stride 2, 4 x 4": dict(x=(2, 20, 16, 17), w=(17, 20, 4, 4), stride=2, padding=1),
+    "stride 2, 5 x 5": dict(x=(2, 20, 15, 16), w=(17, 20, 5, 5), stride=2, padding=2),
+    "stride 2, 7 x 7": dict(x=(2, 3, 29, 26), w=(17, 3, 7, 7), stride=2, padding=3),
+    "stride 2, 10 x 10": dict(x=(1, 4, 29, 26), w=(5, 4, 10, 10), stride=2, padding=3),
 }
 # Large enough for a team of five with any instruction set. Between them they take, with an L2 cache of
 # 1 or 2 MiB, each way of winograd.c and each kind of block.
@@ -57,6 +70,8 @@ LARGE = {
     "many images, many weights": dict(x=(40, 96, 7, 7), w=(96, 96, 3, 3), padding=1),
     "chunks of images, many weights": dict(x=(800, 90, 2, 2), w=(96, 90, 3, 3), padding=1),
     "5 x 5": dict(x=(3, 33, 28, 27), w=(48, 33, 5, 5), padding=2),
+    "stride 2, many tiles": dict(x=(3, 64, 56, 55), w=(96, 64, 3, 3), stride=2, padding=1),
+    "stride 2, many weights": dict(x=(1, 160, 18, 18), w=(256, 160, 3, 3), stride=2, padding=1),
 }
 
 

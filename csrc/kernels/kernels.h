@@ -63,7 +63,7 @@ typedef struct fc_adam {
     float eps, weight_decay;
 } fc_adam;
 
-enum { FC_WINOGRAD_POINTS = 6, FC_WINOGRAD_PLANES = 36 };
+enum { FC_WINOGRAD_POINTS = 6, FC_WINOGRAD_PLANES = 36, FC_WINOGRAD_LEAST_TAPS = 2, FC_WINOGRAD_MOST_TAPS = 5 };
 
 /* A row of tiles to be transformed (see winograd.h). Strides are in floats. */
 typedef struct fc_winograd_input {
@@ -132,7 +132,7 @@ typedef struct fc_kernels {
     size_t max_rows[FC_MAX_VECTORS + 1];               /* [vectors] rows of the largest tile               */
     fc_tile_fn tile_rows[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_step == 1      */
     fc_tile_fn tile_cols[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_row == 1       */
-    fc_winograd winograd[2];                           /* filters of 3 x 3 and 5 x 5                       */
+    fc_winograd winograd[FC_WINOGRAD_MOST_TAPS - FC_WINOGRAD_LEAST_TAPS + 1];     /* of 2 x 2 taps to 5 x 5 */
     void (*transpose)(size_t rows, size_t cols, const float *x, ptrdiff_t x_row, float *y, ptrdiff_t y_row);
     void (*deal)(size_t n, size_t parts, const float *x, float *y, ptrdiff_t part);
     void (*collect)(size_t n, size_t parts, const float *x, ptrdiff_t part, float *y);

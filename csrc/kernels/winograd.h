@@ -244,7 +244,9 @@ static void winograd_data(const fc_winograd_input *in) { transform_tiles(1, 6, i
     {                                                                                                             \
         winograd_filters(R, channels, outputs, w, row, column, channel, u, u_channel, plane);                     \
     }
+FC_WINOGRAD_KERNELS(2)
 FC_WINOGRAD_KERNELS(3)
+FC_WINOGRAD_KERNELS(4)
 FC_WINOGRAD_KERNELS(5)
 #undef FC_WINOGRAD_KERNELS
 

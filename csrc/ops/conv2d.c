@@ -15,18 +15,26 @@ static const double DATA_COST = 400, OUTPUT_COST = 250, FILTER_COST = 18;
 static const double LEAST_GAIN = 1.2;
 
 /* Sizes of images that are yet to be made may be any: they are multiplied as floating-point numbers. */
-int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t height, ptrdiff_t width,
-                     double costs[FC_ALGORITHMS])
+int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t height,
+                     ptrdiff_t width, double costs[FC_ALGORITHMS])
 {
-    const ptrdiff_t m = fc_winograd_outputs(taps), lanes = 16;
+    const ptrdiff_t r = fc_winograd_taps(taps, stride), m = fc_winograd_outputs(r), lanes = 16;
     const double tiles = (double)ceil_div(height, m) * (double)ceil_div(width, m);
-    const double planes = (double)fc_tile_points(m, height) * (double)fc_tile_points(m, width);
+    double planes = 1;
+    const ptrdiff_t lengths[2] = {height, width};
+    for (int axis = 0; axis < 2; axis++) {
+        double points = 0;
+        for (ptrdiff_t first = 0; first < stride; first++)
+            points += (double)fc_tile_points(m, lengths[axis], ceil_div(taps - first, stride) < r);
+        planes *= points;
+    }
     const double all_outputs = (double)(ceil_div(outputs, lanes) * lanes);
     const double all_channels = (double)(ceil_div(channels, lanes) * lanes);
     costs[FC_AUTO] = 0;
     costs[FC_DIRECT] = (double)outputs * (double)channels * (double)(taps * taps) * (double)height * (double)width;
-    costs[FC_WINOGRAD] = (double)channels * all_outputs * (planes + FILTER_COST) +
-                         tiles * (DATA_COST * all_channels + OUTPUT_COST * all_outputs);
+    const double phases = (double)(stride * stride);
+    costs[FC_WINOGRAD] = (double)channels * all_outputs * (planes + FILTER_COST * phases) +
+                         tiles * phases * (DATA_COST * all_channels + OUTPUT_COST * all_outputs);
     return LEAST_GAIN * costs[FC_WINOGRAD] < costs[FC_DIRECT] ? FC_WINOGRAD : FC_DIRECT;
 }
 
@@ -37,7 +45,8 @@ static int algorithm_of(int wanted, const fc_correlation *p)
         return wanted;
     if (!fc_winograd_supports(p))
         return FC_DIRECT;
-    return fc_conv2d_choice(p->w.size[0], p->w.size[1], p->w.size[2], p->y.size[2], p->y.size[3], costs);
+    return fc_conv2d_choice(p->w.size[0], p->w.size[1], p->w.size[2], p->x_step[0] * p->y_step[0],
+                            ceil_div(p->y.size[2], p->y_step[0]), ceil_div(p->y.size[3], p->y_step[1]), costs);
 }
 
 int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *dweight)
@@ -49,8 +58,8 @@ int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, con
         return conv->algorithm;
     if (!fc_conv2d_supports(&winograd, dweight))
         return FC_DIRECT;
-    return fc_conv2d_choice(dweight->size[0] / conv->groups, dweight->size[1], dweight->size[2], dy->size[2],
-                            dy->size[3], costs);
+    return fc_conv2d_choice(dweight->size[0] / conv->groups, dweight->size[1], dweight->size[2], conv->stride[0],
+                            dy->size[2], dy->size[3], costs);
 }
 
 static int correlate(int wanted, const fc_correlation *p, const fc_filters *filters)
@@ -66,7 +75,7 @@ static int correlate(int wanted, const fc_correlation *p, const fc_filters *filt
 int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight)
 {
     return conv->algorithm != FC_WINOGRAD ||
-           (fc_winograd_has(weight->size[2], weight->size[3]) && conv->stride[0] == 1 && conv->stride[1] == 1 &&
+           (fc_winograd_has(weight->size[2], weight->size[3], conv->stride[0], conv->stride[1]) &&
             conv->dilation[0] == 1 && conv->dilation[1] == 1 && weight->size[0] && weight->size[1]);
 }
 

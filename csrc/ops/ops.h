@@ -31,10 +31,9 @@ enum { FC_AUTO, FC_DIRECT, FC_WINOGRAD, FC_ALGORITHMS };
 int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight);
 
 /* What FC_AUTO takes where both are supported, and what it expects them to cost, in multiply-adds of a lane, for one
- * group and image: outputs and channels of a group, square filters, height x width of the result (of dy, where the
- * weights' gradient is the result). */
-int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t height, ptrdiff_t width,
-                     double costs[FC_ALGORITHMS]);
+ * group and image: outputs and channels of a group, square filters, height x width of y, or of dx over the stride. */
+int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t height,
+                     ptrdiff_t width, double costs[FC_ALGORITHMS]);
 
 /* A weight as an algorithm multiplies by it, for many calls on this instruction set. */
 typedef struct fc_filters {

@@ -17,6 +17,8 @@
  * An output is its tile's alone and adds up the same parts either way, so no choice made here changes a bit. */
 #include "winograd.h"
 
+#include <string.h>
+
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/timers.h"
@@ -39,11 +41,13 @@ typedef struct plan {
     fc_correlation p;
     const fc_kernels *kernels;
     const fc_winograd *winograd;
-    ptrdiff_t m, taps;
+    ptrdiff_t r, m;
+    fc_winograd_phase phases[FC_WINOGRAD_PHASES];
+    ptrdiff_t phase_count, planes;     /* planes of all phases */
     fc_tiling tiling;
     ptrdiff_t tiles;                   /* of all images */
     ptrdiff_t channels, outputs;       /* of one group */
-    ptrdiff_t part, parts, pitch;      /* pitch: floats of a tile and part in V */
+    ptrdiff_t part, phase_parts, parts, pitch;  /* most channels of one; parts of a phase, of all; floats of a tile in V */
     ptrdiff_t vectors, panel_width, panels;
     ptrdiff_t piece, panel_floats;     /* of U: one plane of a part, all of a panel */
     ptrdiff_t tap_channel;             /* floats of a channel's taps of a panel */
@@ -61,7 +65,7 @@ typedef struct plan {
 
 static ptrdiff_t part_channels(const plan *plan, ptrdiff_t part)
 {
-    return min(plan->part, plan->channels - part * plan->part);
+    return min(plan->part, plan->channels - part % plan->phase_parts * plan->part);
 }
 
 static ptrdiff_t panel_outputs(const plan *plan, ptrdiff_t panel)
@@ -71,18 +75,26 @@ static ptrdiff_t panel_outputs(const plan *plan, ptrdiff_t panel)
 
 /* ---- points ----------------------------------------------------------------------------------------------- */
 
-/* One part of a panel's weights to taps[c][r][s][NB]: read so, they come from few pages and sets of the caches. */
+/* One part of a panel's weights to taps[c][r][s][NB], zeros where its phase has fewer: read so, they come from few pages
+ * and sets of the caches. */
 static void pack_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, float *taps)
 {
     fc_clock(FC_COPY);
     const fc_correlation *p = &plan->p;
-    const ptrdiff_t *rows = p->taps[0]->index, *columns = p->taps[1]->index;
+    const fc_winograd_phase *phase = &plan->phases[part / plan->phase_parts];
+    const ptrdiff_t *rows = p->taps[0]->index + phase->first[0], *columns = p->taps[1]->index + phase->first[1];
+    const ptrdiff_t stride = p->x_step[0], channels = part_channels(plan, part);
     const float *w = p->w.data + group * p->w_group + panel * plan->panel_width * p->w.stride[0] +
-                     part * plan->part * p->w.stride[1];
-    for (ptrdiff_t r = 0; r < plan->taps; r++)
-        for (ptrdiff_t s = 0; s < plan->taps; s++, taps += plan->panel_width)
-            fc_pack_tap(plan->kernels, &p->w, w + rows[r] * p->w.stride[2] + columns[s] * p->w.stride[3],
-                        part_channels(plan, part), panel_outputs(plan, panel), taps, plan->tap_channel);
+                     part % plan->phase_parts * plan->part * p->w.stride[1];
+    for (ptrdiff_t r = 0; r < plan->r; r++)
+        for (ptrdiff_t s = 0; s < plan->r; s++, taps += plan->panel_width)
+            if (r < phase->taps[0] && s < phase->taps[1])
+                fc_pack_tap(plan->kernels, &p->w,
+                            w + rows[r * stride] * p->w.stride[2] + columns[s * stride] * p->w.stride[3], channels,
+                            panel_outputs(plan, panel), taps, plan->tap_channel);
+            else
+                for (ptrdiff_t c = 0; c < channels; c++)
+                    memset(taps + c * plan->tap_channel, 0, (size_t)plan->panel_width * sizeof(float));
 }
 
 /* Where a part of a panel is among packed taps. */
@@ -101,21 +113,25 @@ static void make_filters(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
         pack_taps(plan, group, panel, part, pack);
     fc_clock(FC_TRANSFORM);
     plan->winograd->filter((size_t)part_channels(plan, part), (size_t)panel_outputs(plan, panel), taps,
-                           plan->taps * plan->panel_width, plan->panel_width, plan->tap_channel, u, plan->panel_width,
+                           plan->r * plan->panel_width, plan->panel_width, plan->tap_channel, u, plan->panel_width,
                            plan->piece);
 }
 
-/* V of tiles first .. end - 1 of one group; `v` is where the first of them goes. */
-static void make_points(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdiff_t end, float *v, float *scratch)
+/* V of tiles first .. end - 1 of one group, `parts` of them from `part` on; `v` is where the first of all goes. */
+static void make_points(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdiff_t end, ptrdiff_t part,
+                        ptrdiff_t parts, float *v, float *scratch)
 {
     fc_clock(FC_TRANSFORM);
-    const ptrdiff_t origin[2] = {plan->p.taps[0]->offset[0], plan->p.taps[1]->offset[0]};
     for (ptrdiff_t t = first; t < end;) {
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
-        for (ptrdiff_t part = 0; part < plan->parts; part++)
-            fc_transform_run(plan->kernels, plan->winograd->data, plan->taps - 1, &plan->p.x, &run, origin,
-                             group * plan->channels + part * plan->part, part_channels(plan, part),
-                             v + part * plan->v_part + (t - first) * plan->pitch, plan->pitch, plan->v_plane, scratch);
+        for (ptrdiff_t i = part; i < part + parts; i++) {
+            const fc_winograd_phase *phase = &plan->phases[i / plan->phase_parts];
+            fc_transform_run(plan->kernels, plan->winograd->data, fc_tile_pixels(phase->taps[0], run.height),
+                             fc_tile_pixels(phase->taps[1], run.width), &phase->x, &run, phase->origin,
+                             group * plan->channels + i % plan->phase_parts * plan->part, part_channels(plan, i),
+                             v + (i - part) * plan->v_part + (t - first) * plan->pitch, plan->pitch, plan->v_plane,
+                             scratch);
+        }
         t += run.tiles;
     }
 }
@@ -165,13 +181,21 @@ static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 /* ---- products --------------------------------------------------------------------------------------------- */
 
 /* One plane, one part, one panel: m[tile][k] (+)= v[tile][c] u[c][k], of the tiles first .. end - 1 that have the
- * plane; `v` and `m` are where the first is. ahead: fetched with the last rows, or NULL. */
+ * plane; `v` and `m` are where the first is. A phase without the plane adds 0. ahead: fetched with the last rows, or
+ * NULL. */
 static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end, ptrdiff_t part, ptrdiff_t used,
                      const float *v, const float *u, float *m, const float *ahead)
 {
     static const ptrdiff_t start[1] = {0};
     const fc_tile_range range = fc_tiles_of_plane(&plan->tiling, plane, first, end);
     const ptrdiff_t tiles = range.end - range.first, vectors = ceil_div(used, (ptrdiff_t)plan->kernels->lanes);
+    const ptrdiff_t m_tile = plan->batch * plan->panel_width;
+    m += (range.first - first) * m_tile;
+    if (!fc_phase_has(&plan->phases[part / plan->phase_parts], plan->r, plane)) {
+        for (ptrdiff_t i = 0; i < tiles && !part; i++)
+            memset(m + i * m_tile, 0, (size_t)plan->panel_width * sizeof(float));
+        return;
+    }
     if (!tiles)
         return;
     const ptrdiff_t rows = ceil_div(tiles, ceil_div(tiles, (ptrdiff_t)plan->kernels->max_rows[vectors]));
@@ -185,8 +209,8 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
         .b_run = start,
         .runs = 1,
         .depth = (size_t)part_channels(plan, part),
-        .y = m + (range.first - first) * plan->batch * plan->panel_width,
-        .y_row = plan->batch * plan->panel_width,
+        .y = m,
+        .y_row = m_tile,
         .last_lanes = plan->kernels->lanes,
         .accumulate = part > 0,
         .next_step = 16,
@@ -204,19 +228,22 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
 static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdiff_t end, float *scratch)
 {
     float *v = scratch + plan->copy_floats, *m = v + plan->v_floats, *stage = m + plan->m_floats;
-    make_points(plan, group, first, end, v, scratch);
-    for (ptrdiff_t panel = 0; panel < plan->panels; panel += plan->batch) {
-        const ptrdiff_t panel_end = min(plan->panels, panel + plan->batch);
-        fc_clock(FC_MULTIPLY);
-        for (ptrdiff_t plane = 0; plane < PLANES; plane++)
-            for (ptrdiff_t q = panel; q < panel_end; q++)
-                for (ptrdiff_t part = 0; part < plan->parts; part++)
-                    multiply(plan, plane, first, end, part, panel_outputs(plan, q),
-                             v + part * plan->v_part + plane * plan->v_plane,
-                             plan->filters + (group * plan->panels + q) * plan->panel_floats +
-                                 (part * PLANES + plane) * plan->piece,
-                             m + plane * plan->m_plane + (q - panel) * plan->panel_width, NULL);
-        make_outputs(plan, group, panel, first, end, m, stage);
+    for (ptrdiff_t begin = 0; begin < plan->parts; begin += plan->phase_parts) {
+        make_points(plan, group, first, end, begin, plan->phase_parts, v, scratch);
+        for (ptrdiff_t panel = 0; panel < plan->panels; panel += plan->batch) {
+            const ptrdiff_t panel_end = min(plan->panels, panel + plan->batch);
+            fc_clock(FC_MULTIPLY);
+            for (ptrdiff_t plane = 0; plane < PLANES; plane++)
+                for (ptrdiff_t q = panel; q < panel_end; q++)
+                    for (ptrdiff_t part = begin; part < begin + plan->phase_parts; part++)
+                        multiply(plan, plane, first, end, part, panel_outputs(plan, q),
+                                 v + (part - begin) * plan->v_part + plane * plan->v_plane,
+                                 plan->filters + (group * plan->panels + q) * plan->panel_floats +
+                                     (part * PLANES + plane) * plan->piece,
+                                 m + plane * plan->m_plane + (q - panel) * plan->panel_width, NULL);
+            if (begin + plan->phase_parts == plan->parts)
+                make_outputs(plan, group, panel, first, end, m, stage);
+        }
     }
 }
 
@@ -275,7 +302,7 @@ static void body(void *context, int thread, int threads)
             continue;
         }
         if (at != transformed)
-            make_points(plan, group, first, end, scratch + plan->copy_floats, scratch);
+            make_points(plan, group, first, end, 0, plan->parts, scratch + plan->copy_floats, scratch);
         transformed = at;
         run_panel(plan, group, hand.task % of_block, first, end, scratch);
     }
@@ -292,7 +319,8 @@ static int plan_panels(plan *plan, ptrdiff_t groups, ptrdiff_t outputs, ptrdiff_
     plan->channels = channels;
     plan->outputs = outputs;
     plan->part = fc_winograd_part(channels);
-    plan->parts = ceil_div(channels, plan->part);
+    plan->phase_parts = ceil_div(channels, plan->part);
+    plan->parts = plan->phase_count * plan->phase_parts;
     plan->pitch = (ptrdiff_t)round_up(plan->part);
     plan->vectors = min(2, ceil_div(outputs, lanes));
     plan->panel_width = plan->vectors * lanes;
@@ -304,15 +332,28 @@ static int plan_panels(plan *plan, ptrdiff_t groups, ptrdiff_t outputs, ptrdiff_
     return 0;
 }
 
+/* Taps of a phase along an axis, at most: of x in forward, where x_step is the stride, of y in backward. */
+static ptrdiff_t transformed_taps(const fc_correlation *p)
+{
+    return fc_winograd_taps(p->w.size[2], p->x_step[0] * p->y_step[0]);
+}
+
+/* Of a correlation of one phase of y. */
 static int describe(const fc_correlation *problem, plan *plan)
 {
+    const ptrdiff_t taps[2] = {problem->taps[0]->count, problem->taps[1]->count};
+    const ptrdiff_t origin[2] = {problem->taps[0]->offset[0], problem->taps[1]->offset[0]};
     plan->p = *problem;
+    plan->r = transformed_taps(problem);
+    plan->m = fc_winograd_outputs(plan->r);
+    plan->phase_count = fc_winograd_phases_of(&problem->x, problem->x_step[0], taps, origin, problem->y.size + 2,
+                                              plan->phases);
+    for (ptrdiff_t i = 0; i < plan->phase_count; i++)
+        plan->planes += fc_phase_planes(&plan->phases[i], plan->r);
     if (plan_panels(plan, problem->groups, problem->w.size[0], problem->w.size[1]))
         return -1;
-    plan->taps = problem->w.size[2];
-    plan->m = fc_winograd_outputs(plan->taps);
-    plan->winograd = &plan->kernels->winograd[plan->taps == 5];
-    plan->tap_channel = plan->taps * plan->taps * plan->panel_width;
+    plan->winograd = fc_winograd_of(plan->kernels, plan->r);
+    plan->tap_channel = plan->r * plan->r * plan->panel_width;
     plan->pack_floats = round_up(plan->part * plan->tap_channel);
     return 0;
 }
@@ -335,18 +376,20 @@ static void choose_blocks(plan *plan, int threads)
     const ptrdiff_t v_tile = PLANES * plan->parts * plan->pitch;
     const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[plan->vectors];
     const ptrdiff_t share = ceil_div(plan->tiles, threads);
-    const double u = (double)PLANES * (double)plan->channels * (double)plan->outputs;
+    const double u = (double)plan->planes * (double)plan->channels * (double)plan->outputs;
     const double products = u / (double)plan->kernels->lanes * STEP_FLOATS;     /* of one tile */
-    const double weights = (double)(plan->taps * plan->taps) / PLANES;          /* read to make a float of U */
+    const double weights = (double)(plan->r * plan->r * plan->phase_count) / (double)plan->planes;  /* read to make a float of U */
 
-    const ptrdiff_t resident = min(share, max(most, (l2 - plan->piece) / (v_tile + PLANES * width)));
+    /* M adds up one phase after the other, of all panels; of one phase alone, it is that of as many as fit. */
+    const ptrdiff_t v_phase = v_tile / plan->phase_count, together = plan->phase_count > 1 ? plan->panels : 1;
+    const ptrdiff_t resident = min(share, max(most, (l2 - plan->piece) / (v_phase + PLANES * width * together)));
     const ptrdiff_t large = min(share, MOST_BLOCK);
-    const double moved = 2.0 * PLANES * (double)(plan->channels + plan->outputs);
+    const double moved = 2.0 * ((double)plan->planes * (double)plan->channels + PLANES * (double)plan->outputs);
     const int fits = (double)share * (u / (double)resident) <= (double)share * (u / (double)large + moved);
     /* As many blocks for each thread. */
     const ptrdiff_t turns = ceil_div(ceil_div(plan->tiles, fits ? resident : large), threads);
     cut_tiles(plan, min(plan->tiles, turns * threads));
-    plan->batch = fits ? max(1, min(plan->panels, (l2 / plan->block - v_tile) / (PLANES * width))) : plan->panels;
+    plan->batch = fits ? max(together, min(plan->panels, (l2 / plan->block - v_phase) / (PLANES * width))) : plan->panels;
     const double making = plan->filters ? 0 : (MAKING_FLOATS + 2 + weights) * u / threads;  /* written and read again */
     double best = making + (double)turns * (u + products * (double)plan->block) + (fits ? 0 : moved * (double)share);
     best *= (double)groups;
@@ -377,13 +420,12 @@ static void choose_blocks(plan *plan, int threads)
 
 int fc_winograd_supports(const fc_correlation *p)
 {
-    const ptrdiff_t taps = p->w.size[2];
-    if (!fc_winograd_has(taps, p->w.size[3]) || p->phases[0] != 1 || p->phases[1] != 1)
+    if (!fc_winograd_has(p->w.size[2], p->w.size[3], p->x_step[0] * p->y_step[0], p->x_step[1] * p->y_step[1]))
         return 0;
     for (int axis = 0; axis < 2; axis++)
-        if (p->x_step[axis] != 1 || p->y_step[axis] != 1 || p->taps[axis]->count != taps ||
-            !fc_is_run(p->taps[axis]))
-            return 0;
+        for (ptrdiff_t i = 0; i < p->phases[axis]; i++)
+            if (!fc_is_run(&p->taps[axis][i]) || p->taps[axis][i].count > ceil_div(p->w.size[2], p->y_step[axis]))
+                return 0;
     return p->w.size[0] > 0 && p->w.size[1] > 0;
 }
 
@@ -403,7 +445,7 @@ static void prepare_body(void *context, int thread, int threads)
 /* Whether the points of the weights, four times as many floats, are read faster than they are made again. */
 static int keeps_points(const fc_correlation *p)
 {
-    const ptrdiff_t m = fc_winograd_outputs(p->w.size[2]);
+    const ptrdiff_t m = fc_winograd_outputs(transformed_taps(p));
     const double tiles = (double)p->y.size[0] * (double)ceil_div(p->y.size[2], m) * (double)ceil_div(p->y.size[3], m);
     const double points = PLANES * (double)p->groups * (double)p->w.size[0] * (double)p->w.size[1];
     return tiles > (points > MANY_POINTS ? FEW_TILES_OF_MANY : FEW_TILES);
@@ -431,7 +473,8 @@ int fc_winograd_prepare(const fc_correlation *problem, fc_filters *filters)
     return data ? 0 : -1;
 }
 
-int fc_correlate_winograd(const fc_correlation *problem, const fc_filters *filters)
+/* Of one phase of y. */
+static int correlate(const fc_correlation *problem, const fc_filters *filters)
 {
     plan plan = {0};
     if (describe(problem, &plan))
@@ -453,7 +496,7 @@ int fc_correlate_winograd(const fc_correlation *problem, const fc_filters *filte
     const ptrdiff_t batch_width = plan.batch * plan.panel_width;
     plan.v_plane = fc_winograd_plane(plan.block * plan.pitch);
     plan.v_part = PLANES * plan.v_plane;
-    plan.v_floats = (size_t)(plan.parts * plan.v_part);
+    plan.v_floats = (size_t)((plan.by_panel ? plan.parts : plan.phase_parts) * plan.v_part);
     plan.m_plane = fc_winograd_plane(plan.block * batch_width);
     plan.m_floats = (size_t)(PLANES * plan.m_plane);
     plan.copy_floats = fc_transform_floats(&p->x, plan.m, plan.part);
@@ -478,5 +521,25 @@ int fc_correlate_winograd(const fc_correlation *problem, const fc_filters *filte
         plan.filters = plan.made = workspace;
     fc_team_run(threads, 1, body, &plan);
     fc_free(workspace);
+    return 0;
+}
+
+int fc_correlate_winograd(const fc_correlation *problem, const fc_filters *filters)
+{
+    for (ptrdiff_t i = 0; i < problem->phases[0] * problem->phases[1]; i++) {
+        const ptrdiff_t at[2] = {i / problem->phases[1], i % problem->phases[1]};
+        fc_correlation phase = *problem;
+        for (int axis = 0; axis < 2; axis++) {
+            const ptrdiff_t first = at[axis] * problem->y.stride[2 + axis], step = problem->y_step[axis];
+            phase.taps[axis] = &problem->taps[axis][at[axis]];
+            phase.y.data += first;
+            phase.y.size[2 + axis] = ceil_div(problem->y.size[2 + axis] - at[axis], step);
+            phase.y.stride[2 + axis] *= step;
+            if (phase.residual)
+                phase.residual += first;
+        }
+        if (correlate(&phase, filters))
+            return -1;
+    }
     return 0;
 }

@@ -36,8 +36,8 @@ typedef struct fc_tile_range {
 
 fc_tiling fc_tile_images(ptrdiff_t m, ptrdiff_t images, ptrdiff_t height, ptrdiff_t width);
 
-/* Points along an axis of `length` outputs. */
-ptrdiff_t fc_tile_points(ptrdiff_t m, ptrdiff_t length);
+/* Points along an axis of `length` outputs; finite: without those at infinity. */
+ptrdiff_t fc_tile_points(ptrdiff_t m, ptrdiff_t length, int finite);
 
 /* Tiles `first` to `end` - 1, as far as they have this plane. */
 fc_tile_range fc_tiles_of_plane(const fc_tiling *tiling, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end);
@@ -54,11 +54,11 @@ fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end);
 /* Where transforms of arrays that are not channels-last keep a copy. */
 size_t fc_transform_floats(const fc_tensor *x, ptrdiff_t m, ptrdiff_t channels);
 
-/* Points of one run of tiles of x[n][c0 ...]: pixel (0, 0) of the tile of output (0, 0) is at `origin`, and pixels
- * outside the image are 0. halo: pixels of a tile beyond its outputs, along each axis; scratch: fc_transform_floats. */
-void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t halo,
-                      const fc_tensor *x, const fc_tile_run *run, const ptrdiff_t origin[2], ptrdiff_t c0,
-                      ptrdiff_t channels, float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch);
+/* Points of one run of tiles of height x width pixels of x[n][c0 ...]: pixel (0, 0) of the tile of output (0, 0) is at
+ * `origin`, and pixels outside the image are 0. scratch: fc_transform_floats. */
+void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t height,
+                      ptrdiff_t width, const fc_tensor *x, const fc_tile_run *run, const ptrdiff_t origin[2],
+                      ptrdiff_t c0, ptrdiff_t channels, float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch);
 
 /* Channels of a part: as equal as can be, whole vectors of the widest instruction set. */
 ptrdiff_t fc_winograd_part(ptrdiff_t channels);
@@ -66,13 +66,46 @@ ptrdiff_t fc_winograd_part(ptrdiff_t channels);
 /* Floats from plane to plane: an odd number of cache lines, so that the 36 do not meet in one set of the L1 cache. */
 static inline ptrdiff_t fc_winograd_plane(ptrdiff_t floats) { return ((floats + 15) & ~(ptrdiff_t)15) | 16; }
 
-/* The filters it has, and m for one of r x r. */
-static inline int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns)
+/* ---- filters and strides -----------------------------------------------------------------------------------
+ *
+ * A stride of 2 deals pixels and taps out to 2 x 2 phases, each a correlation of its own with stride 1, of which forward
+ * adds up the products: the odd and the even taps of 3 x 3 are 2 x 2, 2 x 1, 1 x 2 and 1 x 1. All take the transforms of
+ * the most taps that a phase has along an axis, r: one of fewer is without products at infinity. */
+enum { FC_WINOGRAD_STRIDE = 2, FC_WINOGRAD_PHASES = FC_WINOGRAD_STRIDE * FC_WINOGRAD_STRIDE };
+
+static inline ptrdiff_t fc_winograd_taps(ptrdiff_t taps, ptrdiff_t stride) { return (taps + stride - 1) / stride; }
+
+/* m, outputs of a tile along an axis, for r taps. */
+static inline ptrdiff_t fc_winograd_outputs(ptrdiff_t r) { return FC_WINOGRAD_POINTS + 1 - r; }
+
+/* Whether it has filters of so many taps for a stride. */
+int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t row_stride, ptrdiff_t column_stride);
+
+typedef struct fc_winograd_phase {
+    ptrdiff_t taps[2], first[2];         /* number of taps; the first of them, of which others are a stride apart */
+    fc_tensor x;                         /* the pixels that they meet */
+    ptrdiff_t origin[2];                 /* among these, of the tap `first` of output (0, 0) */
+} fc_winograd_phase;
+
+/* The phases of taps that follow each other, of which tap (0, 0) of output (0, 0) is at `origin` of x. The first phase has
+ * the most taps. Returns their number. */
+ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, const ptrdiff_t taps[2], const ptrdiff_t origin[2],
+                                const ptrdiff_t outputs[2], fc_winograd_phase phases[FC_WINOGRAD_PHASES]);
+
+/* Planes of a phase, and whether it has one. */
+ptrdiff_t fc_phase_planes(const fc_winograd_phase *phase, ptrdiff_t r);
+int fc_phase_has(const fc_winograd_phase *phase, ptrdiff_t r, ptrdiff_t plane);
+
+/* Pixels along an axis of a tile, as many as its points. */
+static inline ptrdiff_t fc_tile_pixels(ptrdiff_t taps, ptrdiff_t outputs)
 {
-    return rows == columns && (rows == 3 || rows == 5);
+    return FC_WINOGRAD_POINTS - (taps + outputs <= FC_WINOGRAD_POINTS);
 }
 
-static inline ptrdiff_t fc_winograd_outputs(ptrdiff_t r) { return FC_WINOGRAD_POINTS + 1 - r; }
+static inline const fc_winograd *fc_winograd_of(const fc_kernels *kernels, ptrdiff_t r)
+{
+    return &kernels->winograd[r - FC_WINOGRAD_LEAST_TAPS];
+}
 
 /* Whether the correlation is one that fc_correlate_winograd computes. */
 int fc_winograd_supports(const fc_correlation *problem);
@@ -87,7 +120,7 @@ int fc_winograd_prepare(const fc_correlation *problem, fc_filters *filters);
 /* The algorithm that backward_weight takes. */
 int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *dweight);
 
-/* For filters that fc_winograd_has, stride 1 and dilation 1. */
+/* For filters and strides that fc_winograd_has, and dilation 1. */
 int fc_winograd_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw);
 
 #endif

@@ -34,8 +34,9 @@ enum {
 };
 
 typedef struct plan {
-    const fc_conv2d *conv;
-    fc_tensor dy, x, dw;               /* of one group */
+    fc_tensor dy, dw;                  /* of one group, dw of one phase */
+    fc_winograd_phase phase;
+    ptrdiff_t r;
     const fc_kernels *kernels;
     const fc_winograd *winograd;
     fc_tiling tiling;
@@ -51,12 +52,13 @@ typedef struct plan {
 static void transform(const plan *plan, ptrdiff_t first, ptrdiff_t end, float *v, float *d, float *copy)
 {
     static const ptrdiff_t corner[2] = {0, 0};
-    const ptrdiff_t origin[2] = {-plan->conv->pad[0][0], -plan->conv->pad[1][0]};
+    const fc_winograd_phase *phase = &plan->phase;
     for (ptrdiff_t t = first; t < end;) {
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
-        fc_transform_run(plan->kernels, plan->winograd->data, plan->dw.size[2] - 1, &plan->x, &run, origin, 0,
-                         plan->channels, v + (t - first) * plan->v_tile, plan->v_tile, plan->v_plane, copy);
-        fc_transform_run(plan->kernels, plan->winograd->gradient, 0, &plan->dy, &run, corner, 0,
+        fc_transform_run(plan->kernels, plan->winograd->data, fc_tile_pixels(phase->taps[0], run.height),
+                         fc_tile_pixels(phase->taps[1], run.width), &phase->x, &run, phase->origin, 0, plan->channels,
+                         v + (t - first) * plan->v_tile, plan->v_tile, plan->v_plane, copy);
+        fc_transform_run(plan->kernels, plan->winograd->gradient, run.height, run.width, &plan->dy, &run, corner, 0,
                          plan->outputs, d + (t - first) * plan->d_tile, plan->d_tile, plan->d_plane, copy);
         t += run.tiles;
     }
@@ -70,7 +72,7 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t begin, ptrdiff
     static const ptrdiff_t start[1] = {0};
     const fc_tile_range range = fc_tiles_of_plane(&plan->tiling, plane, first, end);
     const int begins = fc_tiles_of_plane(&plan->tiling, plane, begin, end).first >= first;
-    if (range.first == range.end && !begins)
+    if ((range.first == range.end && !begins) || !fc_phase_has(&plan->phase, plan->r, plane))
         return;
     const ptrdiff_t used = min(plan->width, plan->outputs - panel * plan->width);
     const ptrdiff_t vectors = ceil_div(used, (ptrdiff_t)plan->kernels->lanes);
@@ -139,11 +141,11 @@ static void share_chunk(const plan *plan, ptrdiff_t chunk, int thread, int threa
 static void write_channels(const plan *plan, ptrdiff_t c, float *stage)
 {
     const fc_tensor *dw = &plan->dw;
-    const ptrdiff_t channels = min(OUTPUT_CHANNELS, plan->channels - c), taps = dw->size[2];
+    const ptrdiff_t channels = min(OUTPUT_CHANNELS, plan->channels - c), rows = dw->size[2], columns = dw->size[3];
     const int staged = dw->stride[0] != 1 && plan->outputs > 1;
     float *to = dw->data + c * dw->stride[1];
     const ptrdiff_t column = staged ? channels * plan->sum_row : dw->stride[3];
-    const ptrdiff_t row = staged ? taps * column : dw->stride[2];
+    const ptrdiff_t row = staged ? columns * column : dw->stride[2];
     const fc_winograd_output out = {
         .tiles = (size_t)channels,
         .channels = (size_t)plan->outputs,
@@ -154,15 +156,15 @@ static void write_channels(const plan *plan, ptrdiff_t c, float *stage)
         .y_row = row,
         .y_pixel = column,
         .y_tile = staged ? plan->sum_row : dw->stride[1],
-        .height = taps,
-        .width = taps,
-        .rows = taps,
-        .columns = channels * taps,
+        .height = rows,
+        .width = columns,
+        .rows = rows,
+        .columns = channels * columns,
     };
     plan->winograd->weight(&out);
     if (staged)
-        for (ptrdiff_t r = 0; r < taps; r++)
-            for (ptrdiff_t s = 0; s < taps; s++)
+        for (ptrdiff_t r = 0; r < rows; r++)
+            for (ptrdiff_t s = 0; s < columns; s++)
                 fc_store_row(plan->kernels, stage + r * row + s * column, plan->sum_row, channels, plan->outputs,
                              to + r * dw->stride[2] + s * dw->stride[3], dw->stride[0], dw->stride[1]);
 }
@@ -182,7 +184,7 @@ static void body(void *context, int thread, int threads)
     fc_clock(FC_STORE);
     if (plan->chunks > 1) {
         for (fc_hand hand = fc_hand_of(&plan->planes_of_sums, PLANES, thread, threads); fc_take(&hand);)
-            for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
+            for (ptrdiff_t chunk = 1; chunk < plan->chunks && fc_phase_has(&plan->phase, plan->r, hand.task); chunk++)
                 plan->kernels->add_span((size_t)plan->sum_plane,
                                         plan->sums + chunk * plan->chunk_sums + hand.task * plan->sum_plane,
                                         plan->sums + hand.task * plan->sum_plane);
@@ -194,7 +196,7 @@ static void body(void *context, int thread, int threads)
         write_channels(plan, hand.task * OUTPUT_CHANNELS, scratch + plan->scratch_floats - plan->stage_floats);
 }
 
-static int run_group(plan *plan)
+static int run_phase(plan *plan)
 {
     const ptrdiff_t lanes = (ptrdiff_t)plan->kernels->lanes;
     plan->vectors = min(2, ceil_div(plan->outputs, lanes));
@@ -221,7 +223,7 @@ static int run_group(plan *plan)
     plan->chunk_sums = PLANES * plan->sum_plane;
     plan->v_floats = (size_t)(PLANES * plan->v_plane);
     plan->d_floats = (size_t)(PLANES * plan->d_plane);
-    const size_t copies[2] = {fc_transform_floats(&plan->x, plan->m, plan->channels),
+    const size_t copies[2] = {fc_transform_floats(&plan->phase.x, plan->m, plan->channels),
                               fc_transform_floats(&plan->dy, plan->m, plan->outputs)};
     plan->copy_floats = copies[copies[1] > copies[0]];
     if (plan->dw.stride[0] != 1 && plan->outputs > 1)
@@ -245,20 +247,34 @@ static int run_group(plan *plan)
 
 int fc_winograd_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw)
 {
-    const ptrdiff_t channels = dw->size[1], outputs = dw->size[0] / conv->groups;
+    const ptrdiff_t channels = dw->size[1], outputs = dw->size[0] / conv->groups, stride = conv->stride[0];
+    const ptrdiff_t origin[2] = {-conv->pad[0][0], -conv->pad[1][0]};
     for (ptrdiff_t group = 0; group < conv->groups; group++) {
-        plan plan = {.conv = conv, .dy = *dy, .x = *x, .dw = *dw, .kernels = fc_kernels_active()};
-        plan.channels = plan.x.size[1] = channels;
-        plan.outputs = plan.dy.size[1] = plan.dw.size[0] = outputs;
-        plan.x.data += group * channels * x->stride[1];
-        plan.dy.data += group * outputs * dy->stride[1];
-        plan.dw.data += group * outputs * dw->stride[0];
-        plan.winograd = &plan.kernels->winograd[dw->size[2] == 5];
-        plan.m = fc_winograd_outputs(dw->size[2]);
-        plan.tiling = fc_tile_images(plan.m, x->size[0], dy->size[2], dy->size[3]);
-        plan.tiles = plan.tiling.start[FC_TILE_KINDS];
-        if (run_group(&plan))
-            return -1;
+        fc_tensor of_group = *x;
+        of_group.size[1] = channels;
+        of_group.data += group * channels * x->stride[1];
+        fc_winograd_phase phases[FC_WINOGRAD_PHASES];
+        const ptrdiff_t count = fc_winograd_phases_of(&of_group, stride, dw->size + 2, origin, dy->size + 2, phases);
+        for (ptrdiff_t i = 0; i < count; i++) {
+            const fc_winograd_phase *phase = &phases[i];
+            plan plan = {.dy = *dy, .dw = *dw, .phase = *phase, .kernels = fc_kernels_active()};
+            plan.channels = channels;
+            plan.outputs = plan.dy.size[1] = plan.dw.size[0] = outputs;
+            plan.dy.data += group * outputs * dy->stride[1];
+            plan.dw.data += group * outputs * dw->stride[0];
+            for (int axis = 0; axis < 2; axis++) {
+                plan.dw.data += phase->first[axis] * dw->stride[2 + axis];
+                plan.dw.size[2 + axis] = phase->taps[axis];
+                plan.dw.stride[2 + axis] *= stride;
+            }
+            plan.r = fc_winograd_taps(dw->size[2], stride);
+            plan.winograd = fc_winograd_of(plan.kernels, plan.r);
+            plan.m = fc_winograd_outputs(plan.r);
+            plan.tiling = fc_tile_images(plan.m, x->size[0], dy->size[2], dy->size[3]);
+            plan.tiles = plan.tiling.start[FC_TILE_KINDS];
+            if (run_phase(&plan))
+                return -1;
+        }
     }
     return 0;
 }

@@ -44,9 +44,10 @@ fc_tiling fc_tile_images(ptrdiff_t m, ptrdiff_t images, ptrdiff_t height, ptrdif
     return tiling;
 }
 
-ptrdiff_t fc_tile_points(ptrdiff_t m, ptrdiff_t length)
+ptrdiff_t fc_tile_points(ptrdiff_t m, ptrdiff_t length, int finite)
 {
-    return ceil_div(length, m) * FC_WINOGRAD_POINTS - short_tiles(m, length);
+    const ptrdiff_t tiles = ceil_div(length, m);
+    return tiles * FC_WINOGRAD_POINTS - (finite ? tiles : short_tiles(m, length));
 }
 
 fc_tile_range fc_tiles_of_plane(const fc_tiling *tiling, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end)
@@ -97,6 +98,55 @@ fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end)
     return run;
 }
 
+/* ---- phases ----------------------------------------------------------------------------------------------- */
+
+int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t row_stride, ptrdiff_t column_stride)
+{
+    const ptrdiff_t r = fc_winograd_taps(rows, row_stride);
+    return rows == columns && row_stride == column_stride && row_stride <= FC_WINOGRAD_STRIDE &&
+           r >= FC_WINOGRAD_LEAST_TAPS && r <= FC_WINOGRAD_MOST_TAPS;
+}
+
+ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, const ptrdiff_t taps[2], const ptrdiff_t origin[2],
+                                const ptrdiff_t outputs[2], fc_winograd_phase phases[FC_WINOGRAD_PHASES])
+{
+    for (ptrdiff_t i = 0; i < stride * stride; i++) {
+        fc_winograd_phase *phase = &phases[i];
+        const ptrdiff_t first[2] = {i / stride, i % stride};
+        phase->x = *x;
+        for (int axis = 0; axis < 2; axis++) {
+            const ptrdiff_t at = origin[axis] + first[axis], pixel = (at % stride + stride) % stride;
+            ptrdiff_t *size = &phase->x.size[2 + axis];
+            phase->first[axis] = first[axis];
+            phase->taps[axis] = ceil_div(taps[axis] - first[axis], stride);
+            phase->origin[axis] = (at - pixel) / stride;
+            phase->x.data += pixel * x->stride[2 + axis];
+            phase->x.stride[2 + axis] *= stride;
+            /* Without pixels that no tap meets: tiles may be larger, and nothing but their own may reach outputs. */
+            *size = max(0, min(ceil_div(*size - pixel, stride),
+                               phase->origin[axis] + outputs[axis] + phase->taps[axis] - 1));
+        }
+    }
+    return stride * stride;
+}
+
+/* Points of a phase along an axis. */
+static ptrdiff_t points_along(const fc_winograd_phase *phase, ptrdiff_t r, int axis)
+{
+    return FC_WINOGRAD_POINTS - (phase->taps[axis] < r);
+}
+
+ptrdiff_t fc_phase_planes(const fc_winograd_phase *phase, ptrdiff_t r)
+{
+    return points_along(phase, r, 0) * points_along(phase, r, 1);
+}
+
+int fc_phase_has(const fc_winograd_phase *phase, ptrdiff_t r, ptrdiff_t plane)
+{
+    return plane / FC_WINOGRAD_POINTS < points_along(phase, r, 0) &&
+           plane % FC_WINOGRAD_POINTS < points_along(phase, r, 1);
+}
+
 /* ---- points ----------------------------------------------------------------------------------------------- */
 
 size_t fc_transform_floats(const fc_tensor *x, ptrdiff_t m, ptrdiff_t channels)
@@ -105,17 +155,17 @@ size_t fc_transform_floats(const fc_tensor *x, ptrdiff_t m, ptrdiff_t channels)
     return is_channels_last(x) ? 0 : (size_t)(FC_WINOGRAD_POINTS * columns) * round_up(channels);
 }
 
-void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t halo,
-                      const fc_tensor *x, const fc_tile_run *run, const ptrdiff_t origin[2], ptrdiff_t c0,
-                      ptrdiff_t channels, float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch)
+void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t height,
+                      ptrdiff_t width, const fc_tensor *x, const fc_tile_run *run, const ptrdiff_t origin[2],
+                      ptrdiff_t c0, ptrdiff_t channels, float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch)
 {
-    const ptrdiff_t rows = run->height + halo, columns = run->tiles * run->width + halo;
+    const ptrdiff_t rows = height, columns = (run->tiles - 1) * run->width + width;
     const ptrdiff_t h0 = origin[0] + run->row, w0 = origin[1] + run->column, w = max(0, w0);
     fc_winograd_input in = {
         .tiles = (size_t)run->tiles,
         .channels = (size_t)channels,
         .height = rows,
-        .width = run->width + halo,
+        .width = width,
         .step = run->width,
         .first_row = min(rows, max(0, -h0)),
         .last_row = max(0, min(rows, x->size[2] - h0)),
