@@ -73,6 +73,7 @@ typedef struct fc_winograd_input {
     ptrdiff_t height, width, step;  /* pixels of a tile, or one less each way; from tile to tile */
     ptrdiff_t first_row, last_row;  /* of a tile: which are read, the others are zeros           */
     ptrdiff_t left, inside;         /* columns of zeros before pixel 0; pixels, then zeros again */
+    ptrdiff_t ahead;                /* from x to that of the next row of tiles, or 0             */
     float *points;                  /* [plane][tile][channel], whole vectors of channels; those  */
     ptrdiff_t tile, plane;          /* at infinity are left out along an axis of one pixel less  */
 } fc_winograd_input;

@@ -97,12 +97,9 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, int who
                 x[i] = (vf){0};
                 if (i >= rows || (data && i == 5 * !half))
                     continue;
-                if (whole) {
-                    /* What the next tile does not share with this one: in pieces too short for the hardware to see. */
-                    if (!half && j >= (data ? 2 : 0))
-                        __builtin_prefetch(from + i * row + in->step * in->pixel);
+                if (whole)
                     x[i] = vload(from + i * row);
-                } else if (j < width && pixel + j >= 0 && pixel + j < in->inside && i >= in->first_row &&
+                else if (j < width && pixel + j >= 0 && pixel + j < in->inside && i >= in->first_row &&
                            i < in->last_row)
                     x[i] = vload_lanes(from + i * row, lanes);
             }
@@ -125,6 +122,16 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, int who
     }
 }
 
+/* Pixels of the next row of tiles below this tile, without those that the tile before it has fetched: they lie in pieces
+ * too short for the hardware to see. */
+FC_INLINE void fetch_tile(const fc_winograd_input *in, ptrdiff_t pixel, size_t c)
+{
+    const float *from = in->x + in->ahead + (pixel + in->width - in->step) * in->pixel + (ptrdiff_t)c;
+    for (ptrdiff_t i = 0; i < in->height; i++, from += in->row)
+        for (ptrdiff_t j = 0; j < in->step; j++)
+            __builtin_prefetch(from + j * in->pixel, 0, 2);
+}
+
 /* The points of each tile of a row of tiles. data: of 6 x 6 pixels that overlap (B^T x B). Else tiles of size x size,
  * side by side (G dy G^T). */
 FC_INLINE void transform_tiles(int data, int size, const fc_winograd_input *in)
@@ -137,6 +144,8 @@ FC_INLINE void transform_tiles(int data, int size, const fc_winograd_input *in)
         float *to = in->points + (ptrdiff_t)t * in->tile;
         for (size_t c = 0; c < in->channels; c += FC_LANES, to += FC_LANES) {
             const size_t left = in->channels - c, lanes = left < FC_LANES ? left : FC_LANES;
+            if (in->ahead)
+                fetch_tile(in, pixel, c);
             switch (whole && lanes == FC_LANES ? kind : 4) {
             case 0: transform_tile(data, size, size, size, 1, in, pixel, c, FC_LANES, to); break;
             case 1: transform_tile(data, size, size, size - 1, 1, in, pixel, c, FC_LANES, to); break;

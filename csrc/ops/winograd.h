@@ -28,6 +28,7 @@ typedef struct fc_tiling {
 typedef struct fc_tile_run {
     ptrdiff_t n, row, column;            /* its first output */
     ptrdiff_t tiles, height, width;      /* outputs of a tile */
+    ptrdiff_t next[3];                   /* image, row and column of the run behind it */
 } fc_tile_run;
 
 typedef struct fc_tile_range {

@@ -79,7 +79,7 @@ ptrdiff_t fc_tile_share(const fc_tiling *tiling, ptrdiff_t index, ptrdiff_t shar
     return tile;
 }
 
-fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end)
+static fc_tile_run run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end)
 {
     int kind = 0;
     while (t >= tiling->start[kind + 1])
@@ -95,6 +95,17 @@ fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end)
     };
     run.row = is_short[0] * tiling->full[0] * tiling->m + row * run.height;
     run.column = is_short[1] * tiling->full[1] * tiling->m + column * run.width;
+    return run;
+}
+
+fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end)
+{
+    const ptrdiff_t all = tiling->start[FC_TILE_KINDS];
+    fc_tile_run run = run_at(tiling, t, end);
+    const fc_tile_run next = run_at(tiling, min(t + run.tiles, all - 1), all);
+    run.next[0] = next.n;
+    run.next[1] = next.row;
+    run.next[2] = next.column;
     return run;
 }
 
@@ -179,6 +190,8 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
         in.pixel = x->stride[3];
         in.left = w - w0;
         in.inside = max(0, x->size[3] - w);
+        in.ahead = (run->next[0] - run->n) * x->stride[0] + (run->next[1] - run->row) * x->stride[2] +
+                   (max(0, run->next[2] + origin[1]) - w) * x->stride[3];
     } else {
         fc_clock(FC_COPY);
         in.x = scratch;
