@@ -88,6 +88,7 @@ typedef struct fc_winograd_output {
     ptrdiff_t height, width;    /* outputs of a tile; along one of less than all the points  */
                                 /* at infinity are not read                                  */
     ptrdiff_t rows, columns;    /* what is stored of the row of tiles                        */
+    ptrdiff_t ahead;            /* from y to that of the next row of tiles, or 0             */
     const float *bias;          /* added when not NULL, one value a channel                  */
     const float *residual;      /* added when not NULL, as y lies in memory                  */
     int relu;                   /* at last, negative values become 0                         */

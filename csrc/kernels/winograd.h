@@ -19,7 +19,10 @@
 #include "kernels.h"
 #include "simd.h"
 
-enum { CHANNELS_AHEAD = 6 };
+enum {
+    CHANNELS_AHEAD = 6,
+    BORDER_CHANNELS = 64,          /* of a tile in 9 KiB of the L1 cache */
+};
 
 /* Half of B^T x: its first (0) or last (1) three values. */
 FC_INLINE void half_points_of_data(int half, const vf x[6], vf out[3])
@@ -77,33 +80,22 @@ FC_INLINE void outputs_of_points(int m, const vf p[6], vf *y)
     }
 }
 
-/* The points of a tile of height x width pixels, of `size` or one less each way, and one vector of channels. whole: all
- * its pixels and lanes are there, and height and width are constants. In two halves of rows, whose 18 vectors fit the
- * registers: what limits a transform is its stores. */
-FC_INLINE void transform_tile(int data, int size, int height, int width, int whole, const fc_winograd_input *in,
-                              ptrdiff_t pixel, size_t c, size_t lanes, float *to)
+/* The points of one vector of channels of a tile of height x width pixels, of `size` or one less each way. In two halves
+ * of rows, whose 18 vectors fit the registers: what limits a transform is its stores. */
+FC_INLINE void transform_tile(int data, int size, int height, int width, const float *tile, ptrdiff_t row,
+                              ptrdiff_t pixel, float *to, ptrdiff_t plane)
 {
-    const ptrdiff_t row = in->row, plane = in->plane;
-    const int rows = whole ? height : size, columns = whole ? width : size;
     FC_UNROLL(2)
     for (int half = 0; half < 2; half++) {
         vf down[6][3];
-        const float *from = in->x + pixel * in->pixel + (ptrdiff_t)c;
+        const float *from = tile;
         FC_UNROLL(6)
-        for (int j = 0; j < columns; j++, from += in->pixel) {
+        for (int j = 0; j < width; j++, from += pixel) {
             vf x[6];
             FC_UNROLL(6)
-            for (int i = 0; i < 6; i++) {
-                x[i] = (vf){0};
-                if (i >= rows || (data && i == 5 * !half))
-                    continue;
-                if (whole)
-                    x[i] = vload(from + i * row);
-                else if (j < width && pixel + j >= 0 && pixel + j < in->inside && i >= in->first_row &&
-                           i < in->last_row)
-                    x[i] = vload_lanes(from + i * row, lanes);
-            }
-            data ? half_points_of_data(half, x, down[j]) : half_points_of_filter(half, rows, x, down[j]);
+            for (int i = 0; i < 6; i++)
+                x[i] = i >= height || (data && i == 5 * !half) ? (vf){0} : vload(from + i * row);
+            data ? half_points_of_data(half, x, down[j]) : half_points_of_filter(half, height, x, down[j]);
         }
         FC_UNROLL(3)
         for (int i = 0; i < 3; i++) {
@@ -111,9 +103,9 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, int who
                 break;
             vf x[6] = {{0}}, points[6];
             FC_UNROLL(6)
-            for (int j = 0; j < columns; j++)
+            for (int j = 0; j < width; j++)
                 x[j] = down[j][i];
-            points_of(data, columns, x, points);
+            points_of(data, width, x, points);
             FC_UNROLL(6)
             for (int j = 0; j < 6; j++, to += plane)
                 if (j < 5 || width == size)
@@ -122,8 +114,8 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, int who
     }
 }
 
-/* Pixels of the next row of tiles below this tile, without those that the tile before it has fetched: they lie in pieces
- * too short for the hardware to see. */
+/* Pixels of the next row of tiles below a tile at `pixel`, without those that the tile before it has fetched: they lie in
+ * pieces too short for the hardware to see. */
 FC_INLINE void fetch_tile(const fc_winograd_input *in, ptrdiff_t pixel, size_t c)
 {
     const float *from = in->x + in->ahead + (pixel + in->width - in->step) * in->pixel + (ptrdiff_t)c;
@@ -132,26 +124,52 @@ FC_INLINE void fetch_tile(const fc_winograd_input *in, ptrdiff_t pixel, size_t c
             __builtin_prefetch(from + j * in->pixel, 0, 2);
 }
 
+/* Some channels of a tile at `pixel` to [height][width][BORDER_CHANNELS]: zeros outside the image, and in whole vectors
+ * behind the last channel. */
+FC_INLINE void copy_border(const fc_winograd_input *in, ptrdiff_t pixel, size_t c, size_t channels, float *to)
+{
+    for (ptrdiff_t i = 0; i < in->height; i++)
+        for (ptrdiff_t j = 0; j < in->width; j++, to += BORDER_CHANNELS) {
+            const int inside = i >= in->first_row && i < in->last_row && pixel + j >= 0 && pixel + j < in->inside;
+            const float *from = in->x + i * in->row + (pixel + j) * in->pixel + (ptrdiff_t)c;
+            for (size_t l = 0; l < channels; l += FC_LANES)
+                vstore(to + l, inside ? vload_lanes(from + l, channels - l < FC_LANES ? channels - l : FC_LANES) : (vf){0});
+        }
+}
+
 /* The points of each tile of a row of tiles. data: of 6 x 6 pixels that overlap (B^T x B). Else tiles of size x size,
  * side by side (G dy G^T). */
 FC_INLINE void transform_tiles(int data, int size, const fc_winograd_input *in)
 {
+    float border[FC_WINOGRAD_PLANES * BORDER_CHANNELS] __attribute__((aligned(64)));
     const int height = (int)in->height, width = (int)in->width, kind = 2 * (height < size) + (width < size);
     const int rows_whole = in->first_row == 0 && in->last_row == height;
     for (size_t t = 0; t < in->tiles; t++) {
-        const ptrdiff_t pixel = (ptrdiff_t)t * in->step - in->left;
+        const ptrdiff_t pixel = (ptrdiff_t)t * in->step - in->left, plane = in->plane;
         const int whole = rows_whole && pixel >= 0 && pixel + width <= in->inside;
         float *to = in->points + (ptrdiff_t)t * in->tile;
-        for (size_t c = 0; c < in->channels; c += FC_LANES, to += FC_LANES) {
-            const size_t left = in->channels - c, lanes = left < FC_LANES ? left : FC_LANES;
-            if (in->ahead)
-                fetch_tile(in, pixel, c);
-            switch (whole && lanes == FC_LANES ? kind : 4) {
-            case 0: transform_tile(data, size, size, size, 1, in, pixel, c, FC_LANES, to); break;
-            case 1: transform_tile(data, size, size, size - 1, 1, in, pixel, c, FC_LANES, to); break;
-            case 2: transform_tile(data, size, size - 1, size, 1, in, pixel, c, FC_LANES, to); break;
-            case 3: transform_tile(data, size, size - 1, size - 1, 1, in, pixel, c, FC_LANES, to); break;
-            default: transform_tile(data, size, height, width, 0, in, pixel, c, lanes, to);
+        for (size_t c = 0, channels; c < in->channels; c += channels) {
+            const float *from = in->x + pixel * in->pixel + (ptrdiff_t)c;
+            ptrdiff_t row = in->row, next = in->pixel;
+            channels = in->channels - c;
+            if (whole && channels >= FC_LANES)
+                channels -= channels % FC_LANES;
+            else {
+                channels = channels < BORDER_CHANNELS ? channels : BORDER_CHANNELS;
+                copy_border(in, pixel, c, channels, border);
+                from = border;
+                next = BORDER_CHANNELS;
+                row = width * next;
+            }
+            for (size_t l = 0; l < channels; l += FC_LANES, from += FC_LANES, to += FC_LANES) {
+                if (in->ahead)
+                    fetch_tile(in, pixel, c + l);
+                switch (kind) {
+                case 0: transform_tile(data, size, size, size, from, row, next, to, plane); break;
+                case 1: transform_tile(data, size, size, size - 1, from, row, next, to, plane); break;
+                case 2: transform_tile(data, size, size - 1, size, from, row, next, to, plane); break;
+                default: transform_tile(data, size, size - 1, size - 1, from, row, next, to, plane);
+                }
             }
         }
     }
@@ -205,6 +223,10 @@ FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
             const size_t lanes = out->channels - c < FC_LANES ? out->channels - c : FC_LANES;
             const float *from = out->points + (ptrdiff_t)t * out->tile + c;
             const ptrdiff_t at = (ptrdiff_t)t * out->y_tile + (ptrdiff_t)c;
+            if (out->ahead)
+                for (ptrdiff_t i = 0; i < out->height; i++)
+                    for (ptrdiff_t j = 0; j < out->width; j++)
+                        __builtin_prefetch(out->y + out->ahead + at + i * out->y_row + j * out->y_pixel, 1, 2);
             const vf bias = out->bias ? vload_lanes(out->bias + c, lanes) : (vf){0};
             vf across[6][5];
             FC_UNROLL(6)

@@ -165,6 +165,9 @@ static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
             .width = run.width,
             .rows = min(run.height, y->size[2] - run.row),
             .columns = columns,
+            .ahead = staged ? 0
+                            : (run.next[0] - run.n) * y->stride[0] + (run.next[1] - run.row) * y->stride[2] +
+                                  (run.next[2] - run.column) * y->stride[3],
             .bias = p->bias ? p->bias + k : NULL,
             .residual = p->residual ? p->residual + (to - y->data) : NULL,
             .relu = p->relu,
