@@ -36,7 +36,8 @@ def explain(x_shape, weight_shape, stride=1, padding=0, dilation=1, groups=1):
     x_shape (N, C, H, W), weight_shape (K, C/groups, R, S) -> an Explanation. Costs are multiply-adds of the
     inner loops; for Winograd's algorithm (Lavin and Gray, arXiv 1509.09308) its transforms count as well. It
     takes more memory and has larger errors, so it must be faster by more than a little. The choice depends on
-    the weight's shape and on the size of one image: neither on N nor on the machine.
+    the weight's shape and on the size of one image, that of backward_weight, which sums over images, also on
+    N; never on the machine.
     Raises ValueError or TypeError as conv2d does.
     """
     x_shape, weight_shape = _shape("x_shape", x_shape), _shape("weight_shape", weight_shape)
@@ -47,7 +48,7 @@ def explain(x_shape, weight_shape, stride=1, padding=0, dilation=1, groups=1):
 
 def _reason(algorithm, costs):
     if "winograd" not in costs:
-        return "winograd needs filters of 3 x 3 or 5 x 5, stride 1 and dilation 1"
+        return "winograd needs square filters of 2 to 5 taps, of 3 to 10 at stride 2, without dilation"
     gain = costs["direct"] / costs["winograd"]
     if algorithm == "winograd":
         return f"winograd should be {gain:.1f} times as fast"

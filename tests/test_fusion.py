@@ -148,6 +148,7 @@ GRADIENTS = {
     "one channel, stride 2": dict(x=(2, 1, 30, 70), w=(20, 1, 5, 5), stride=(2, 1)),
     "many small images": dict(x=(50, 24, 5, 5), w=(40, 24, 1, 1)),
     "Winograd": dict(x=(2, 20, 9, 10), w=(17, 20, 3, 3), padding=1, algorithm="winograd"),
+    "Winograd, stride 2": dict(x=(2, 20, 9, 10), w=(17, 20, 3, 3), stride=2, padding=1, algorithm="winograd"),
     "Winograd, 5x5, groups": dict(x=(1, 34, 13, 12), w=(32, 17, 5, 5), groups=2, algorithm="winograd"),
     "large, stride 2": dict(x=(2, 32, 65, 65), w=(16, 32, 3, 3), stride=2, padding=1),
     "large, few panels": dict(x=(1, 256, 14, 14), w=(512, 256, 1, 1)),

@@ -107,13 +107,13 @@ def test_winograd_in_a_team_matches_reference(op, case, rng):
     check_op(op, arrays, options, relative=RELATIVE, per_image=op != OPS[2])
 
 
-@pytest.mark.parametrize("case", ["7 x 7", "groups", "one output", "depthwise", "5 x 5"])
+@pytest.mark.parametrize("case", ["7 x 7", "groups", "one output", "depthwise", "5 x 5", "stride 2"])
 @pytest.mark.parametrize("op", OPS)
 def test_any_strides_give_the_bits_of_a_contiguous_copy(op, case, rng):
     check_views(op, *problem(op, CASES[case], rng))
 
 
-@pytest.mark.parametrize("case", ["7 x 7", "groups", "one output", "5 x 5"])
+@pytest.mark.parametrize("case", ["7 x 7", "groups", "one output", "5 x 5", "stride 2", "stride 2, 5 x 5"])
 @pytest.mark.parametrize("op", OPS)
 def test_out_of_any_strides(op, case, rng):
     check_out_views(op, *problem(op, CASES[case], rng))
@@ -170,6 +170,18 @@ def test_nan_reaches_the_outputs_that_meet_it_and_their_tiles_alone(isa, taps, l
             np.testing.assert_array_equal(y[~may], clean[~may])
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("isa", fastconv.available_isas())
+def test_nan_in_pixels_that_a_stride_skips_reaches_nothing(isa, layout, rng):
+    x, w = gaussian(rng, 2, 20, 16, 16), gaussian(rng, 17, 20, 3, 3)
+    x[:, :, 15] = x[:, :, :, 15] = np.nan                     # 7 x 7 outputs meet pixels 0 to 14
+    options = dict(stride=2, algorithm="winograd")
+    with using_isa(isa):
+        y = F.conv2d(in_layout(x, layout), w, **options)
+        assert np.isfinite(y).all()
+        assert np.isfinite(F.conv2d_backward_weight(y, in_layout(x, layout), w.shape, **options)).all()
+
+
 @pytest.mark.parametrize("isa", fastconv.available_isas())
 def test_zeros_of_either_sign_give_zeros(isa, rng):
     w, zeros = gaussian(rng, 17, 20, 3, 3), np.full((2, 20, 9, 9), -0.0, np.float32)
@@ -202,8 +214,10 @@ def test_no_images(algorithm, rng):
 
 
 @pytest.mark.parametrize(("options", "shape"), [
-    (dict(stride=2), (4, 4, 3, 3)), (dict(stride=(1, 2)), (4, 4, 3, 3)), (dict(dilation=2), (4, 4, 3, 3)),
-    ({}, (4, 4, 1, 1)), ({}, (4, 4, 3, 5)), ({}, (4, 4, 7, 7)), ({}, (0, 4, 3, 3))])
+    (dict(stride=3), (4, 4, 5, 5)), (dict(stride=(1, 2)), (4, 4, 3, 3)), (dict(dilation=2), (4, 4, 3, 3)),
+    (dict(stride=2, dilation=2), (4, 4, 3, 3)), (dict(stride=2), (4, 4, 2, 2)),
+    (dict(stride=2), (4, 4, 11, 11)), ({}, (4, 4, 1, 1)), ({}, (4, 4, 3, 5)), ({}, (4, 4, 6, 6)),
+    ({}, (0, 4, 3, 3))])
 def test_what_winograd_cannot_do_is_refused(options, shape):
     x, w = np.zeros((1, 4, 12, 12), np.float32), np.zeros(shape, np.float32)
     dy = np.zeros(F.conv2d(x, w, **options).shape, np.float32)
@@ -211,7 +225,7 @@ def test_what_winograd_cannot_do_is_refused(options, shape):
     for call in (lambda: F.conv2d(x, w, **options), lambda: F.prepare_conv2d(w, x.shape, **options),
                  lambda: F.conv2d_backward_input(dy, w, x.shape, **options),
                  lambda: F.conv2d_backward_weight(dy, x, w.shape, **options)):
-        with pytest.raises(ValueError, match='algorithm="winograd" needs filters of 3 x 3 or 5 x 5, stride'):
+        with pytest.raises(ValueError, match='algorithm="winograd" needs square filters of 2 to 5 taps'):
             call()
 
 
@@ -269,6 +283,7 @@ FUSED = {
     "groups": dict(x=(2, 12, 9, 10), w=(66, 6, 3, 3), groups=2, padding=1),
     "depthwise": dict(x=(2, 18, 9, 10), w=(18, 1, 3, 3), groups=18, padding=1),
     "5 x 5": dict(x=(2, 20, 9, 10), w=(33, 20, 5, 5)),
+    "stride 2": dict(x=(2, 20, 19, 20), w=(17, 20, 3, 3), stride=2, padding=1),
     "team": dict(x=(3, 64, 20, 21), w=(80, 64, 3, 3), padding=1),
     "one pixel": dict(x=(3, 140, 1, 1), w=(40, 140, 3, 3), padding=1),
 }
@@ -347,7 +362,8 @@ def test_residual_must_not_overlap_out(rng):
 
 
 @pytest.mark.parametrize("algorithm", fastconv.algorithms())
-@pytest.mark.parametrize("case", ["7 x 7", "groups", "depthwise", "three parts, not whole", "5 x 5"])
+@pytest.mark.parametrize("case", ["7 x 7", "groups", "depthwise", "three parts, not whole", "5 x 5",
+                                  "stride 2", "stride 2, groups, two parts"])
 @pytest.mark.parametrize("isa", fastconv.available_isas())
 def test_prepared_filters_give_the_same_bits(isa, case, algorithm, rng):
     (x, w, bias), options = problem("conv2d", CASES[case], rng)
@@ -363,7 +379,8 @@ def test_prepared_filters_give_the_same_bits(isa, case, algorithm, rng):
 
 
 @pytest.mark.parametrize("algorithm", fastconv.algorithms())
-@pytest.mark.parametrize("case", ["many tiles, two parts", "few tiles, many weights", "few tiles, groups"])
+@pytest.mark.parametrize("case", ["many tiles, two parts", "few tiles, many weights", "few tiles, groups",
+                                  "stride 2, many tiles", "stride 2, many weights"])
 def test_prepared_filters_in_a_team(case, algorithm, rng):
     (x, w, bias), options = problem("conv2d", LARGE[case], rng)
     options["algorithm"] = algorithm
@@ -453,8 +470,19 @@ def test_explain_counts_the_products_of_an_image():
     whole, short = (fastconv.explain((1, 64, size, size), (128, 64, 3, 3), padding=1)[0].costs["winograd"]
                     for size in (16, 14))
     assert whole - short == 64 * 128 * ((4 * 6) ** 2 - (2 * 6 + 2 * 5) ** 2)
-    strided = fastconv.explain((1, 64, 58, 58), (128, 64, 3, 3), stride=2)
-    assert [choice.costs for choice in strided] == [{"direct": 64 * 128 * 9 * 28 * 28}] * 3
+    thrice = fastconv.explain((1, 64, 85, 85), (128, 64, 3, 3), stride=3)
+    assert [choice.costs for choice in thrice] == [{"direct": 64 * 128 * 9 * 28 * 28}] * 3
+    strided = dict(stride=2, padding=1)
+    whole, short = (fastconv.explain((1, 64, size, size), (128, 64, 3, 3), **strided)[0].costs["winograd"]
+                    for size in (20, 18))
+    assert whole - short == 64 * 128 * ((2 * (6 + 5)) ** 2 - (6 + 5 + 5 + 5) ** 2)
+
+
+def test_explain_counts_the_sums_of_a_gradient_once_for_all_images():
+    one, two, many = (fastconv.explain((n, 64, 28, 28), (128, 64, 3, 3), padding=1)[2].costs["winograd"]
+                      for n in (1, 2, 10**9))
+    assert one > two > many
+    assert one - many == pytest.approx(2 * (two - many))
 
 
 def test_explain_prints_a_table():

@@ -116,7 +116,8 @@ static int conv2d_geometry(const fastconv_conv2d *given, const fc_tensor *x, con
     conv->algorithm = own.algorithm;
     if (!fc_conv2d_supports(conv, weight))
         return fc_fail(FASTCONV_BAD_OPTION,
-                       "FASTCONV_WINOGRAD needs filters of 3 x 3 or 5 x 5, stride 1 and dilation 1, got %td x %td",
+                       "FASTCONV_WINOGRAD needs square filters of 2 to 5 taps, of 3 to 10 at stride 2, without "
+                       "dilation, got %td x %td",
                        weight->size[2], weight->size[3]);
     return FASTCONV_OK;
 }

@@ -92,6 +92,7 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, const f
         FC_UNROLL(6)
         for (int j = 0; j < width; j++, from += pixel) {
             vf x[6];
+            FC_OPAQUE(from);       /* or 36 addresses are worked out at first, and kept on the stack */
             FC_UNROLL(6)
             for (int i = 0; i < 6; i++)
                 x[i] = i >= height || (data && i == 5 * !half) ? (vf){0} : vload(from + i * row);

@@ -8,32 +8,33 @@
 /* ---- the choice --------------------------------------------------------------------------------------- */
 
 /* Costs of a group and an image, in multiply-adds of a lane. Winograd's transforms of a tile, of one channel, take as
- * long as this many, and the points of a weight as the products of half a tile. */
-static const double DATA_COST = 400, OUTPUT_COST = 250, FILTER_COST = 18;
+ * long as this many, the points of a weight as the products of half a tile, and in its gradient the sum of a plane, which
+ * all images share, as those of 20. */
+static const double DATA_COST = 400, OUTPUT_COST = 250, FILTER_COST = 18, SUM_COST = 20;
 
 /* Winograd must be this much faster on paper: it rounds more and needs more memory. */
 static const double LEAST_GAIN = 1.2;
 
 /* Sizes of images that are yet to be made may be any: they are multiplied as floating-point numbers. */
 int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t height,
-                     ptrdiff_t width, double costs[FC_ALGORITHMS])
+                     ptrdiff_t width, ptrdiff_t summed, double costs[FC_ALGORITHMS])
 {
     const ptrdiff_t r = fc_winograd_taps(taps, stride), m = fc_winograd_outputs(r), lanes = 16;
     const double tiles = (double)ceil_div(height, m) * (double)ceil_div(width, m);
-    double planes = 1;
-    const ptrdiff_t lengths[2] = {height, width};
-    for (int axis = 0; axis < 2; axis++) {
-        double points = 0;
-        for (ptrdiff_t first = 0; first < stride; first++)
-            points += (double)fc_tile_points(m, lengths[axis], ceil_div(taps - first, stride) < r);
-        planes *= points;
+    double rows = 0, columns = 0, points = 0;          /* of all tiles; of one, along an axis: over all phases */
+    for (ptrdiff_t first = 0; first < stride; first++) {
+        const int finite = ceil_div(taps - first, stride) < r;
+        rows += (double)fc_tile_points(m, height, finite);
+        columns += (double)fc_tile_points(m, width, finite);
+        points += FC_WINOGRAD_POINTS - finite;
     }
+    const double sums = summed ? SUM_COST * points * points / (double)summed : 0;
     const double all_outputs = (double)(ceil_div(outputs, lanes) * lanes);
     const double all_channels = (double)(ceil_div(channels, lanes) * lanes);
     costs[FC_AUTO] = 0;
     costs[FC_DIRECT] = (double)outputs * (double)channels * (double)(taps * taps) * (double)height * (double)width;
     const double phases = (double)(stride * stride);
-    costs[FC_WINOGRAD] = (double)channels * all_outputs * (planes + FILTER_COST * phases) +
+    costs[FC_WINOGRAD] = (double)channels * all_outputs * (rows * columns + FILTER_COST * phases + sums) +
                          tiles * phases * (DATA_COST * all_channels + OUTPUT_COST * all_outputs);
     return LEAST_GAIN * costs[FC_WINOGRAD] < costs[FC_DIRECT] ? FC_WINOGRAD : FC_DIRECT;
 }
@@ -46,7 +47,7 @@ static int algorithm_of(int wanted, const fc_correlation *p)
     if (!fc_winograd_supports(p))
         return FC_DIRECT;
     return fc_conv2d_choice(p->w.size[0], p->w.size[1], p->w.size[2], p->x_step[0] * p->y_step[0],
-                            ceil_div(p->y.size[2], p->y_step[0]), ceil_div(p->y.size[3], p->y_step[1]), costs);
+                            ceil_div(p->y.size[2], p->y_step[0]), ceil_div(p->y.size[3], p->y_step[1]), 0, costs);
 }
 
 int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *dweight)
@@ -59,7 +60,7 @@ int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, con
     if (!fc_conv2d_supports(&winograd, dweight))
         return FC_DIRECT;
     return fc_conv2d_choice(dweight->size[0] / conv->groups, dweight->size[1], dweight->size[2], conv->stride[0],
-                            dy->size[2], dy->size[3], costs);
+                            dy->size[2], dy->size[3], max(1, dy->size[0]), costs);
 }
 
 static int correlate(int wanted, const fc_correlation *p, const fc_filters *filters)

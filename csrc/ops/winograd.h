@@ -93,8 +93,9 @@ typedef struct fc_winograd_phase {
 ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, const ptrdiff_t taps[2], const ptrdiff_t origin[2],
                                 const ptrdiff_t outputs[2], fc_winograd_phase phases[FC_WINOGRAD_PHASES]);
 
-/* Planes of a phase, and whether it has one. */
+/* Planes of a phase: their number, which one the first, second ... is, and whether it has one. */
 ptrdiff_t fc_phase_planes(const fc_winograd_phase *phase, ptrdiff_t r);
+ptrdiff_t fc_phase_plane(const fc_winograd_phase *phase, ptrdiff_t r, ptrdiff_t index);
 int fc_phase_has(const fc_winograd_phase *phase, ptrdiff_t r, ptrdiff_t plane);
 
 /* Pixels along an axis of a tile, as many as its points. */

@@ -152,6 +152,12 @@ ptrdiff_t fc_phase_planes(const fc_winograd_phase *phase, ptrdiff_t r)
     return points_along(phase, r, 0) * points_along(phase, r, 1);
 }
 
+ptrdiff_t fc_phase_plane(const fc_winograd_phase *phase, ptrdiff_t r, ptrdiff_t index)
+{
+    const ptrdiff_t columns = points_along(phase, r, 1);
+    return index / columns * FC_WINOGRAD_POINTS + index % columns;
+}
+
 int fc_phase_has(const fc_winograd_phase *phase, ptrdiff_t r, ptrdiff_t plane)
 {
     return plane / FC_WINOGRAD_POINTS < points_along(phase, r, 0) &&

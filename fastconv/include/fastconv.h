@@ -58,11 +58,13 @@ typedef enum fastconv_status {
     FASTCONV_NO_MEMORY = -6              /* for workspace                                             */
 } fastconv_status;
 
-/* algorithm: auto is the faster one by the shapes of the weight and of one image. */
+/* algorithm: auto is the faster one by the shapes of the weight and of one image; for the gradient of the weight,
+ * which sums over images, also by their number. */
 typedef enum fastconv_algorithm {
     FASTCONV_AUTO = 0,
     FASTCONV_DIRECT = 1,
-    FASTCONV_WINOGRAD = 2                /* filters of 3 x 3 and 5 x 5, stride 1, dilation 1          */
+    FASTCONV_WINOGRAD = 2                /* square filters of 2 to 5 taps, or 3 to 10 at
+                                            stride 2; dilation 1                                      */
 } fastconv_algorithm;
 
 typedef enum fastconv_activation {
