@@ -317,6 +317,32 @@ NETWORKS = {
 }
 
 
+class Unfused(Conv2d):
+    """A convolution that does nothing besides."""
+
+    fuses = ()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("pool", [(2,), (3, 2), (3, 1, 1), (3, 2, 1, 2, True)], ids=str)
+@every_layout
+def test_relu_before_max_pooling_has_the_gradient_of_the_pooled_map(pool, layout, training, rng):
+    x = np.rint(floats(rng, (3, 4, 9, 10), layout))     # equal values in a window, and zeros
+    x[0, :, 3, 4] = np.nan
+    models = [Sequential(conv(4, 5, 3, padding=1, rng=np.random.default_rng(1)), ReLU(), MaxPool2d(*pool))
+              for conv in (Conv2d, Unfused)]
+    for model in models:
+        model.train(training)
+        model[0].weight.data[...] = np.rint(4 * model[0].weight.data)
+    together, alone = (model(x) for model in models)
+    assert_same_bits(together, alone, "output")
+    dy = floats(rng, alone.shape, layout)
+    models[0][1].backward = None
+    assert_same_bits(models[0].backward(dy), models[1].backward(dy), "gradient of x")
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert_same_bits(one.grad, other.grad, "gradient of a parameter")
+
+
 @pytest.mark.parametrize("training", [True, False])
 @every_layout
 @pytest.mark.parametrize("create", NETWORKS.values(), ids=NETWORKS)

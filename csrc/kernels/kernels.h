@@ -70,7 +70,8 @@ typedef struct fc_winograd_input {
     size_t tiles, channels;
     const float *x;                 /* pixel 0 of the tiles' row 0                               */
     ptrdiff_t row, pixel;           /* strides                                                   */
-    ptrdiff_t height, width, step;  /* pixels of a tile, or one less each way; from tile to tile */
+    ptrdiff_t height, width;        /* pixels of a tile, or one less each way                    */
+    ptrdiff_t row_step, step;       /* from tile to tile, down and across                        */
     ptrdiff_t first_row, last_row;  /* of a tile: which are read, the others are zeros           */
     ptrdiff_t left, inside;         /* columns of zeros before pixel 0; pixels, then zeros again */
     ptrdiff_t ahead;                /* from x to that of the next row of tiles, or 0             */

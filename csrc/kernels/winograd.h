@@ -115,14 +115,15 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, const f
     }
 }
 
-/* Pixels of the next row of tiles below a tile at `pixel`, without those that the tile before it has fetched: they lie in
+/* Pixels of the next row of tiles below tile t, without those that it shares with this one and the one before: they lie in
  * pieces too short for the hardware to see. */
-FC_INLINE void fetch_tile(const fc_winograd_input *in, ptrdiff_t pixel, size_t c)
+FC_INLINE void fetch_tile(const fc_winograd_input *in, size_t t, size_t c)
 {
-    const float *from = in->x + in->ahead + (pixel + in->width - in->step) * in->pixel + (ptrdiff_t)c;
-    for (ptrdiff_t i = 0; i < in->height; i++, from += in->row)
-        for (ptrdiff_t j = 0; j < in->step; j++)
-            __builtin_prefetch(from + j * in->pixel, 0, 2);
+    const ptrdiff_t first = t ? in->width - in->step : 0;
+    const float *from = in->x + in->ahead + ((ptrdiff_t)t * in->step - in->left) * in->pixel + (ptrdiff_t)c;
+    for (ptrdiff_t i = in->height - in->row_step; i < in->height; i++)
+        for (ptrdiff_t j = first; j < in->width; j++)
+            __builtin_prefetch(from + i * in->row + j * in->pixel, 0, 2);
 }
 
 /* Some channels of a tile at `pixel` to [height][width][BORDER_CHANNELS]: zeros outside the image, and in whole vectors
@@ -164,7 +165,7 @@ FC_INLINE void transform_tiles(int data, int size, const fc_winograd_input *in)
             }
             for (size_t l = 0; l < channels; l += FC_LANES, from += FC_LANES, to += FC_LANES) {
                 if (in->ahead)
-                    fetch_tile(in, pixel, c + l);
+                    fetch_tile(in, t, c + l);
                 switch (kind) {
                 case 0: transform_tile(data, size, size, size, from, row, next, to, plane); break;
                 case 1: transform_tile(data, size, size, size - 1, from, row, next, to, plane); break;

@@ -183,6 +183,7 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
         .channels = (size_t)channels,
         .height = rows,
         .width = width,
+        .row_step = run->height,
         .step = run->width,
         .first_row = min(rows, max(0, -h0)),
         .last_row = max(0, min(rows, x->size[2] - h0)),

@@ -1,6 +1,7 @@
 """Layers made of layers: one after the other, around a shortcut, side by side."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from .activation import ReLU
 from .base import Layer, join
 from .linear import Conv2d, MappedConv2d
 from .norm import BatchNorm2d
+from .pool import MaxPool2d
 
 
 def _named(layers):
@@ -102,7 +104,8 @@ class Sequential(Container):
     of the data.
 
     A ReLU is left to the layer before it where that layer `fuses` it: one pass over memory less, each way,
-    and the same bits. The forward and backward of such a ReLU are not called.
+    and the same bits. The forward and backward of such a ReLU are not called. Between a Conv2d and a
+    MaxPool2d its gradient is taken on the smaller, pooled map.
     """
 
     def __init__(self, *layers, flat=False):
@@ -136,7 +139,11 @@ class Sequential(Container):
         return steps[-1][0].fuses if steps and not steps[-1][1] else ()
 
     def forward(self, x, **fused):
-        for layer, options in self._steps(**fused):
+        steps = self._steps(**fused)
+        for (layer, options), (behind, options_behind) in pairwise(steps):
+            if type(layer) is Conv2d and options.get("activation") and type(behind) is MaxPool2d:
+                options["masked"] = options_behind["behind_relu"] = True
+        for layer, options in steps:
             x = layer.forward(x, **options)
         self._saved = "residual" in fused
         return x

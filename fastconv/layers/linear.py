@@ -58,6 +58,7 @@ class Conv2d(Layer):
     """2-D convolution: x (N, in_channels, H, W) -> (N, out_channels, P, Q); options as functional.conv2d.
 
     weight (out_channels, in_channels/groups, R, S) and bias (out_channels,) or None; rng draws their values.
+    masked, of forward: whether the layer behind gives gradients that are 0 where the activation cut off.
     Raises ValueError or TypeError for options that do not fit.
     """
 
@@ -81,10 +82,10 @@ class Conv2d(Layer):
     def _options(self):
         return self.stride, self.padding, self.dilation, self.groups
 
-    def forward(self, x, *, residual=None, activation=None):
+    def forward(self, x, *, residual=None, activation=None, masked=False):
         bias = None if self.bias is None else self.bias.data
         y = F.conv2d(x, self.weight.data, bias, *self._options(), residual=residual, activation=activation)
-        return self._save(y, x, None if activation is None else y, residual is not None)
+        return self._save(y, x, None if activation is None or masked else y, residual is not None)
 
     def backward(self, grad_output, *, addend=None):
         x, y, with_residual = self._restore(grad_output)

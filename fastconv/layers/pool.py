@@ -9,7 +9,11 @@ from .linear import _count
 
 
 class MaxPool2d(Layer):
-    """Maximum over windows: x (N, C, H, W) -> (N, C, P, Q); options as functional.max_pool2d."""
+    """Maximum over windows: x (N, C, H, W) -> (N, C, P, Q); options as functional.max_pool2d.
+
+    behind_relu, of forward: whether x is the result of a ReLU whose gradient backward takes as well, on the
+    smaller map: the maximum of a window is cut off where all of it is.
+    """
 
     def __init__(self, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
         options = checks.pool_options(kernel_size, stride, padding, dilation)
@@ -19,14 +23,17 @@ class MaxPool2d(Layer):
     def _options(self):
         return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
 
-    def forward(self, x):
-        if not self.training:
-            return self._save(F.max_pool2d(x, *self._options()), x.shape, None, x)
-        y, argmax = F.max_pool2d_argmax(x, *self._options())
-        return self._save(y, x.shape, argmax, None)
+    def forward(self, x, *, behind_relu=False):
+        if self.training:
+            (y, argmax), kept = F.max_pool2d_argmax(x, *self._options()), None
+        else:
+            y, argmax, kept = F.max_pool2d(x, *self._options()), None, x
+        return self._save(y, x.shape, argmax, kept, y if behind_relu else None)
 
     def backward(self, grad_output):
-        input_shape, argmax, x = self._restore(grad_output)
+        input_shape, argmax, x, y = self._restore(grad_output)
+        if y is not None:
+            grad_output = F.relu_backward(grad_output, y)
         if argmax is None:  # evaluation does not pay for positions that are seldom asked for
             _, argmax = F.max_pool2d_argmax(x, *self._options())
         return F.max_pool2d_backward(grad_output, argmax, input_shape, *self._options())
