@@ -80,8 +80,8 @@ FC_INLINE void outputs_of_points(int m, const vf p[6], vf *y)
     }
 }
 
-/* The points of one vector of channels of a tile of height x width pixels, of `size` or one less each way. In two halves
- * of rows, whose 18 vectors fit the registers: what limits a transform is its stores. */
+/* The points of one vector of channels of a tile of height x width pixels, of `size` or one less each way. In two
+ * halves of rows, whose 18 vectors fit the registers: what limits a transform is its stores. */
 FC_INLINE void transform_tile(int data, int size, int height, int width, const float *tile, ptrdiff_t row,
                               ptrdiff_t pixel, float *to, ptrdiff_t plane)
 {
@@ -115,8 +115,8 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, const f
     }
 }
 
-/* Pixels of the next row of tiles below tile t, without those that it shares with this one and the one before: they lie in
- * pieces too short for the hardware to see. */
+/* Fetches the tile below tile t, in the next row of tiles, without what it shares with this one and with the one beside
+ * it: they lie in pieces too short for the hardware to see. */
 FC_INLINE void fetch_tile(const fc_winograd_input *in, size_t t, size_t c)
 {
     const ptrdiff_t first = t ? in->width - in->step : 0;
@@ -134,8 +134,10 @@ FC_INLINE void copy_border(const fc_winograd_input *in, ptrdiff_t pixel, size_t 
         for (ptrdiff_t j = 0; j < in->width; j++, to += BORDER_CHANNELS) {
             const int inside = i >= in->first_row && i < in->last_row && pixel + j >= 0 && pixel + j < in->inside;
             const float *from = in->x + i * in->row + (pixel + j) * in->pixel + (ptrdiff_t)c;
-            for (size_t l = 0; l < channels; l += FC_LANES)
-                vstore(to + l, inside ? vload_lanes(from + l, channels - l < FC_LANES ? channels - l : FC_LANES) : (vf){0});
+            for (size_t l = 0; l < channels; l += FC_LANES) {
+                const size_t left = channels - l, lanes = left < FC_LANES ? left : FC_LANES;
+                vstore(to + l, inside ? vload_lanes(from + l, lanes) : (vf){0});
+            }
         }
 }
 

@@ -8,8 +8,8 @@
 /* ---- the choice --------------------------------------------------------------------------------------- */
 
 /* Costs of a group and an image, in multiply-adds of a lane. Winograd's transforms of a tile, of one channel, take as
- * long as this many, the points of a weight as the products of half a tile, and in its gradient the sum of a plane, which
- * all images share, as those of 20. */
+ * long as this many, the points of a weight as the products of half a tile. In the gradient of the weights a plane has
+ * a sum, which all images share and which comes from memory: it takes as long as 20 products. */
 static const double DATA_COST = 400, OUTPUT_COST = 250, FILTER_COST = 18, SUM_COST = 20;
 
 /* Winograd must be this much faster on paper: it rounds more and needs more memory. */

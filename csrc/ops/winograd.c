@@ -11,6 +11,8 @@
  *               a task is one panel over the block: for each part, the points of its weights    (L2),
  *               then as above for this panel
  *
+ * Parts are numbered phase by phase of a stride; by block, V is that of one phase, and M adds them up.
+ *
  * By panel makes and reads the weights' points in the L2 cache, where four times the weights would go through
  * memory: that pays when they outweigh the tiles (late layers, single images). V is not shared, since what another core
  * has just written takes longer to read than to make: 16 times where the two do not share an L3 cache.
@@ -47,7 +49,8 @@ typedef struct plan {
     fc_tiling tiling;
     ptrdiff_t tiles;                   /* of all images */
     ptrdiff_t channels, outputs;       /* of one group */
-    ptrdiff_t part, phase_parts, parts, pitch;  /* most channels of one; parts of a phase, of all; floats of a tile in V */
+    ptrdiff_t part, pitch;             /* most channels of a part; floats of a tile and part in V */
+    ptrdiff_t phase_parts, parts;      /* of one phase, of all */
     ptrdiff_t vectors, panel_width, panels;
     ptrdiff_t piece, panel_floats;     /* of U: one plane of a part, all of a panel */
     ptrdiff_t tap_channel;             /* floats of a channel's taps of a panel */
@@ -63,9 +66,16 @@ typedef struct plan {
     fc_tasks preparations, tasks;
 } plan;
 
+static const fc_winograd_phase *phase_of(const plan *plan, ptrdiff_t part)
+{
+    return &plan->phases[part / plan->phase_parts];
+}
+
+static ptrdiff_t first_channel(const plan *plan, ptrdiff_t part) { return part % plan->phase_parts * plan->part; }
+
 static ptrdiff_t part_channels(const plan *plan, ptrdiff_t part)
 {
-    return min(plan->part, plan->channels - part % plan->phase_parts * plan->part);
+    return min(plan->part, plan->channels - first_channel(plan, part));
 }
 
 static ptrdiff_t panel_outputs(const plan *plan, ptrdiff_t panel)
@@ -75,17 +85,17 @@ static ptrdiff_t panel_outputs(const plan *plan, ptrdiff_t panel)
 
 /* ---- points ----------------------------------------------------------------------------------------------- */
 
-/* One part of a panel's weights to taps[c][r][s][NB], zeros where its phase has fewer: read so, they come from few pages
- * and sets of the caches. */
+/* One part of a panel's weights to taps[c][r][s][NB], zeros where its phase has fewer: read so, they come from few
+ * pages and sets of the caches. */
 static void pack_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, float *taps)
 {
     fc_clock(FC_COPY);
     const fc_correlation *p = &plan->p;
-    const fc_winograd_phase *phase = &plan->phases[part / plan->phase_parts];
+    const fc_winograd_phase *phase = phase_of(plan, part);
     const ptrdiff_t *rows = p->taps[0]->index + phase->first[0], *columns = p->taps[1]->index + phase->first[1];
     const ptrdiff_t stride = p->x_step[0], channels = part_channels(plan, part);
     const float *w = p->w.data + group * p->w_group + panel * plan->panel_width * p->w.stride[0] +
-                     part % plan->phase_parts * plan->part * p->w.stride[1];
+                     first_channel(plan, part) * p->w.stride[1];
     for (ptrdiff_t r = 0; r < plan->r; r++)
         for (ptrdiff_t s = 0; s < plan->r; s++, taps += plan->panel_width)
             if (r < phase->taps[0] && s < phase->taps[1])
@@ -125,10 +135,10 @@ static void make_points(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrd
     for (ptrdiff_t t = first; t < end;) {
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
         for (ptrdiff_t i = part; i < part + parts; i++) {
-            const fc_winograd_phase *phase = &plan->phases[i / plan->phase_parts];
+            const fc_winograd_phase *phase = phase_of(plan, i);
             fc_transform_run(plan->kernels, plan->winograd->data, fc_tile_pixels(phase->taps[0], run.height),
                              fc_tile_pixels(phase->taps[1], run.width), &phase->x, &run, phase->origin,
-                             group * plan->channels + i % plan->phase_parts * plan->part, part_channels(plan, i),
+                             group * plan->channels + first_channel(plan, i), part_channels(plan, i),
                              v + (i - part) * plan->v_part + (t - first) * plan->pitch, plan->pitch, plan->v_plane,
                              scratch);
         }
@@ -194,7 +204,7 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
     const ptrdiff_t tiles = range.end - range.first, vectors = ceil_div(used, (ptrdiff_t)plan->kernels->lanes);
     const ptrdiff_t m_tile = plan->batch * plan->panel_width;
     m += (range.first - first) * m_tile;
-    if (!fc_phase_has(&plan->phases[part / plan->phase_parts], plan->r, plane)) {
+    if (!fc_phase_has(phase_of(plan, part), plan->r, plane)) {
         for (ptrdiff_t i = 0; i < tiles && !part; i++)
             memset(m + i * m_tile, 0, (size_t)plan->panel_width * sizeof(float));
         return;
@@ -381,7 +391,8 @@ static void choose_blocks(plan *plan, int threads)
     const ptrdiff_t share = ceil_div(plan->tiles, threads);
     const double u = (double)plan->planes * (double)plan->channels * (double)plan->outputs;
     const double products = u / (double)plan->kernels->lanes * STEP_FLOATS;     /* of one tile */
-    const double weights = (double)(plan->r * plan->r * plan->phase_count) / (double)plan->planes;  /* read to make a float of U */
+    /* Floats read to make one of U. */
+    const double weights = (double)(plan->r * plan->r * plan->phase_count) / (double)plan->planes;
 
     /* M adds up one phase after the other, of all panels; of one phase alone, it is that of as many as fit. */
     const ptrdiff_t v_phase = v_tile / plan->phase_count, together = plan->phase_count > 1 ? plan->panels : 1;
@@ -392,7 +403,8 @@ static void choose_blocks(plan *plan, int threads)
     /* As many blocks for each thread. */
     const ptrdiff_t turns = ceil_div(ceil_div(plan->tiles, fits ? resident : large), threads);
     cut_tiles(plan, min(plan->tiles, turns * threads));
-    plan->batch = fits ? max(together, min(plan->panels, (l2 / plan->block - v_phase) / (PLANES * width))) : plan->panels;
+    const ptrdiff_t most_panels = (l2 / plan->block - v_phase) / (PLANES * width);
+    plan->batch = fits ? max(together, min(plan->panels, most_panels)) : plan->panels;
     const double making = plan->filters ? 0 : (MAKING_FLOATS + 2 + weights) * u / threads;  /* written and read again */
     double best = making + (double)turns * (u + products * (double)plan->block) + (fits ? 0 : moved * (double)share);
     best *= (double)groups;
@@ -491,7 +503,7 @@ static int correlate(const fc_correlation *problem, const fc_filters *filters)
     plan.tiles = plan.tiling.start[FC_TILE_KINDS];
     if (!plan.tiles)
         return 0;
-    const double steps = (double)(PLANES * plan.tiles * p->groups) * (double)plan.channels *
+    const double steps = (double)(plan.planes * plan.tiles * p->groups) * (double)plan.channels *
                          (double)(plan.panels * plan.vectors);
     const int threads = fc_team_size(steps * FC_STEP_NS);
     choose_blocks(&plan, threads);

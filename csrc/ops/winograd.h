@@ -69,9 +69,9 @@ static inline ptrdiff_t fc_winograd_plane(ptrdiff_t floats) { return ((floats + 
 
 /* ---- filters and strides -----------------------------------------------------------------------------------
  *
- * A stride of 2 deals pixels and taps out to 2 x 2 phases, each a correlation of its own with stride 1, of which forward
- * adds up the products: the odd and the even taps of 3 x 3 are 2 x 2, 2 x 1, 1 x 2 and 1 x 1. All take the transforms of
- * the most taps that a phase has along an axis, r: one of fewer is without products at infinity. */
+ * A stride of 2 deals pixels and taps out to 2 x 2 phases, each a correlation of its own with stride 1, of which
+ * forward adds up the products: the odd and the even taps of 3 x 3 are 2 x 2, 2 x 1, 1 x 2 and 1 x 1. All take the
+ * transforms of the most taps that a phase has along an axis, r: one of fewer is without products at infinity. */
 enum { FC_WINOGRAD_STRIDE = 2, FC_WINOGRAD_PHASES = FC_WINOGRAD_STRIDE * FC_WINOGRAD_STRIDE };
 
 static inline ptrdiff_t fc_winograd_taps(ptrdiff_t taps, ptrdiff_t stride) { return (taps + stride - 1) / stride; }
@@ -88,10 +88,11 @@ typedef struct fc_winograd_phase {
     ptrdiff_t origin[2];                 /* among these, of the tap `first` of output (0, 0) */
 } fc_winograd_phase;
 
-/* The phases of taps that follow each other, of which tap (0, 0) of output (0, 0) is at `origin` of x. The first phase has
- * the most taps. Returns their number. */
-ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, const ptrdiff_t taps[2], const ptrdiff_t origin[2],
-                                const ptrdiff_t outputs[2], fc_winograd_phase phases[FC_WINOGRAD_PHASES]);
+/* The phases of taps that follow each other, of which tap (0, 0) of output (0, 0) is at `origin` of x. The first phase
+ * has the most taps. Returns their number. */
+ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, const ptrdiff_t taps[2],
+                                const ptrdiff_t origin[2], const ptrdiff_t outputs[2],
+                                fc_winograd_phase phases[FC_WINOGRAD_PHASES]);
 
 /* Planes of a phase: their number, which one the first, second ... is, and whether it has one. */
 ptrdiff_t fc_phase_planes(const fc_winograd_phase *phase, ptrdiff_t r);

@@ -116,8 +116,8 @@ static void run_chunk(const plan *plan, ptrdiff_t chunk, float *scratch)
             for (ptrdiff_t j = 0; j < fc_phase_planes(phase, plan->r); j++) {
                 const ptrdiff_t plane = fc_phase_plane(phase, plan->r, j);
                 for (ptrdiff_t panel = 0; panel < plan->panels; panel++)
-                    multiply(plan, plane, begin, first, end, v + plane * plan->v_plane, d + plane * plan->d_plane, panel,
-                             sums + i * plan->phase_sums + plane * plan->sum_plane);
+                    multiply(plan, plane, begin, first, end, v + plane * plan->v_plane, d + plane * plan->d_plane,
+                             panel, sums + i * plan->phase_sums + plane * plan->sum_plane);
             }
         }
     }
@@ -169,7 +169,8 @@ static void share_chunk(const plan *plan, ptrdiff_t chunk, int thread, int threa
 }
 
 /* The taps of a phase of dw of some channels, from their sums. */
-static void write_channels(const plan *plan, const fc_winograd_phase *phase, ptrdiff_t c, const float *sums, float *stage)
+static void write_channels(const plan *plan, const fc_winograd_phase *phase, ptrdiff_t c, const float *sums,
+                           float *stage)
 {
     const fc_tensor *dw = &plan->dw;
     const ptrdiff_t channels = min(OUTPUT_CHANNELS, plan->channels - c);
@@ -299,7 +300,8 @@ int fc_winograd_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, cons
         of_group.data += group * channels * x->stride[1];
         plan.dy.data += group * outputs * dy->stride[1];
         plan.dw.data += group * outputs * dw->stride[0];
-        plan.phase_count = fc_winograd_phases_of(&of_group, plan.stride, dw->size + 2, origin, dy->size + 2, plan.phases);
+        plan.phase_count = fc_winograd_phases_of(&of_group, plan.stride, dw->size + 2, origin, dy->size + 2,
+                                                 plan.phases);
         plan.r = fc_winograd_taps(dw->size[2], plan.stride);
         plan.winograd = fc_winograd_of(plan.kernels, plan.r);
         plan.m = fc_winograd_outputs(plan.r);

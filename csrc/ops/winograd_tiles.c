@@ -118,8 +118,9 @@ int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t row_stride, ptr
            r >= FC_WINOGRAD_LEAST_TAPS && r <= FC_WINOGRAD_MOST_TAPS;
 }
 
-ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, const ptrdiff_t taps[2], const ptrdiff_t origin[2],
-                                const ptrdiff_t outputs[2], fc_winograd_phase phases[FC_WINOGRAD_PHASES])
+ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, const ptrdiff_t taps[2],
+                                const ptrdiff_t origin[2], const ptrdiff_t outputs[2],
+                                fc_winograd_phase phases[FC_WINOGRAD_PHASES])
 {
     for (ptrdiff_t i = 0; i < stride * stride; i++) {
         fc_winograd_phase *phase = &phases[i];
