@@ -838,8 +838,8 @@ cdef int geometry(fc_conv2d *conv, tuple x_shape, tuple w_shape, tuple stride, t
     for axis in range(4):
         weight.size[axis] = w_shape[axis]
     if not fc_conv2d_supports(conv, &weight):
-        raise ValueError(f'algorithm="{algorithm}" needs square filters of 2 to 5 taps, of 3 to 10 at stride 2, '
-                         f"without dilation, got weight of shape {w_shape}, stride {stride}, dilation {dilation}")
+        raise ValueError(f'algorithm="{algorithm}" needs square filters of 2 to 5 taps at stride 1 or of 3 to 10 at '
+                         f"stride 2, and dilation 1, got weight of shape {w_shape}, stride {stride}, dilation {dilation}")
     return 0
 
 

@@ -48,7 +48,8 @@ def explain(x_shape, weight_shape, stride=1, padding=0, dilation=1, groups=1):
 
 def _reason(algorithm, costs):
     if "winograd" not in costs:
-        return "winograd needs square filters of 2 to 5 taps, of 3 to 10 at stride 2, without dilation"
+        return ("winograd needs square filters of 2 to 5 taps at stride 1 or of 3 to 10 at stride 2, "
+                "and dilation 1")
     gain = costs["direct"] / costs["winograd"]
     if algorithm == "winograd":
         return f"winograd should be {gain:.1f} times as fast"

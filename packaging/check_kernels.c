@@ -226,6 +226,7 @@ static void check_all(void)
         check_conv2d(67, 70, 29, 1, 1, 1, 1, FASTCONV_DIRECT, last);
         check_conv2d(64, 32, 28, 3, 1, 1, 1, FASTCONV_WINOGRAD, last);
         check_conv2d(16, 24, 23, 5, 1, 1, 1, FASTCONV_WINOGRAD, last);
+        check_conv2d(32, 24, 27, 3, 2, 1, 1, FASTCONV_WINOGRAD, last);
         check_pool2d(61, 40, last);
         check_batch_norm(61, 40, last);
     }

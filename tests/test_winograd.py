@@ -71,6 +71,7 @@ LARGE = {
     "chunks of images, many weights": dict(x=(800, 90, 2, 2), w=(96, 90, 3, 3), padding=1),
     "5 x 5": dict(x=(3, 33, 28, 27), w=(48, 33, 5, 5), padding=2),
     "stride 2, many tiles": dict(x=(3, 64, 56, 55), w=(96, 64, 3, 3), stride=2, padding=1),
+    "stride 2, several blocks": dict(x=(8, 48, 56, 56), w=(64, 48, 3, 3), stride=2, padding=1),
     "stride 2, many weights": dict(x=(1, 160, 18, 18), w=(256, 160, 3, 3), stride=2, padding=1),
 }
 
@@ -401,11 +402,14 @@ def test_prepared_filters_are_not_used_where_they_do_not_fit(rng):
     others = [(x, gaussian(rng, 33, 32, 3, 3), options), (x, gaussian(rng, 32, 32, 5, 5), options),
               (x[:, :16], gaussian(rng, 32, 16, 3, 3), options),
               (np.concatenate([x, x], 1), gaussian(rng, 32, 32, 3, 3), dict(options, groups=2)),
-              (x, w, dict(algorithm="direct")), (x, w, dict(stride=2)), (x, w, dict(dilation=2))]
+              (x, w, dict(algorithm="direct")), (x, w, dict(stride=2)), (x, w, dict(dilation=2)),
+              (x, w, dict(options, stride=2))]
     with using_isa(fastconv.isa()):
         for image, weight, other in others:
             expected = F.conv2d(image, weight, **other)
             assert_same_bits(F.conv2d(image, weight, **other, filters=filters), expected, other)
+            given = F.prepare_conv2d(weight, image.shape, **other)
+            assert_same_bits(F.conv2d(x, w, **options, filters=given), F.conv2d(x, w, **options), other)
 
 
 def test_prepared_filters_of_any_convolution_give_the_same_bits(rng):
@@ -476,6 +480,11 @@ def test_explain_counts_the_products_of_an_image():
     whole, short = (fastconv.explain((1, 64, size, size), (128, 64, 3, 3), **strided)[0].costs["winograd"]
                     for size in (20, 18))
     assert whole - short == 64 * 128 * ((2 * (6 + 5)) ** 2 - (6 + 5 + 5 + 5) ** 2)
+
+
+def test_explain_counts_images_of_any_size():
+    for choice in fastconv.explain((1, 64, 2**62 - 1, 8), (128, 64, 5, 5), padding=1):
+        assert 0 < choice.costs["winograd"] < choice.costs["direct"]
 
 
 def test_explain_counts_the_sums_of_a_gradient_once_for_all_images():

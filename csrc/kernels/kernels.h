@@ -74,7 +74,7 @@ typedef struct fc_winograd_input {
     ptrdiff_t row_step, step;       /* from tile to tile, down and across                        */
     ptrdiff_t first_row, last_row;  /* of a tile: which are read, the others are zeros           */
     ptrdiff_t left, inside;         /* columns of zeros before pixel 0; pixels, then zeros again */
-    ptrdiff_t ahead;                /* from x to that of the next row of tiles, or 0             */
+    ptrdiff_t ahead;                /* from x to that of the run of tiles that comes next, or 0   */
     float *points;                  /* [plane][tile][channel], whole vectors of channels; those  */
     ptrdiff_t tile, plane;          /* at infinity are left out along an axis of one pixel less  */
 } fc_winograd_input;
@@ -89,7 +89,7 @@ typedef struct fc_winograd_output {
     ptrdiff_t height, width;    /* outputs of a tile; along one of less than all the points  */
                                 /* at infinity are not read                                  */
     ptrdiff_t rows, columns;    /* what is stored of the row of tiles                        */
-    ptrdiff_t ahead;            /* from y to that of the next row of tiles, or 0             */
+    ptrdiff_t ahead;            /* from y to that of the run of tiles that comes next, or 0 */
     const float *bias;          /* added when not NULL, one value a channel                  */
     const float *residual;      /* added when not NULL, as y lies in memory                  */
     int relu;                   /* at last, negative values become 0                         */

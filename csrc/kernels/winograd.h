@@ -22,6 +22,7 @@
 enum {
     CHANNELS_AHEAD = 6,
     BORDER_CHANNELS = 64,          /* of a tile in 9 KiB of the L1 cache */
+    LINE_FLOATS = 16,              /* of a cache line                    */
 };
 
 /* Half of B^T x: its first (0) or last (1) three values. */
@@ -115,10 +116,12 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, const f
     }
 }
 
-/* Fetches the tile below tile t, in the next row of tiles, without what it shares with this one and with the one beside
- * it: they lie in pieces too short for the hardware to see. */
+/* Fetches tile t of the run that comes next, mostly the row of tiles below: without what it then shares with this run, and
+ * with the tile beside it. Its pixels lie in pieces too short for the hardware to see. */
 FC_INLINE void fetch_tile(const fc_winograd_input *in, size_t t, size_t c)
 {
+    if (!in->ahead || c % LINE_FLOATS)
+        return;
     const ptrdiff_t first = t ? in->width - in->step : 0;
     const float *from = in->x + in->ahead + ((ptrdiff_t)t * in->step - in->left) * in->pixel + (ptrdiff_t)c;
     for (ptrdiff_t i = in->height - in->row_step; i < in->height; i++)
@@ -166,8 +169,7 @@ FC_INLINE void transform_tiles(int data, int size, const fc_winograd_input *in)
                 row = width * next;
             }
             for (size_t l = 0; l < channels; l += FC_LANES, from += FC_LANES, to += FC_LANES) {
-                if (in->ahead)
-                    fetch_tile(in, t, c + l);
+                fetch_tile(in, t, c + l);
                 switch (kind) {
                 case 0: transform_tile(data, size, size, size, from, row, next, to, plane); break;
                 case 1: transform_tile(data, size, size, size - 1, from, row, next, to, plane); break;
@@ -227,7 +229,7 @@ FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
             const size_t lanes = out->channels - c < FC_LANES ? out->channels - c : FC_LANES;
             const float *from = out->points + (ptrdiff_t)t * out->tile + c;
             const ptrdiff_t at = (ptrdiff_t)t * out->y_tile + (ptrdiff_t)c;
-            if (out->ahead)
+            if (out->ahead && c % LINE_FLOATS == 0)
                 for (ptrdiff_t i = 0; i < out->height; i++)
                     for (ptrdiff_t j = 0; j < out->width; j++)
                         __builtin_prefetch(out->y + out->ahead + at + i * out->y_row + j * out->y_pixel, 1, 2);

@@ -24,8 +24,8 @@ int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrd
     double rows = 0, columns = 0, points = 0;          /* of all tiles; of one, along an axis: over all phases */
     for (ptrdiff_t first = 0; first < stride; first++) {
         const int finite = ceil_div(taps - first, stride) < r;
-        rows += (double)fc_tile_points(m, height, finite);
-        columns += (double)fc_tile_points(m, width, finite);
+        rows += fc_tile_points(m, height, finite);
+        columns += fc_tile_points(m, width, finite);
         points += FC_WINOGRAD_POINTS - finite;
     }
     const double sums = summed ? SUM_COST * points * points / (double)summed : 0;
@@ -68,9 +68,9 @@ static int correlate(int wanted, const fc_correlation *p, const fc_filters *filt
     const int algorithm = algorithm_of(wanted, p);
     if (filters && (filters->algorithm != algorithm || !filters->data))
         filters = NULL;
-    if (algorithm == FC_WINOGRAD)
-        return fc_correlate_winograd(p, filters);
-    return fc_correlate(p, filters);
+    if (algorithm == FC_DIRECT)
+        return fc_correlate(p, filters);
+    return fc_correlate_winograd(p, filters && filters->stride == p->x_step[0] ? filters : NULL);
 }
 
 int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight)

@@ -385,9 +385,9 @@ int fc_batch_norm_backward(const fc_batch_norm *norm, const fc_tensor *dy, const
                            const float *y, const fc_tensor *dx, float *dresidual, float *dweight, float *dbias)
 {
     plan p = {.norm = norm, .x = x->data, .dy = dy->data, .y = y, .again = relu && !y, .out = dx->data,
-              .dresidual = dresidual,
-              .dweight = dweight, .dbias = dbias, .dy_image = dy->stride[0], .dy_channel = dy->stride[1],
-              .dy_pixel = dy->stride[3], .measure = measure_gradient, .merge = merge_backward, .apply = apply_backward};
+              .dresidual = dresidual, .dweight = dweight, .dbias = dbias, .dy_image = dy->stride[0],
+              .dy_channel = dy->stride[1], .dy_pixel = dy->stride[3], .measure = measure_gradient,
+              .merge = merge_backward, .apply = apply_backward};
     if (!x->size[1])
         return 0;
     return run(&p, x, 3);

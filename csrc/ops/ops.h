@@ -26,7 +26,8 @@ typedef struct fc_conv2d {
     int algorithm;                       /* FC_AUTO, or one that fc_conv2d_supports */
 } fc_conv2d;
 
-/* FC_AUTO is the faster one, by the shapes of the weights and of one image alone: all batches get the same bits. */
+/* FC_AUTO is the faster one, by the shapes of the weights and of one image alone: all batches get the same bits. The
+ * gradient of the weights, which sums over images, goes by their number too. */
 enum { FC_AUTO, FC_DIRECT, FC_WINOGRAD, FC_ALGORITHMS };
 int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight);
 
@@ -41,6 +42,7 @@ typedef struct fc_filters {
     int algorithm;
     ptrdiff_t vectors;                   /* of a panel, of the direct algorithm */
     int points;                          /* Winograd's: whether they are points, else packed taps */
+    ptrdiff_t stride;                    /* Winograd's, by which taps are dealt out */
     float *data;                         /* to be freed by fc_free; NULL: the weight is taken as it is */
 } fc_filters;
 

@@ -232,7 +232,7 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
         t.next = t.a + rows * t.a_row;
         if (ahead && done + rows >= tiles) {
             t.next = ahead;
-            t.next_step = plan->tap_channel / PLANES;
+            t.next_step = ceil_div(plan->tap_channel, PLANES);
         }
         plan->kernels->tile_rows[vectors][min(rows, tiles - done)](&t);
     }
@@ -275,7 +275,7 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
         fc_clock(FC_MULTIPLY);
         /* Taps come from memory, which multiplying leaves idle: those of the next part, or panel, are fetched. */
         const float *ahead = plan->packed ? taps_of(plan, plan->packed, group, panel, part + 1) : NULL;
-        const ptrdiff_t fetched = plan->part * plan->tap_channel / PLANES;
+        const ptrdiff_t fetched = plan->part * ceil_div(plan->tap_channel, PLANES);
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
             multiply(plan, plane, first, end, part, panel_outputs(plan, panel),
                      v + part * plan->v_part + plane * plan->v_plane, filters + plane * plan->piece,
@@ -457,7 +457,8 @@ static void prepare_body(void *context, int thread, int threads)
                           taps_of(plan, plan->packed, i / plan->panels, i % plan->panels, part));
 }
 
-/* Whether the points of the weights, four times as many floats, are read faster than they are made again. */
+/* Whether the points of the weights, four times as many floats or more, are read faster than they are made again: by
+ * those of one phase, which are multiplied by at a time. */
 static int keeps_points(const fc_correlation *p)
 {
     const ptrdiff_t m = fc_winograd_outputs(transformed_taps(p));
@@ -484,7 +485,7 @@ int fc_winograd_prepare(const fc_correlation *problem, fc_filters *filters)
         data = NULL;
     }
     fc_free(plan.scratch);
-    *filters = (fc_filters){.algorithm = FC_WINOGRAD, .points = points, .data = data};
+    *filters = (fc_filters){.algorithm = FC_WINOGRAD, .points = points, .stride = problem->x_step[0], .data = data};
     return data ? 0 : -1;
 }
 

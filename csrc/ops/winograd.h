@@ -28,7 +28,7 @@ typedef struct fc_tiling {
 typedef struct fc_tile_run {
     ptrdiff_t n, row, column;            /* its first output */
     ptrdiff_t tiles, height, width;      /* outputs of a tile */
-    ptrdiff_t next[3];                   /* image, row and column of the run behind it */
+    ptrdiff_t next[3];                   /* image, row and column of the run that comes next; of the last, its own */
 } fc_tile_run;
 
 typedef struct fc_tile_range {
@@ -37,8 +37,8 @@ typedef struct fc_tile_range {
 
 fc_tiling fc_tile_images(ptrdiff_t m, ptrdiff_t images, ptrdiff_t height, ptrdiff_t width);
 
-/* Points along an axis of `length` outputs; finite: without those at infinity. */
-ptrdiff_t fc_tile_points(ptrdiff_t m, ptrdiff_t length, int finite);
+/* Points along an axis of `length` outputs, which may be any number; finite: without those at infinity. */
+double fc_tile_points(ptrdiff_t m, ptrdiff_t length, int finite);
 
 /* Tiles `first` to `end` - 1, as far as they have this plane. */
 fc_tile_range fc_tiles_of_plane(const fc_tiling *tiling, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end);

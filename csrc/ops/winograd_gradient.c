@@ -9,9 +9,9 @@
  *
  *   few weights, or a chunk   a task is a chunk of tiles: its V, D and sums are the thread's own, in its L2 cache where
  *   for each thread           weights are few; chunks are added up
- *   many weights and fewer    for each chunk, all threads transform a block, then share its 36 products among them: a
- *   chunks                    thread always has the same part of the sums, but half of V and D or more from others,
- *                             which takes longer to read than to make where they do not share an L3 cache */
+ *   many weights and fewer    for each chunk, all threads transform a block, then share its products among them: a
+ *   chunks                    thread has much the same part of the sums each time, but half of V and D or more from
+ *                             others, which takes longer to read than to make where they do not share an L3 cache */
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"

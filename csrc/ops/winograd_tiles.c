@@ -44,10 +44,10 @@ fc_tiling fc_tile_images(ptrdiff_t m, ptrdiff_t images, ptrdiff_t height, ptrdif
     return tiling;
 }
 
-ptrdiff_t fc_tile_points(ptrdiff_t m, ptrdiff_t length, int finite)
+double fc_tile_points(ptrdiff_t m, ptrdiff_t length, int finite)
 {
-    const ptrdiff_t tiles = ceil_div(length, m);
-    return tiles * FC_WINOGRAD_POINTS - (finite ? tiles : short_tiles(m, length));
+    const double tiles = (double)ceil_div(length, m);
+    return tiles * FC_WINOGRAD_POINTS - (finite ? tiles : (double)short_tiles(m, length));
 }
 
 fc_tile_range fc_tiles_of_plane(const fc_tiling *tiling, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end)
@@ -102,7 +102,7 @@ fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end)
 {
     const ptrdiff_t all = tiling->start[FC_TILE_KINDS];
     fc_tile_run run = run_at(tiling, t, end);
-    const fc_tile_run next = run_at(tiling, min(t + run.tiles, all - 1), all);
+    const fc_tile_run next = t + run.tiles < all ? run_at(tiling, t + run.tiles, all) : run;
     run.next[0] = next.n;
     run.next[1] = next.row;
     run.next[2] = next.column;
@@ -132,7 +132,8 @@ ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, const ptrd
             phase->first[axis] = first[axis];
             phase->taps[axis] = ceil_div(taps[axis] - first[axis], stride);
             phase->origin[axis] = (at - pixel) / stride;
-            phase->x.data += pixel * x->stride[2 + axis];
+            if (x->data)           /* none is known where weights are prepared */
+                phase->x.data += pixel * x->stride[2 + axis];
             phase->x.stride[2 + axis] *= stride;
             /* Without pixels that no tap meets: tiles may be larger, and nothing but their own may reach outputs. */
             *size = max(0, min(ceil_div(*size - pixel, stride),
@@ -177,17 +178,17 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
                       ptrdiff_t width, const fc_tensor *x, const fc_tile_run *run, const ptrdiff_t origin[2],
                       ptrdiff_t c0, ptrdiff_t channels, float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch)
 {
-    const ptrdiff_t rows = height, columns = (run->tiles - 1) * run->width + width;
+    const ptrdiff_t columns = (run->tiles - 1) * run->width + width;
     const ptrdiff_t h0 = origin[0] + run->row, w0 = origin[1] + run->column, w = max(0, w0);
     fc_winograd_input in = {
         .tiles = (size_t)run->tiles,
         .channels = (size_t)channels,
-        .height = rows,
+        .height = height,
         .width = width,
         .row_step = run->height,
         .step = run->width,
-        .first_row = min(rows, max(0, -h0)),
-        .last_row = max(0, min(rows, x->size[2] - h0)),
+        .first_row = min(height, max(0, -h0)),
+        .last_row = max(0, min(height, x->size[2] - h0)),
         .points = points,
         .tile = tile,
         .plane = plane,

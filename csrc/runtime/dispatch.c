@@ -49,9 +49,9 @@ int fc_kernels_select(const char *isa)
 const fc_kernels *fc_kernels_active(void)
 {
     const fc_kernels *table = atomic_load_explicit(&active, memory_order_acquire);
-    if (!table) {
-        table = fc_kernels_available(0);
-        atomic_store(&active, table);
-    }
-    return table;
+    if (table)
+        return table;
+    /* What another thread selects meanwhile is kept: it is left in `table`. */
+    const fc_kernels *best = fc_kernels_available(0);
+    return atomic_compare_exchange_strong(&active, &table, best) ? best : table;
 }
