@@ -72,8 +72,12 @@ cdef extern from "ops/ops.h":
     int FC_DIRECT
     int FC_WINOGRAD
     bint fc_conv2d_supports(const fc_conv2d *, const fc_tensor *weight) nogil
-    int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t height,
-                         ptrdiff_t width, ptrdiff_t summed, double *costs) nogil
+    ctypedef enum fc_pass:
+        FC_FORWARD
+        FC_BACKWARD_INPUT
+        FC_BACKWARD_WEIGHT
+    int fc_conv2d_choice(fc_pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride,
+                         ptrdiff_t height, ptrdiff_t width, ptrdiff_t images, double *costs) nogil
     int fc_conv2d_prepare(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_tensor *y,
                           fc_filters *) nogil
     int fc_conv2d_forward(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_conv2d_extras *,
@@ -838,8 +842,8 @@ cdef int geometry(fc_conv2d *conv, tuple x_shape, tuple w_shape, tuple stride, t
     for axis in range(4):
         weight.size[axis] = w_shape[axis]
     if not fc_conv2d_supports(conv, &weight):
-        raise ValueError(f'algorithm="{algorithm}" needs square filters of 2 to 5 taps at stride 1 or of 3 to 10 at '
-                         f"stride 2, and dilation 1, got weight of shape {w_shape}, stride {stride}, dilation {dilation}")
+        raise ValueError(f'algorithm="{algorithm}" needs square filters of more than s and at most 5 s taps at a '
+                         f"stride s of 1 to 4, and dilation 1, got weight of shape {w_shape}, stride {stride}, dilation {dilation}")
     return 0
 
 
@@ -858,12 +862,13 @@ def conv2d_choices(tuple x_shape, tuple w_shape, tuple stride, tuple padding, tu
     cdef object outputs = w_shape[0] // groups, channels = w_shape[1]
     cdef object products = groups * outputs * channels * w_shape[2] * w_shape[3] * size[0] * size[1]
     choices = []
-    for name, k, c, height, width, summed in (
-            ("forward", outputs, channels, size[0], size[1], 0),
-            ("backward_input", channels, outputs, -(-x_shape[2] // stride[0]), -(-x_shape[3] // stride[1]), 0),
-            ("backward_weight", outputs, channels, size[0], size[1], max(1, x_shape[0]))):
+    for name, of_pass, k, c, height, width in (
+            ("forward", FC_FORWARD, outputs, channels, size[0], size[1]),
+            ("backward_input", FC_BACKWARD_INPUT, channels, outputs, -(-x_shape[2] // stride[0]),
+             -(-x_shape[3] // stride[1])),
+            ("backward_weight", FC_BACKWARD_WEIGHT, outputs, channels, size[0], size[1])):
         if both:
-            chosen = fc_conv2d_choice(k, c, w_shape[2], stride[0], height, width, summed, costs)
+            chosen = fc_conv2d_choice(of_pass, k, c, w_shape[2], stride[0], height, width, x_shape[0], costs)
             choices.append((name, ALGORITHMS[chosen], {ALGORITHMS[i]: groups * costs[i]
                                                        for i in (FC_DIRECT, FC_WINOGRAD)}))
         else:

@@ -48,7 +48,7 @@ def explain(x_shape, weight_shape, stride=1, padding=0, dilation=1, groups=1):
 
 def _reason(algorithm, costs):
     if "winograd" not in costs:
-        return ("winograd needs square filters of 2 to 5 taps at stride 1 or of 3 to 10 at stride 2, "
+        return ("winograd needs square filters of more than s and at most 5 s taps at a stride s of 1 to 4, "
                 "and dilation 1")
     gain = costs["direct"] / costs["winograd"]
     if algorithm == "winograd":

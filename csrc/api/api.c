@@ -116,8 +116,8 @@ static int conv2d_geometry(const fastconv_conv2d *given, const fc_tensor *x, con
     conv->algorithm = own.algorithm;
     if (!fc_conv2d_supports(conv, weight))
         return fc_fail(FASTCONV_BAD_OPTION,
-                       "FASTCONV_WINOGRAD needs square filters of 2 to 5 taps at stride 1 or of 3 to 10 at stride 2, "
-                       "and dilation 1, got %td x %td, stride %td x %td, dilation %td x %td",
+                       "FASTCONV_WINOGRAD needs square filters of more than s and at most 5 s taps at a stride s of 1 "
+                       "to 4, and dilation 1, got %td x %td, stride %td x %td, dilation %td x %td",
                        weight->size[2], weight->size[3], conv->stride[0], conv->stride[1], conv->dilation[0],
                        conv->dilation[1]);
     return FASTCONV_OK;

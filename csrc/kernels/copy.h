@@ -134,6 +134,17 @@ static void collect(size_t n, size_t parts, const float *restrict x, ptrdiff_t p
             y[i] = x[(ptrdiff_t)hand * part + (ptrdiff_t)turn];
 }
 
+/* y[i*y_step + j] = x[i*x_step + j] for i < spans, j < n: many short spans. */
+static void copy_spans(size_t spans, size_t n, const float *restrict x, ptrdiff_t x_step, float *restrict y,
+                       ptrdiff_t y_step)
+{
+    for (size_t i = 0; i < spans; i++, x += x_step, y += y_step)
+        for (size_t j = 0; j < n; j += FC_LANES) {
+            const size_t left = n - j, lanes = left < FC_LANES ? left : FC_LANES;
+            vstore_lanes(y + j, vload_lanes(x + j, lanes), lanes);
+        }
+}
+
 static void add_span(size_t n, const float *x, float *y)
 {
     size_t i = 0;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* conv2d forward and backward_input, as correlations, and the choice of their algorithm. */
+#include <math.h>
+
 #include "../runtime/memory.h"
 #include "correlate.h"
 #include "integers.h"
@@ -16,25 +18,28 @@ static const double DATA_COST = 400, OUTPUT_COST = 250, FILTER_COST = 18, SUM_CO
 static const double LEAST_GAIN = 1.2;
 
 /* Sizes of images that are yet to be made may be any: they are multiplied as floating-point numbers. */
-int fc_conv2d_choice(ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t height,
-                     ptrdiff_t width, ptrdiff_t summed, double costs[FC_ALGORITHMS])
+int fc_conv2d_choice(fc_pass pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t height,
+                     ptrdiff_t width, ptrdiff_t images, double costs[FC_ALGORITHMS])
 {
-    const ptrdiff_t r = fc_winograd_taps(taps, stride), m = fc_winograd_outputs(r), lanes = 16;
+    const ptrdiff_t folds = pass == FC_BACKWARD_INPUT ? 1 : fc_winograd_folds(channels, taps, stride);
+    const ptrdiff_t phases_along = stride / folds, lanes = 16;
+    const ptrdiff_t r = fc_winograd_taps(taps, stride, folds), m = fc_winograd_outputs(r);
     const double tiles = (double)ceil_div(height, m) * (double)ceil_div(width, m);
     double rows = 0, columns = 0, points = 0;          /* of all tiles; of one, along an axis: over all phases */
-    for (ptrdiff_t first = 0; first < stride; first++) {
-        const int finite = ceil_div(taps - first, stride) < r;
+    for (ptrdiff_t first = 0; first < phases_along; first++) {
+        const int finite = folds == 1 && ceil_div(taps - first, stride) < r;
         rows += fc_tile_points(m, height, finite);
         columns += fc_tile_points(m, width, finite);
         points += FC_WINOGRAD_POINTS - finite;
     }
-    const double sums = summed ? SUM_COST * points * points / (double)summed : 0;
+    const double sums = pass == FC_BACKWARD_WEIGHT ? SUM_COST * points * points / (double)max(1, images) : 0;
     const double all_outputs = (double)(ceil_div(outputs, lanes) * lanes);
-    const double all_channels = (double)(ceil_div(channels, lanes) * lanes);
+    const double folded = (double)(folds * folds) * (double)channels;
+    const double all_channels = ceil(folded / (double)lanes) * (double)lanes;
     costs[FC_AUTO] = 0;
     costs[FC_DIRECT] = (double)outputs * (double)channels * (double)(taps * taps) * (double)height * (double)width;
-    const double phases = (double)(stride * stride);
-    costs[FC_WINOGRAD] = (double)channels * all_outputs * (rows * columns + FILTER_COST * phases + sums) +
+    const double phases = (double)(phases_along * phases_along);
+    costs[FC_WINOGRAD] = folded * all_outputs * (rows * columns + FILTER_COST * phases + sums) +
                          tiles * phases * (DATA_COST * all_channels + OUTPUT_COST * all_outputs);
     return LEAST_GAIN * costs[FC_WINOGRAD] < costs[FC_DIRECT] ? FC_WINOGRAD : FC_DIRECT;
 }
@@ -46,8 +51,10 @@ static int algorithm_of(int wanted, const fc_correlation *p)
         return wanted;
     if (!fc_winograd_supports(p))
         return FC_DIRECT;
-    return fc_conv2d_choice(p->w.size[0], p->w.size[1], p->w.size[2], p->x_step[0] * p->y_step[0],
-                            ceil_div(p->y.size[2], p->y_step[0]), ceil_div(p->y.size[3], p->y_step[1]), 0, costs);
+    const fc_pass pass = p->y_step[0] > 1 ? FC_BACKWARD_INPUT : FC_FORWARD;    /* alike at stride 1 */
+    return fc_conv2d_choice(pass, p->w.size[0], p->w.size[1], p->w.size[2], p->x_step[0] * p->y_step[0],
+                            ceil_div(p->y.size[2], p->y_step[0]), ceil_div(p->y.size[3], p->y_step[1]),
+                            p->y.size[0], costs);
 }
 
 int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *dweight)
@@ -59,8 +66,8 @@ int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, con
         return conv->algorithm;
     if (!fc_conv2d_supports(&winograd, dweight))
         return FC_DIRECT;
-    return fc_conv2d_choice(dweight->size[0] / conv->groups, dweight->size[1], dweight->size[2], conv->stride[0],
-                            dy->size[2], dy->size[3], max(1, dy->size[0]), costs);
+    return fc_conv2d_choice(FC_BACKWARD_WEIGHT, dweight->size[0] / conv->groups, dweight->size[1], dweight->size[2],
+                            conv->stride[0], dy->size[2], dy->size[3], dy->size[0], costs);
 }
 
 static int correlate(int wanted, const fc_correlation *p, const fc_filters *filters)

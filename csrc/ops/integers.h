@@ -9,6 +9,9 @@ static inline ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static inline ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 static inline ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
+/* Of any a. */
+static inline ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) { return (a - (a % b + b) % b) / b; }
+
 /* Floats rounded up to whole cache lines. */
 static inline size_t round_up(ptrdiff_t floats) { return ((size_t)floats + 15) & ~(size_t)15; }
 

@@ -48,7 +48,7 @@ typedef struct plan {
     ptrdiff_t phase_count, planes;     /* planes of all phases */
     fc_tiling tiling;
     ptrdiff_t tiles;                   /* of all images */
-    ptrdiff_t channels, outputs;       /* of one group */
+    ptrdiff_t channels, outputs;       /* of one group, of folded pixels where they are */
     ptrdiff_t part, pitch;             /* most channels of a part; floats of a tile and part in V */
     ptrdiff_t phase_parts, parts;      /* of one phase, of all */
     ptrdiff_t vectors, panel_width, panels;
@@ -92,19 +92,26 @@ static void pack_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
     fc_clock(FC_COPY);
     const fc_correlation *p = &plan->p;
     const fc_winograd_phase *phase = phase_of(plan, part);
-    const ptrdiff_t *rows = p->taps[0]->index + phase->first[0], *columns = p->taps[1]->index + phase->first[1];
-    const ptrdiff_t stride = p->x_step[0], channels = part_channels(plan, part);
+    const fc_taps *rows = p->taps[0], *columns = p->taps[1];
+    const ptrdiff_t stride = p->x_step[0], pixels = phase->folds * phase->folds;
+    const ptrdiff_t channels = part_channels(plan, part) / pixels;
     const float *w = p->w.data + group * p->w_group + panel * plan->panel_width * p->w.stride[0] +
                      first_channel(plan, part) * p->w.stride[1];
-    for (ptrdiff_t r = 0; r < plan->r; r++)
-        for (ptrdiff_t s = 0; s < plan->r; s++, taps += plan->panel_width)
-            if (r < phase->taps[0] && s < phase->taps[1])
-                fc_pack_tap(plan->kernels, &p->w,
-                            w + rows[r * stride] * p->w.stride[2] + columns[s * stride] * p->w.stride[3], channels,
-                            panel_outputs(plan, panel), taps, plan->tap_channel);
-            else
-                for (ptrdiff_t c = 0; c < channels; c++)
-                    memset(taps + c * plan->tap_channel, 0, (size_t)plan->panel_width * sizeof(float));
+    for (ptrdiff_t pixel = 0; pixel < pixels; pixel++) {
+        float *to = taps + pixel * channels * plan->tap_channel;
+        for (ptrdiff_t r = 0; r < plan->r; r++)
+            for (ptrdiff_t s = 0; s < plan->r; s++, to += plan->panel_width) {
+                const ptrdiff_t row = phase->first[0] + pixel / phase->folds + r * stride;
+                const ptrdiff_t column = phase->first[1] + pixel % phase->folds + s * stride;
+                if (row >= 0 && row < rows->count && column >= 0 && column < columns->count)
+                    fc_pack_tap(plan->kernels, &p->w,
+                                w + rows->index[row] * p->w.stride[2] + columns->index[column] * p->w.stride[3],
+                                channels, panel_outputs(plan, panel), to, plan->tap_channel);
+                else
+                    for (ptrdiff_t c = 0; c < channels; c++)
+                        memset(to + c * plan->tap_channel, 0, (size_t)plan->panel_width * sizeof(float));
+            }
+    }
 }
 
 /* Where a part of a panel is among packed taps. */
@@ -137,8 +144,8 @@ static void make_points(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrd
         for (ptrdiff_t i = part; i < part + parts; i++) {
             const fc_winograd_phase *phase = phase_of(plan, i);
             fc_transform_run(plan->kernels, plan->winograd->data, fc_tile_pixels(phase->taps[0], run.height),
-                             fc_tile_pixels(phase->taps[1], run.width), &phase->x, &run, phase->origin,
-                             group * plan->channels + first_channel(plan, i), part_channels(plan, i),
+                             fc_tile_pixels(phase->taps[1], run.width), phase, &run,
+                             group * plan->p.w.size[1] + first_channel(plan, i), part_channels(plan, i),
                              v + (i - part) * plan->v_part + (t - first) * plan->pitch, plan->pitch, plan->v_plane,
                              scratch);
         }
@@ -345,10 +352,15 @@ static int plan_panels(plan *plan, ptrdiff_t groups, ptrdiff_t outputs, ptrdiff_
     return 0;
 }
 
-/* Taps of a phase along an axis, at most: of x in forward, where x_step is the stride, of y in backward. */
+static ptrdiff_t folds_of(const fc_correlation *p)
+{
+    return fc_winograd_folds(p->w.size[1], p->w.size[2], p->x_step[0]);
+}
+
+/* r, of x in forward, where x_step is the stride, or of y in backward. */
 static ptrdiff_t transformed_taps(const fc_correlation *p)
 {
-    return fc_winograd_taps(p->w.size[2], p->x_step[0] * p->y_step[0]);
+    return fc_winograd_taps(p->w.size[2], p->x_step[0] * p->y_step[0], folds_of(p));
 }
 
 /* Of a correlation of one phase of y. */
@@ -359,11 +371,12 @@ static int describe(const fc_correlation *problem, plan *plan)
     plan->p = *problem;
     plan->r = transformed_taps(problem);
     plan->m = fc_winograd_outputs(plan->r);
-    plan->phase_count = fc_winograd_phases_of(&problem->x, problem->x_step[0], taps, origin, problem->y.size + 2,
-                                              plan->phases);
+    const ptrdiff_t folds = folds_of(problem);
+    plan->phase_count = fc_winograd_phases_of(&problem->x, problem->x_step[0], folds, taps, origin,
+                                              problem->y.size + 2, plan->phases);
     for (ptrdiff_t i = 0; i < plan->phase_count; i++)
         plan->planes += fc_phase_planes(&plan->phases[i], plan->r);
-    if (plan_panels(plan, problem->groups, problem->w.size[0], problem->w.size[1]))
+    if (plan_panels(plan, problem->groups, problem->w.size[0], problem->w.size[1] * folds * folds))
         return -1;
     plan->winograd = fc_winograd_of(plan->kernels, plan->r);
     plan->tap_channel = plan->r * plan->r * plan->panel_width;
@@ -515,7 +528,7 @@ static int correlate(const fc_correlation *problem, const fc_filters *filters)
     plan.v_floats = (size_t)((plan.by_panel ? plan.parts : plan.phase_parts) * plan.v_part);
     plan.m_plane = fc_winograd_plane(plan.block * batch_width);
     plan.m_floats = (size_t)(PLANES * plan.m_plane);
-    plan.copy_floats = fc_transform_floats(&p->x, plan.m, plan.part);
+    plan.copy_floats = fc_transform_floats(&plan.phases[0], plan.m, plan.part);
     if (p->y.stride[1] != 1 && plan.outputs > 1)
         plan.stage_floats = round_up(plan.m * FC_MOST_RUN * plan.m * batch_width);
     size_t shared = 0;

@@ -52,14 +52,6 @@ enum { FC_MOST_RUN = 14 };
 /* The run from tile t on, up to tile `end` at most. */
 fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end);
 
-/* Where transforms of arrays that are not channels-last keep a copy. */
-size_t fc_transform_floats(const fc_tensor *x, ptrdiff_t m, ptrdiff_t channels);
-
-/* Points of one run of tiles of height x width pixels of x[n][c0 ...]: pixel (0, 0) of the tile of output (0, 0) is at
- * `origin`, and pixels outside the image are 0. scratch: fc_transform_floats. */
-void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t height,
-                      ptrdiff_t width, const fc_tensor *x, const fc_tile_run *run, const ptrdiff_t origin[2],
-                      ptrdiff_t c0, ptrdiff_t channels, float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch);
 
 /* Channels of a part: as equal as can be, whole vectors of the widest instruction set. */
 ptrdiff_t fc_winograd_part(ptrdiff_t channels);
@@ -71,10 +63,11 @@ static inline ptrdiff_t fc_winograd_plane(ptrdiff_t floats) { return ((floats + 
  *
  * A stride of 2 deals pixels and taps out to 2 x 2 phases, each a correlation of its own with stride 1, of which
  * forward adds up the products: the odd and the even taps of 3 x 3 are 2 x 2, 2 x 1, 1 x 2 and 1 x 1. All take the
- * transforms of the most taps that a phase has along an axis, r: one of fewer is without products at infinity. */
-enum { FC_WINOGRAD_STRIDE = 2, FC_WINOGRAD_PHASES = FC_WINOGRAD_STRIDE * FC_WINOGRAD_STRIDE };
-
-static inline ptrdiff_t fc_winograd_taps(ptrdiff_t taps, ptrdiff_t stride) { return (taps + stride - 1) / stride; }
+ * transforms of the most taps that a phase has along an axis, r: one of fewer is without products at infinity.
+ *
+ * Few channels would leave lanes idle: instead of phases, s x s pixels of C channels are folded to one of s^2 C, which the
+ * r x r taps meet that reach any of them, zeros among them where the filter ends. */
+enum { FC_WINOGRAD_STRIDE = 4, FC_WINOGRAD_PHASES = FC_WINOGRAD_STRIDE * FC_WINOGRAD_STRIDE };
 
 /* m, outputs of a tile along an axis, for r taps. */
 static inline ptrdiff_t fc_winograd_outputs(ptrdiff_t r) { return FC_WINOGRAD_POINTS + 1 - r; }
@@ -86,11 +79,22 @@ typedef struct fc_winograd_phase {
     ptrdiff_t taps[2], first[2];         /* number of taps; the first of them, of which others are a stride apart */
     fc_tensor x;                         /* the pixels that they meet */
     ptrdiff_t origin[2];                 /* among these, of the tap `first` of output (0, 0) */
+    ptrdiff_t folds;                     /* s: taps meet s x s pixels at once, which have taps `first` + 0 .. s - 1, */
+                                         /* some before the filter's first or behind its last; 1: pixel by pixel     */
 } fc_winograd_phase;
+
+/* s where pixels of a correlation with so many input channels are folded, else 1. */
+ptrdiff_t fc_winograd_folds(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride);
+
+/* r: taps of a phase along an axis, at most, or taps that meet folded pixels, wherever the filter begins among them. */
+static inline ptrdiff_t fc_winograd_taps(ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t folds)
+{
+    return (taps + (folds > 1 ? 2 : 1) * (stride - 1)) / stride;
+}
 
 /* The phases of taps that follow each other, of which tap (0, 0) of output (0, 0) is at `origin` of x. The first phase
  * has the most taps. Returns their number. */
-ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, const ptrdiff_t taps[2],
+ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, ptrdiff_t folds, const ptrdiff_t taps[2],
                                 const ptrdiff_t origin[2], const ptrdiff_t outputs[2],
                                 fc_winograd_phase phases[FC_WINOGRAD_PHASES]);
 
@@ -109,6 +113,15 @@ static inline const fc_winograd *fc_winograd_of(const fc_kernels *kernels, ptrdi
 {
     return &kernels->winograd[r - FC_WINOGRAD_LEAST_TAPS];
 }
+
+/* Where transforms keep a copy of what is folded, or not channels-last. */
+size_t fc_transform_floats(const fc_winograd_phase *phase, ptrdiff_t m, ptrdiff_t channels);
+
+/* Points of one run of tiles of height x width pixels, of channels c0 ... of an image; pixels outside are 0. scratch:
+ * fc_transform_floats. */
+void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t height,
+                      ptrdiff_t width, const fc_winograd_phase *phase, const fc_tile_run *run, ptrdiff_t c0,
+                      ptrdiff_t channels, float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch);
 
 /* Whether the correlation is one that fc_correlate_winograd computes. */
 int fc_winograd_supports(const fc_correlation *problem);

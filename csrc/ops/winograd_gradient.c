@@ -34,13 +34,15 @@ enum {
 };
 
 typedef struct plan {
-    fc_tensor dy, dw;                  /* of one group */
+    fc_winograd_phase dy;              /* its pixels are not dealt out */
+    fc_tensor dw;                      /* of one group, as dy */
     fc_winograd_phase phases[FC_WINOGRAD_PHASES];
     ptrdiff_t phase_count, stride, r;
     const fc_kernels *kernels;
     const fc_winograd *winograd;
     fc_tiling tiling;
-    ptrdiff_t m, tiles, channels, outputs, vectors, width, panels;
+    ptrdiff_t m, tiles, outputs, vectors, width, panels;
+    ptrdiff_t channels;                /* of folded pixels where they are */
     ptrdiff_t block, chunks, chunk_tiles;
     ptrdiff_t v_tile, v_plane, d_tile, d_plane, sum_row, sum_plane, phase_sums, chunk_sums;
     size_t v_floats, d_floats, copy_floats, stage_floats, scratch_floats;
@@ -52,16 +54,14 @@ typedef struct plan {
 static void transform(const plan *plan, const fc_winograd_phase *phase, ptrdiff_t first, ptrdiff_t end, float *points,
                       float *copy)
 {
-    static const ptrdiff_t corner[2] = {0, 0};
     fc_clock(FC_TRANSFORM);
     for (ptrdiff_t t = first; t < end;) {
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
         if (phase)
             fc_transform_run(plan->kernels, plan->winograd->data, fc_tile_pixels(phase->taps[0], run.height),
-                             fc_tile_pixels(phase->taps[1], run.width), &phase->x, &run, phase->origin, 0,
-                             plan->channels, points + (t - first) * plan->v_tile, plan->v_tile, plan->v_plane, copy);
+                             fc_tile_pixels(phase->taps[1], run.width), phase, &run, 0, plan->channels, points + (t - first) * plan->v_tile, plan->v_tile, plan->v_plane, copy);
         else
-            fc_transform_run(plan->kernels, plan->winograd->gradient, run.height, run.width, &plan->dy, &run, corner, 0,
+            fc_transform_run(plan->kernels, plan->winograd->gradient, run.height, run.width, &plan->dy, &run, 0,
                              plan->outputs, points + (t - first) * plan->d_tile, plan->d_tile, plan->d_plane, copy);
         t += run.tiles;
     }
@@ -173,13 +173,12 @@ static void write_channels(const plan *plan, const fc_winograd_phase *phase, ptr
                            float *stage)
 {
     const fc_tensor *dw = &plan->dw;
-    const ptrdiff_t channels = min(OUTPUT_CHANNELS, plan->channels - c);
+    const ptrdiff_t channels = min(OUTPUT_CHANNELS, plan->channels - c), folds = phase->folds;
     const ptrdiff_t rows = phase->taps[0], columns = phase->taps[1];
-    const ptrdiff_t to_row = plan->stride * dw->stride[2], to_column = plan->stride * dw->stride[3];
-    const int staged = dw->stride[0] != 1 && plan->outputs > 1;
+    const int staged = folds > 1 || (dw->stride[0] != 1 && plan->outputs > 1);
     float *to = dw->data + c * dw->stride[1] + phase->first[0] * dw->stride[2] + phase->first[1] * dw->stride[3];
-    const ptrdiff_t column = staged ? channels * plan->sum_row : to_column;
-    const ptrdiff_t row = staged ? columns * column : to_row;
+    const ptrdiff_t column = staged ? channels * plan->sum_row : plan->stride * dw->stride[3];
+    const ptrdiff_t row = staged ? columns * column : plan->stride * dw->stride[2];
     const fc_winograd_output out = {
         .tiles = (size_t)channels,
         .channels = (size_t)plan->outputs,
@@ -196,11 +195,22 @@ static void write_channels(const plan *plan, const fc_winograd_phase *phase, ptr
         .columns = channels * columns,
     };
     plan->winograd->weight(&out);
-    if (staged)
+    if (!staged)
+        return;
+    for (ptrdiff_t i = 0; i < channels; i++) {
+        const ptrdiff_t pixel = (c + i) / dw->size[1], channel = (c + i) % dw->size[1];
         for (ptrdiff_t r = 0; r < rows; r++)
-            for (ptrdiff_t s = 0; s < columns; s++)
-                fc_store_row(plan->kernels, stage + r * row + s * column, plan->sum_row, channels, plan->outputs,
-                             to + r * to_row + s * to_column, dw->stride[0], dw->stride[1]);
+            for (ptrdiff_t s = 0; s < columns; s++) {
+                const ptrdiff_t tap_row = phase->first[0] + pixel / folds + r * plan->stride;
+                const ptrdiff_t tap_column = phase->first[1] + pixel % folds + s * plan->stride;
+                if (tap_row >= 0 && tap_row < dw->size[2] && tap_column >= 0 && tap_column < dw->size[3])
+                    fc_store_row(plan->kernels, stage + r * row + s * column + i * plan->sum_row, plan->sum_row, 1,
+                                 plan->outputs,
+                                 dw->data + channel * dw->stride[1] + tap_row * dw->stride[2] +
+                                     tap_column * dw->stride[3],
+                                 dw->stride[0], dw->stride[1]);
+            }
+    }
 }
 
 static void body(void *context, int thread, int threads)
@@ -266,10 +276,10 @@ static int run_group(plan *plan)
     plan->chunk_sums = plan->phase_count * plan->phase_sums;
     plan->v_floats = (size_t)(PLANES * plan->v_plane);
     plan->d_floats = (size_t)(PLANES * plan->d_plane);
-    const size_t copies[2] = {fc_transform_floats(&plan->phases[0].x, plan->m, plan->channels),
+    const size_t copies[2] = {fc_transform_floats(&plan->phases[0], plan->m, plan->channels),
                               fc_transform_floats(&plan->dy, plan->m, plan->outputs)};
     plan->copy_floats = copies[copies[1] > copies[0]];
-    if (plan->dw.stride[0] != 1 && plan->outputs > 1)
+    if (plan->phases[0].folds > 1 || (plan->dw.stride[0] != 1 && plan->outputs > 1))
         plan->stage_floats = round_up(plan->r * plan->r * OUTPUT_CHANNELS * plan->sum_row);
 
     const double steps = (double)plan->tiles * (double)(planes * plan->panels * plan->vectors) * (double)plan->channels;
@@ -290,19 +300,21 @@ static int run_group(plan *plan)
 
 int fc_winograd_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw)
 {
-    const ptrdiff_t channels = dw->size[1], outputs = dw->size[0] / conv->groups;
-    const ptrdiff_t origin[2] = {-conv->pad[0][0], -conv->pad[1][0]};
+    const ptrdiff_t channels = dw->size[1], outputs = dw->size[0] / conv->groups, stride = conv->stride[0];
+    const ptrdiff_t origin[2] = {-conv->pad[0][0], -conv->pad[1][0]}, folds = fc_winograd_folds(channels, dw->size[2], stride);
     for (ptrdiff_t group = 0; group < conv->groups; group++) {
-        plan plan = {.dy = *dy, .dw = *dw, .stride = conv->stride[0], .kernels = fc_kernels_active()};
-        fc_tensor of_group = *x;
-        plan.channels = of_group.size[1] = channels;
-        plan.outputs = plan.dy.size[1] = plan.dw.size[0] = outputs;
-        of_group.data += group * channels * x->stride[1];
-        plan.dy.data += group * outputs * dy->stride[1];
+        plan plan = {.dw = *dw, .stride = stride, .outputs = outputs, .kernels = fc_kernels_active()};
+        fc_tensor x_group = *x, dy_group = *dy;
+        plan.channels = folds * folds * channels;
+        x_group.size[1] = channels;
+        dy_group.size[1] = plan.dw.size[0] = outputs;
+        x_group.data += group * channels * x->stride[1];
+        dy_group.data += group * outputs * dy->stride[1];
         plan.dw.data += group * outputs * dw->stride[0];
-        plan.phase_count = fc_winograd_phases_of(&of_group, plan.stride, dw->size + 2, origin, dy->size + 2,
+        plan.dy = (fc_winograd_phase){.x = dy_group, .folds = 1};
+        plan.phase_count = fc_winograd_phases_of(&x_group, stride, folds, dw->size + 2, origin, dy->size + 2,
                                                  plan.phases);
-        plan.r = fc_winograd_taps(dw->size[2], plan.stride);
+        plan.r = fc_winograd_taps(dw->size[2], stride, folds);
         plan.winograd = fc_winograd_of(plan.kernels, plan.r);
         plan.m = fc_winograd_outputs(plan.r);
         plan.tiling = fc_tile_images(plan.m, x->size[0], dy->size[2], dy->size[3]);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Runs of tiles and their points: what the forward pass and the gradient of the weights share. */
+#include <string.h>
+
 #include "../runtime/timers.h"
 #include "integers.h"
 #include "rows.h"
 #include "winograd.h"
-
-static int is_channels_last(const fc_tensor *x) { return x->stride[1] == 1 || x->size[1] == 1; }
 
 ptrdiff_t fc_winograd_part(ptrdiff_t channels)
 {
@@ -113,21 +113,45 @@ fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end)
 
 int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t row_stride, ptrdiff_t column_stride)
 {
-    const ptrdiff_t r = fc_winograd_taps(rows, row_stride);
+    const ptrdiff_t r = fc_winograd_taps(rows, row_stride, 1);
     return rows == columns && row_stride == column_stride && row_stride <= FC_WINOGRAD_STRIDE &&
            r >= FC_WINOGRAD_LEAST_TAPS && r <= FC_WINOGRAD_MOST_TAPS;
 }
 
-ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, const ptrdiff_t taps[2],
+ptrdiff_t fc_winograd_folds(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride)
+{
+    return channels < FC_MAX_LANES && stride * stride * channels <= FC_WINOGRAD_PART &&
+                   fc_winograd_taps(taps, stride, stride) <= FC_WINOGRAD_MOST_TAPS
+               ? stride : 1;
+}
+
+/* The one phase of folded pixels. */
+static void fold(const fc_tensor *x, ptrdiff_t stride, const ptrdiff_t taps[2], const ptrdiff_t origin[2],
+                 fc_winograd_phase *phase)
+{
+    *phase = (fc_winograd_phase){.x = *x, .folds = stride};
+    for (int axis = 0; axis < 2; axis++) {
+        phase->taps[axis] = fc_winograd_taps(taps[axis], stride, stride);
+        phase->origin[axis] = floor_div(origin[axis], stride);
+        phase->first[axis] = phase->origin[axis] * stride - origin[axis];
+    }
+}
+
+ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, ptrdiff_t folds, const ptrdiff_t taps[2],
                                 const ptrdiff_t origin[2], const ptrdiff_t outputs[2],
                                 fc_winograd_phase phases[FC_WINOGRAD_PHASES])
 {
+    if (folds > 1) {
+        fold(x, stride, taps, origin, &phases[0]);
+        return 1;
+    }
     for (ptrdiff_t i = 0; i < stride * stride; i++) {
         fc_winograd_phase *phase = &phases[i];
         const ptrdiff_t first[2] = {i / stride, i % stride};
         phase->x = *x;
+        phase->folds = 1;
         for (int axis = 0; axis < 2; axis++) {
-            const ptrdiff_t at = origin[axis] + first[axis], pixel = (at % stride + stride) % stride;
+            const ptrdiff_t at = origin[axis] + first[axis], pixel = at - floor_div(at, stride) * stride;
             ptrdiff_t *size = &phase->x.size[2 + axis];
             phase->first[axis] = first[axis];
             phase->taps[axis] = ceil_div(taps[axis] - first[axis], stride);
@@ -168,16 +192,46 @@ int fc_phase_has(const fc_winograd_phase *phase, ptrdiff_t r, ptrdiff_t plane)
 
 /* ---- points ----------------------------------------------------------------------------------------------- */
 
-size_t fc_transform_floats(const fc_tensor *x, ptrdiff_t m, ptrdiff_t channels)
+static int is_read_in_place(const fc_winograd_phase *phase)
+{
+    return phase->folds == 1 && (phase->x.stride[1] == 1 || phase->x.size[1] == 1);
+}
+
+size_t fc_transform_floats(const fc_winograd_phase *phase, ptrdiff_t m, ptrdiff_t channels)
 {
     const ptrdiff_t columns = FC_MOST_RUN * m + FC_WINOGRAD_POINTS - m;
-    return is_channels_last(x) ? 0 : (size_t)(FC_WINOGRAD_POINTS * columns) * round_up(channels);
+    return is_read_in_place(phase) ? 0 : (size_t)(FC_WINOGRAD_POINTS * columns) * round_up(channels);
+}
+
+/* Row h of folded pixels, `columns` of them from `first` on, to out[column][row of s][column of s][channel]; zeros outside
+ * the image, and behind the last channel up to the pitch. */
+static void fold_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t s, ptrdiff_t n, ptrdiff_t c0, ptrdiff_t channels, ptrdiff_t h,
+                     ptrdiff_t first, ptrdiff_t columns, float *out, ptrdiff_t pitch)
+{
+    const ptrdiff_t begin = max(0, first * s), end = min(x->size[3], (first + columns) * s), whole = end / s * s;
+    const int contiguous = x->stride[3] == channels && (x->stride[1] == 1 || channels == 1);
+    memset(out, 0, (size_t)(columns * pitch) * sizeof(float));
+    for (ptrdiff_t a = 0; a < s && h * s + a < x->size[2]; a++) {
+        const float *row = x->data + n * x->stride[0] + c0 * x->stride[1] + (h * s + a) * x->stride[2];
+        ptrdiff_t w = begin;
+        if (contiguous && begin < whole) {
+            kernels->copy_spans((size_t)((whole - begin) / s), (size_t)(s * channels), row + begin * channels,
+                                s * channels, out + (begin / s - first) * pitch + a * s * channels, pitch);
+            w = whole;
+        }
+        for (; w < end; w++)
+            for (ptrdiff_t c = 0; c < channels; c++)
+                out[(w / s - first) * pitch + (a * s + w % s) * channels + c] =
+                    row[w * x->stride[3] + c * x->stride[1]];
+    }
 }
 
 void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t height,
-                      ptrdiff_t width, const fc_tensor *x, const fc_tile_run *run, const ptrdiff_t origin[2],
-                      ptrdiff_t c0, ptrdiff_t channels, float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch)
+                      ptrdiff_t width, const fc_winograd_phase *phase, const fc_tile_run *run, ptrdiff_t c0,
+                      ptrdiff_t channels, float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch)
 {
+    const fc_tensor *x = &phase->x;
+    const ptrdiff_t *origin = phase->origin, s = phase->folds;
     const ptrdiff_t columns = (run->tiles - 1) * run->width + width;
     const ptrdiff_t h0 = origin[0] + run->row, w0 = origin[1] + run->column, w = max(0, w0);
     fc_winograd_input in = {
@@ -188,12 +242,12 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
         .row_step = run->height,
         .step = run->width,
         .first_row = min(height, max(0, -h0)),
-        .last_row = max(0, min(height, x->size[2] - h0)),
+        .last_row = max(0, min(height, ceil_div(x->size[2], s) - h0)),
         .points = points,
         .tile = tile,
         .plane = plane,
     };
-    if (is_channels_last(x)) {
+    if (is_read_in_place(phase)) {
         in.x = x->data + run->n * x->stride[0] + c0 * x->stride[1] + h0 * x->stride[2] + w * x->stride[3];
         in.row = x->stride[2];
         in.pixel = x->stride[3];
@@ -208,7 +262,12 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
         in.row = columns * in.pixel;
         in.inside = columns;
         for (ptrdiff_t i = in.first_row; i < in.last_row; i++)
-            fc_copy_row(kernels, x, run->n, c0, channels, h0 + i, w0, columns, scratch + i * in.row, in.pixel);
+            if (s > 1)
+                fold_row(kernels, x, s, run->n, c0, channels / (s * s), h0 + i, w0, columns, scratch + i * in.row, in.pixel);
+            else
+                fc_copy_row(kernels, x, run->n, c0, channels, h0 + i, w0, columns, scratch + i * in.row, in.pixel);
+        if (s > 1)
+            in.channels = (size_t)in.pixel;        /* whole vectors: those of the border alone are copied again */
         fc_clock(FC_TRANSFORM);
     }
     transform(&in);

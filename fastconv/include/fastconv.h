@@ -63,8 +63,8 @@ typedef enum fastconv_status {
 typedef enum fastconv_algorithm {
     FASTCONV_AUTO = 0,
     FASTCONV_DIRECT = 1,
-    FASTCONV_WINOGRAD = 2                /* square filters of 2 to 5 taps at stride 1,
-                                            of 3 to 10 at stride 2; dilation 1                        */
+    FASTCONV_WINOGRAD = 2                /* square filters of more than s and at most 5 s
+                                            taps at a stride s of 1 to 4; dilation 1                  */
 } fastconv_algorithm;
 
 typedef enum fastconv_activation {
