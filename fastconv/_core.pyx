@@ -843,7 +843,8 @@ cdef int geometry(fc_conv2d *conv, tuple x_shape, tuple w_shape, tuple stride, t
         weight.size[axis] = w_shape[axis]
     if not fc_conv2d_supports(conv, &weight):
         raise ValueError(f'algorithm="{algorithm}" needs square filters of more than s and at most 5 s taps at a '
-                         f"stride s of 1 to 4, and dilation 1, got weight of shape {w_shape}, stride {stride}, dilation {dilation}")
+                         f"stride s of 1 to 4, and dilation 1, got weight of shape {w_shape}, stride {stride}, "
+                         f"dilation {dilation}")
     return 0
 
 

@@ -116,8 +116,8 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, const f
     }
 }
 
-/* Fetches tile t of the run that comes next, mostly the row of tiles below: without what it then shares with this run, and
- * with the tile beside it. Its pixels lie in pieces too short for the hardware to see. */
+/* Fetches tile t of the run that comes next, mostly the row of tiles below: without what it then shares with this run,
+ * and with the tile beside it. Its pixels lie in pieces too short for the hardware to see. */
 FC_INLINE void fetch_tile(const fc_winograd_input *in, size_t t, size_t c)
 {
     if (!in->ahead || c % LINE_FLOATS)

@@ -18,8 +18,8 @@ static const double DATA_COST = 400, OUTPUT_COST = 250, FILTER_COST = 18, SUM_CO
 static const double LEAST_GAIN = 1.2;
 
 /* Sizes of images that are yet to be made may be any: they are multiplied as floating-point numbers. */
-int fc_conv2d_choice(fc_pass pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t height,
-                     ptrdiff_t width, ptrdiff_t images, double costs[FC_ALGORITHMS])
+int fc_conv2d_choice(fc_pass pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride,
+                     ptrdiff_t height, ptrdiff_t width, ptrdiff_t images, double costs[FC_ALGORITHMS])
 {
     const ptrdiff_t folds = pass == FC_BACKWARD_INPUT ? 1 : fc_winograd_folds(channels, taps, stride);
     const ptrdiff_t phases_along = stride / folds, lanes = 16;

@@ -35,8 +35,8 @@ int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight);
  * group and image: outputs and channels of a group as the pass has them, square filters, height x width of y, or of dx
  * over the stride; images: of all, of whose sums the gradient of the weights is. */
 typedef enum fc_pass { FC_FORWARD, FC_BACKWARD_INPUT, FC_BACKWARD_WEIGHT } fc_pass;
-int fc_conv2d_choice(fc_pass pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t height,
-                     ptrdiff_t width, ptrdiff_t images, double costs[FC_ALGORITHMS]);
+int fc_conv2d_choice(fc_pass pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride,
+                     ptrdiff_t height, ptrdiff_t width, ptrdiff_t images, double costs[FC_ALGORITHMS]);
 
 /* A weight as an algorithm multiplies by it, for many calls on this instruction set. */
 typedef struct fc_filters {

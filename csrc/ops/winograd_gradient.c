@@ -59,7 +59,8 @@ static void transform(const plan *plan, const fc_winograd_phase *phase, ptrdiff_
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
         if (phase)
             fc_transform_run(plan->kernels, plan->winograd->data, fc_tile_pixels(phase->taps[0], run.height),
-                             fc_tile_pixels(phase->taps[1], run.width), phase, &run, 0, plan->channels, points + (t - first) * plan->v_tile, plan->v_tile, plan->v_plane, copy);
+                             fc_tile_pixels(phase->taps[1], run.width), phase, &run, 0, plan->channels,
+                             points + (t - first) * plan->v_tile, plan->v_tile, plan->v_plane, copy);
         else
             fc_transform_run(plan->kernels, plan->winograd->gradient, run.height, run.width, &plan->dy, &run, 0,
                              plan->outputs, points + (t - first) * plan->d_tile, plan->d_tile, plan->d_plane, copy);
@@ -301,7 +302,8 @@ static int run_group(plan *plan)
 int fc_winograd_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw)
 {
     const ptrdiff_t channels = dw->size[1], outputs = dw->size[0] / conv->groups, stride = conv->stride[0];
-    const ptrdiff_t origin[2] = {-conv->pad[0][0], -conv->pad[1][0]}, folds = fc_winograd_folds(channels, dw->size[2], stride);
+    const ptrdiff_t origin[2] = {-conv->pad[0][0], -conv->pad[1][0]};
+    const ptrdiff_t folds = fc_winograd_folds(channels, dw->size[2], stride);
     for (ptrdiff_t group = 0; group < conv->groups; group++) {
         plan plan = {.dw = *dw, .stride = stride, .outputs = outputs, .kernels = fc_kernels_active()};
         fc_tensor x_group = *x, dy_group = *dy;

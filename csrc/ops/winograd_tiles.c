@@ -203,10 +203,10 @@ size_t fc_transform_floats(const fc_winograd_phase *phase, ptrdiff_t m, ptrdiff_
     return is_read_in_place(phase) ? 0 : (size_t)(FC_WINOGRAD_POINTS * columns) * round_up(channels);
 }
 
-/* Row h of folded pixels, `columns` of them from `first` on, to out[column][row of s][column of s][channel]; zeros outside
- * the image, and behind the last channel up to the pitch. */
-static void fold_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t s, ptrdiff_t n, ptrdiff_t c0, ptrdiff_t channels, ptrdiff_t h,
-                     ptrdiff_t first, ptrdiff_t columns, float *out, ptrdiff_t pitch)
+/* Row h of folded pixels, `columns` of them from `first` on, to out[column][row of s][column of s][channel]; zeros
+ * outside the image, and behind the last channel up to the pitch. */
+static void fold_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t s, ptrdiff_t n, ptrdiff_t c0,
+                     ptrdiff_t channels, ptrdiff_t h, ptrdiff_t first, ptrdiff_t columns, float *out, ptrdiff_t pitch)
 {
     const ptrdiff_t begin = max(0, first * s), end = min(x->size[3], (first + columns) * s), whole = end / s * s;
     const int contiguous = x->stride[3] == channels && (x->stride[1] == 1 || channels == 1);
@@ -263,7 +263,8 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
         in.inside = columns;
         for (ptrdiff_t i = in.first_row; i < in.last_row; i++)
             if (s > 1)
-                fold_row(kernels, x, s, run->n, c0, channels / (s * s), h0 + i, w0, columns, scratch + i * in.row, in.pixel);
+                fold_row(kernels, x, s, run->n, c0, channels / (s * s), h0 + i, w0, columns, scratch + i * in.row,
+                         in.pixel);
             else
                 fc_copy_row(kernels, x, run->n, c0, channels, h0 + i, w0, columns, scratch + i * in.row, in.pixel);
         if (s > 1)
