@@ -61,13 +61,13 @@ static inline ptrdiff_t fc_winograd_plane(ptrdiff_t floats) { return ((floats + 
 
 /* ---- filters and strides -----------------------------------------------------------------------------------
  *
- * A stride of 2 deals pixels and taps out to 2 x 2 phases, each a correlation of its own with stride 1, of which
- * forward adds up the products: the odd and the even taps of 3 x 3 are 2 x 2, 2 x 1, 1 x 2 and 1 x 1. All take the
- * transforms of the most taps that a phase has along an axis, r: one of fewer is without products at infinity.
+ * A stride s deals pixels and taps out to s x s phases, each a correlation of its own with stride 1, of which forward
+ * adds up the products: at stride 2, 3 x 3 taps become 2 x 2, 2 x 1, 1 x 2 and 1 x 1. All take the transforms of the
+ * most taps that a phase has along an axis, r: one of fewer is without products at infinity.
  *
  * Few channels would leave lanes idle: instead of phases, s x s pixels of C channels are folded to one of s^2 C, which
  * the r x r taps meet that reach any of them, zeros among them where the filter ends. */
-enum { FC_WINOGRAD_STRIDE = 4, FC_WINOGRAD_PHASES = FC_WINOGRAD_STRIDE * FC_WINOGRAD_STRIDE };
+enum { FC_WINOGRAD_MOST_STRIDE = 4, FC_WINOGRAD_PHASES = FC_WINOGRAD_MOST_STRIDE * FC_WINOGRAD_MOST_STRIDE };
 
 /* m, outputs of a tile along an axis, for r taps. */
 static inline ptrdiff_t fc_winograd_outputs(ptrdiff_t r) { return FC_WINOGRAD_POINTS + 1 - r; }

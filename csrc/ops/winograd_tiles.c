@@ -114,7 +114,7 @@ fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end)
 int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t row_stride, ptrdiff_t column_stride)
 {
     const ptrdiff_t r = fc_winograd_taps(rows, row_stride, 1);
-    return rows == columns && row_stride == column_stride && row_stride <= FC_WINOGRAD_STRIDE &&
+    return rows == columns && row_stride == column_stride && row_stride <= FC_WINOGRAD_MOST_STRIDE &&
            r >= FC_WINOGRAD_LEAST_TAPS && r <= FC_WINOGRAD_MOST_TAPS;
 }
 
