@@ -86,8 +86,8 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, r
     padding: an int, a pair (vertical, horizontal), ((top, bottom), (left, right)), "same" or
     "valid". residual: an array of the result's shape, added to it; activation "relu" is then applied; both
     without another pass over memory. algorithm: "auto" or a name from ``fastconv.algorithms()``; "winograd"
-    rounds more than "direct", twice as much here and up to seven times in its gradients, and an
-    infinite or NaN pixel reaches all outputs of its tile. filters: from prepare_conv2d, of this weight.
+    rounds more than "direct", twice as much here and up to seven times in its gradients, and an infinite or
+    NaN pixel reaches all outputs of the tiles that read it. filters: from prepare_conv2d, of this weight.
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
     stride, padding, dilation, groups = _geometry(weight, stride, padding, dilation, groups, algorithm)
@@ -99,8 +99,8 @@ def prepare_conv2d(weight, input_shape, stride=1, padding=0, dilation=1, groups=
     """What conv2d makes of a weight before it multiplies: its argument filters, for many calls with it.
 
     input_shape (N, C, H, W): of channels-last images of this size. Any others are computed as well, to the
-    same bits, but Winograd's algorithm keeps four times the weights, of 3 x 3 at stride 2 sixteen times, for
-    many images and their order alone for the few tiles of a small one. The weight that conv2d gets with them
+    same bits, but Winograd's algorithm keeps four times the weights, at strides up to twenty times, for many
+    images and their order alone for the few tiles of a small one. The weight that conv2d gets with them
     must still be the same, for other images may be multiplied by the weight itself. None where conv2d takes
     weights as they are.
     """

@@ -115,14 +115,15 @@ def test_winograd_in_a_team_matches_reference(op, case, rng):
     check_op(op, arrays, options, relative=RELATIVE, per_image=op != OPS[2])
 
 
-@pytest.mark.parametrize("case", ["7 x 7", "groups", "one output", "depthwise", "5 x 5", "stride 2"])
+@pytest.mark.parametrize("case", ["7 x 7", "groups", "one output", "depthwise", "5 x 5", "stride 2",
+                                  "stride 2, few channels, groups", "stride 4, 11 x 11"])
 @pytest.mark.parametrize("op", OPS)
 def test_any_strides_give_the_bits_of_a_contiguous_copy(op, case, rng):
     check_views(op, *problem(op, CASES[case], rng))
 
 
 @pytest.mark.parametrize("case", ["7 x 7", "groups", "one output", "5 x 5", "stride 2", "stride 2, 5 x 5",
-                                  "stride 4, 11 x 11"])
+                                  "stride 2, few channels, groups", "stride 4, 11 x 11"])
 @pytest.mark.parametrize("op", OPS)
 def test_out_of_any_strides(op, case, rng):
     check_out_views(op, *problem(op, CASES[case], rng))
@@ -180,9 +181,10 @@ def test_nan_reaches_the_outputs_that_meet_it_and_their_tiles_alone(isa, taps, l
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", [3, 20])
 @pytest.mark.parametrize("isa", fastconv.available_isas())
-def test_nan_in_pixels_that_a_stride_skips_reaches_nothing(isa, layout, rng):
-    x, w = gaussian(rng, 2, 20, 16, 16), gaussian(rng, 17, 20, 3, 3)
+def test_nan_in_pixels_that_a_stride_skips_reaches_nothing(isa, channels, layout, rng):
+    x, w = gaussian(rng, 2, channels, 16, 16), gaussian(rng, 17, channels, 3, 3)
     x[:, :, 15] = x[:, :, :, 15] = np.nan                     # 7 x 7 outputs meet pixels 0 to 14
     options = dict(stride=2, algorithm="winograd")
     with using_isa(isa):
@@ -389,7 +391,8 @@ def test_prepared_filters_give_the_same_bits(isa, case, algorithm, rng):
 
 @pytest.mark.parametrize("algorithm", fastconv.algorithms())
 @pytest.mark.parametrize("case", ["many tiles, two parts", "few tiles, many weights", "few tiles, groups",
-                                  "stride 2, many tiles", "stride 2, many weights"])
+                                  "stride 2, many tiles", "stride 2, many weights",
+                                  "stride 2, few channels"])
 def test_prepared_filters_in_a_team(case, algorithm, rng):
     (x, w, bias), options = problem("conv2d", LARGE[case], rng)
     options["algorithm"] = algorithm
@@ -418,6 +421,17 @@ def test_prepared_filters_are_not_used_where_they_do_not_fit(rng):
             assert_same_bits(F.conv2d(image, weight, **other, filters=filters), expected, other)
             given = F.prepare_conv2d(weight, image.shape, **other)
             assert_same_bits(F.conv2d(x, w, **options, filters=given), F.conv2d(x, w, **options), other)
+
+
+def test_prepared_filters_of_folded_pixels_fit_one_padding(rng):
+    x, w = gaussian(rng, 1, 3, 40, 40), gaussian(rng, 32, 3, 7, 7)
+    options = dict(stride=2, algorithm="winograd")
+    for padding in ((2, 2), (3, 2), (2, 3)):
+        filters = F.prepare_conv2d(w, x.shape, **options, padding=3)
+        expected = F.conv2d(x, w, **options, padding=padding)
+        assert_same_bits(F.conv2d(x, w, **options, padding=padding, filters=filters), expected, padding)
+    assert not F.conv2d(x, 0 * w, **options, padding=2, filters=filters).any()
+    assert F.conv2d(x, 0 * w, **options, padding=1, filters=filters).any()          # are used where they fit
 
 
 def test_prepared_filters_of_any_convolution_give_the_same_bits(rng):
@@ -456,7 +470,9 @@ def test_prepared_filters_are_none_where_weights_are_taken_as_they_are():
     ((2, 64, 16, 16), (64, 64, 3, 3), dict(padding=1)), ((2, 3, 16, 16), (64, 3, 3, 3), dict(padding="same")),
     ((1, 64, 5, 5), (64, 64, 3, 3), {}), ((2, 64, 16, 16), (64, 64, 3, 3), dict(stride=2)),
     ((2, 32, 12, 12), (32, 32, 5, 5), dict(padding=2)), ((2, 64, 9, 9), (4, 64, 3, 3), {}),
-    ((2, 64, 12, 12), (64, 32, 3, 3), dict(groups=2))])
+    ((2, 64, 12, 12), (64, 32, 3, 3), dict(groups=2)),
+    ((2, 3, 64, 64), (64, 3, 7, 7), dict(stride=2, padding=3)),
+    ((2, 3, 64, 64), (64, 3, 11, 11), dict(stride=4))])
 def test_explain_names_what_auto_takes(x, w, options, rng):
     """Of the two algorithms, by their bits."""
     image, weight = gaussian(rng, *x), gaussian(rng, *w)
@@ -491,8 +507,9 @@ def test_explain_counts_the_products_of_an_image():
 
 
 def test_explain_counts_images_of_any_size():
-    for choice in fastconv.explain((1, 64, 2**62 - 1, 8), (128, 64, 5, 5), padding=1):
-        assert 0 < choice.costs["winograd"] < choice.costs["direct"]
+    for stride in (1, 2):
+        for choice in fastconv.explain((1, 64, 2**62 - 1, 20), (128, 64, 5, 5), stride, padding=1):
+            assert 0 < choice.costs["winograd"] < choice.costs["direct"]
 
 
 def test_explain_counts_the_sums_of_a_gradient_once_for_all_images():

@@ -138,8 +138,8 @@ typedef struct fc_kernels {
     fc_winograd winograd[FC_WINOGRAD_MOST_TAPS - FC_WINOGRAD_LEAST_TAPS + 1];     /* of 2 x 2 taps to 5 x 5 */
     void (*transpose)(size_t rows, size_t cols, const float *x, ptrdiff_t x_row, float *y, ptrdiff_t y_row);
     void (*deal)(size_t n, size_t parts, const float *x, float *y, ptrdiff_t part);
-    void (*copy_spans)(size_t spans, size_t n, const float *x, ptrdiff_t x_step, float *y, ptrdiff_t y_step);
     void (*collect)(size_t n, size_t parts, const float *x, ptrdiff_t part, float *y);
+    void (*copy_spans)(size_t spans, size_t n, const float *x, ptrdiff_t x_step, float *y, ptrdiff_t y_step);
     void (*add_span)(size_t n, const float *x, float *y);        /* y += x                           */
     void (*activation[FC_ACTIVATIONS])(size_t n, const float *x, float *y);
     void (*activation_backward[FC_ACTIVATIONS])(size_t n, const float *dy, const float *y, float *dx);

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* conv2d forward and backward_input, as correlations, and the choice of their algorithm. */
-#include <math.h>
-
 #include "../runtime/memory.h"
 #include "correlate.h"
 #include "integers.h"
@@ -34,12 +32,12 @@ int fc_conv2d_choice(fc_pass pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdif
     }
     const double sums = pass == FC_BACKWARD_WEIGHT ? SUM_COST * points * points / (double)max(1, images) : 0;
     const double all_outputs = (double)(ceil_div(outputs, lanes) * lanes);
-    const double folded = (double)(folds * folds) * (double)channels;
-    const double all_channels = ceil(folded / (double)lanes) * (double)lanes;
+    const ptrdiff_t folded = folds * folds * channels;
+    const double all_channels = (double)(ceil_div(folded, lanes) * lanes);
     costs[FC_AUTO] = 0;
     costs[FC_DIRECT] = (double)outputs * (double)channels * (double)(taps * taps) * (double)height * (double)width;
     const double phases = (double)(phases_along * phases_along);
-    costs[FC_WINOGRAD] = folded * all_outputs * (rows * columns + FILTER_COST * phases + sums) +
+    costs[FC_WINOGRAD] = (double)folded * all_outputs * (rows * columns + FILTER_COST * phases + sums) +
                          tiles * phases * (DATA_COST * all_channels + OUTPUT_COST * all_outputs);
     return LEAST_GAIN * costs[FC_WINOGRAD] < costs[FC_DIRECT] ? FC_WINOGRAD : FC_DIRECT;
 }
@@ -77,7 +75,7 @@ static int correlate(int wanted, const fc_correlation *p, const fc_filters *filt
         filters = NULL;
     if (algorithm == FC_DIRECT)
         return fc_correlate(p, filters);
-    return fc_correlate_winograd(p, filters && filters->stride == p->x_step[0] ? filters : NULL);
+    return fc_correlate_winograd(p, filters);
 }
 
 int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight)

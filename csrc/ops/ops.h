@@ -31,10 +31,11 @@ typedef struct fc_conv2d {
 enum { FC_AUTO, FC_DIRECT, FC_WINOGRAD, FC_ALGORITHMS };
 int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight);
 
+typedef enum fc_pass { FC_FORWARD, FC_BACKWARD_INPUT, FC_BACKWARD_WEIGHT } fc_pass;
+
 /* What FC_AUTO takes where both are supported, and what it expects them to cost, in multiply-adds of a lane, for one
  * group and image: outputs and channels of a group as the pass has them, square filters, height x width of y, or of dx
- * over the stride; images: of all, of whose sums the gradient of the weights is. */
-typedef enum fc_pass { FC_FORWARD, FC_BACKWARD_INPUT, FC_BACKWARD_WEIGHT } fc_pass;
+ * over the stride; images: of the batch, over which backward_weight sums; the others do not ask. */
 int fc_conv2d_choice(fc_pass pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride,
                      ptrdiff_t height, ptrdiff_t width, ptrdiff_t images, double costs[FC_ALGORITHMS]);
 
@@ -43,7 +44,7 @@ typedef struct fc_filters {
     int algorithm;
     ptrdiff_t vectors;                   /* of a panel, of the direct algorithm */
     int points;                          /* Winograd's: whether they are points, else packed taps */
-    ptrdiff_t stride;                    /* Winograd's, by which taps are dealt out */
+    ptrdiff_t stride, first[2];          /* Winograd's, by which taps are dealt out or folded */
     float *data;                         /* to be freed by fc_free; NULL: the weight is taken as it is */
 } fc_filters;
 

@@ -85,8 +85,8 @@ static ptrdiff_t panel_outputs(const plan *plan, ptrdiff_t panel)
 
 /* ---- points ----------------------------------------------------------------------------------------------- */
 
-/* One part of a panel's weights to taps[c][r][s][NB], zeros where its phase has fewer: read so, they come from few
- * pages and sets of the caches. */
+/* One part of a panel's weights to taps[c][r][s][NB], zeros where its phase has fewer, or where the filter ends among
+ * folded pixels: read so, they come from few pages and sets of the caches. */
 static void pack_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, float *taps)
 {
     fc_clock(FC_COPY);
@@ -470,7 +470,7 @@ static void prepare_body(void *context, int thread, int threads)
                           taps_of(plan, plan->packed, i / plan->panels, i % plan->panels, part));
 }
 
-/* Whether the points of the weights, four times as many floats or more, are read faster than they are made again: by
+/* Whether the points of the weights, two to twenty times as many floats, are read faster than they are made again: by
  * those of one phase, which are multiplied by at a time. */
 static int keeps_points(const fc_correlation *p)
 {
@@ -498,7 +498,13 @@ int fc_winograd_prepare(const fc_correlation *problem, fc_filters *filters)
         data = NULL;
     }
     fc_free(plan.scratch);
-    *filters = (fc_filters){.algorithm = FC_WINOGRAD, .points = points, .stride = problem->x_step[0], .data = data};
+    *filters = (fc_filters){
+        .algorithm = FC_WINOGRAD,
+        .points = points,
+        .stride = problem->x_step[0],
+        .first = {plan.phases[0].first[0], plan.phases[0].first[1]},
+        .data = data,
+    };
     return data ? 0 : -1;
 }
 
@@ -509,6 +515,9 @@ static int correlate(const fc_correlation *problem, const fc_filters *filters)
     if (describe(problem, &plan))
         return -1;
     const fc_correlation *p = &plan.p;
+    const ptrdiff_t *first = plan.phases[0].first;
+    if (filters && (filters->stride != p->x_step[0] || filters->first[0] != first[0] || filters->first[1] != first[1]))
+        filters = NULL;
     if (filters && filters->points)
         plan.filters = filters->data;
     else if (filters)

@@ -52,7 +52,6 @@ enum { FC_MOST_RUN = 14 };
 /* The run from tile t on, up to tile `end` at most. */
 fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end);
 
-
 /* Channels of a part: as equal as can be, whole vectors of the widest instruction set. */
 ptrdiff_t fc_winograd_part(ptrdiff_t channels);
 
@@ -66,7 +65,8 @@ static inline ptrdiff_t fc_winograd_plane(ptrdiff_t floats) { return ((floats + 
  * most taps that a phase has along an axis, r: one of fewer is without products at infinity.
  *
  * Few channels would leave lanes idle: instead of phases, s x s pixels of C channels are folded to one of s^2 C, which
- * the r x r taps meet that reach any of them, zeros among them where the filter ends. */
+ * the r x r taps meet that reach any of them, zeros among them where the filter ends. Folded channels are in the order
+ * [row of s][column of s][C]. */
 enum { FC_WINOGRAD_MOST_STRIDE = 4, FC_WINOGRAD_PHASES = FC_WINOGRAD_MOST_STRIDE * FC_WINOGRAD_MOST_STRIDE };
 
 /* m, outputs of a tile along an axis, for r taps. */

@@ -177,7 +177,6 @@ static void write_channels(const plan *plan, const fc_winograd_phase *phase, ptr
     const ptrdiff_t channels = min(OUTPUT_CHANNELS, plan->channels - c), folds = phase->folds;
     const ptrdiff_t rows = phase->taps[0], columns = phase->taps[1];
     const int staged = folds > 1 || (dw->stride[0] != 1 && plan->outputs > 1);
-    float *to = dw->data + c * dw->stride[1] + phase->first[0] * dw->stride[2] + phase->first[1] * dw->stride[3];
     const ptrdiff_t column = staged ? channels * plan->sum_row : plan->stride * dw->stride[3];
     const ptrdiff_t row = staged ? columns * column : plan->stride * dw->stride[2];
     const fc_winograd_output out = {
@@ -186,7 +185,8 @@ static void write_channels(const plan *plan, const fc_winograd_phase *phase, ptr
         .points = sums + c * plan->sum_row,
         .tile = plan->sum_row,
         .plane = plan->sum_plane,
-        .y = staged ? stage : to,
+        .y = staged ? stage
+                    : dw->data + c * dw->stride[1] + phase->first[0] * dw->stride[2] + phase->first[1] * dw->stride[3],
         .y_row = row,
         .y_pixel = column,
         .y_tile = staged ? plan->sum_row : dw->stride[1],
@@ -198,18 +198,19 @@ static void write_channels(const plan *plan, const fc_winograd_phase *phase, ptr
     plan->winograd->weight(&out);
     if (!staged)
         return;
-    for (ptrdiff_t i = 0; i < channels; i++) {
+    for (ptrdiff_t i = 0, run; i < channels; i += run) {
         const ptrdiff_t pixel = (c + i) / dw->size[1], channel = (c + i) % dw->size[1];
+        run = min(channels - i, dw->size[1] - channel);
         for (ptrdiff_t r = 0; r < rows; r++)
             for (ptrdiff_t s = 0; s < columns; s++) {
                 const ptrdiff_t tap_row = phase->first[0] + pixel / folds + r * plan->stride;
                 const ptrdiff_t tap_column = phase->first[1] + pixel % folds + s * plan->stride;
-                if (tap_row >= 0 && tap_row < dw->size[2] && tap_column >= 0 && tap_column < dw->size[3])
-                    fc_store_row(plan->kernels, stage + r * row + s * column + i * plan->sum_row, plan->sum_row, 1,
-                                 plan->outputs,
-                                 dw->data + channel * dw->stride[1] + tap_row * dw->stride[2] +
-                                     tap_column * dw->stride[3],
-                                 dw->stride[0], dw->stride[1]);
+                if (tap_row < 0 || tap_row >= dw->size[2] || tap_column < 0 || tap_column >= dw->size[3])
+                    continue;
+                fc_store_row(plan->kernels, stage + r * row + s * column + i * plan->sum_row, plan->sum_row, run,
+                             plan->outputs,
+                             dw->data + channel * dw->stride[1] + tap_row * dw->stride[2] + tap_column * dw->stride[3],
+                             dw->stride[0], dw->stride[1]);
             }
     }
 }

@@ -125,15 +125,17 @@ ptrdiff_t fc_winograd_folds(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride
                ? stride : 1;
 }
 
-/* The one phase of folded pixels. */
-static void fold(const fc_tensor *x, ptrdiff_t stride, const ptrdiff_t taps[2], const ptrdiff_t origin[2],
-                 fc_winograd_phase *phase)
+/* The one phase of pixels folded s x s. */
+static void fold(const fc_tensor *x, ptrdiff_t s, const ptrdiff_t taps[2], const ptrdiff_t origin[2],
+                 const ptrdiff_t outputs[2], fc_winograd_phase *phase)
 {
-    *phase = (fc_winograd_phase){.x = *x, .folds = stride};
+    *phase = (fc_winograd_phase){.x = *x, .folds = s};
     for (int axis = 0; axis < 2; axis++) {
-        phase->taps[axis] = fc_winograd_taps(taps[axis], stride, stride);
-        phase->origin[axis] = floor_div(origin[axis], stride);
-        phase->first[axis] = phase->origin[axis] * stride - origin[axis];
+        ptrdiff_t *size = &phase->x.size[2 + axis];
+        phase->taps[axis] = fc_winograd_taps(taps[axis], s, s);
+        phase->origin[axis] = floor_div(origin[axis], s);
+        phase->first[axis] = phase->origin[axis] * s - origin[axis];
+        *size = max(0, min(*size, origin[axis] + (outputs[axis] - 1) * s + taps[axis]));
     }
 }
 
@@ -142,7 +144,7 @@ ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, ptrdiff_t 
                                 fc_winograd_phase phases[FC_WINOGRAD_PHASES])
 {
     if (folds > 1) {
-        fold(x, stride, taps, origin, &phases[0]);
+        fold(x, folds, taps, origin, outputs, &phases[0]);
         return 1;
     }
     for (ptrdiff_t i = 0; i < stride * stride; i++) {
@@ -159,7 +161,7 @@ ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, ptrdiff_t 
             if (x->data)           /* none is known where weights are prepared */
                 phase->x.data += pixel * x->stride[2 + axis];
             phase->x.stride[2 + axis] *= stride;
-            /* Without pixels that no tap meets: tiles may be larger, and nothing but their own may reach outputs. */
+            /* Without pixels that no tap meets, as in fold: tiles may be larger, but these must not reach outputs. */
             *size = max(0, min(ceil_div(*size - pixel, stride),
                                phase->origin[axis] + outputs[axis] + phase->taps[axis] - 1));
         }
@@ -213,16 +215,16 @@ static void fold_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t s,
     memset(out, 0, (size_t)(columns * pitch) * sizeof(float));
     for (ptrdiff_t a = 0; a < s && h * s + a < x->size[2]; a++) {
         const float *row = x->data + n * x->stride[0] + c0 * x->stride[1] + (h * s + a) * x->stride[2];
-        ptrdiff_t w = begin;
-        if (contiguous && begin < whole) {
-            kernels->copy_spans((size_t)((whole - begin) / s), (size_t)(s * channels), row + begin * channels,
+        const ptrdiff_t rest = contiguous ? max(begin, whole) : begin;
+        if (begin < rest)
+            kernels->copy_spans((size_t)((rest - begin) / s), (size_t)(s * channels), row + begin * channels,
                                 s * channels, out + (begin / s - first) * pitch + a * s * channels, pitch);
-            w = whole;
-        }
-        for (; w < end; w++)
-            for (ptrdiff_t c = 0; c < channels; c++)
-                out[(w / s - first) * pitch + (a * s + w % s) * channels + c] =
-                    row[w * x->stride[3] + c * x->stride[1]];
+        for (ptrdiff_t b = 0; b < s; b++)
+            for (ptrdiff_t c = 0; c < channels; c++) {
+                float *to = out + (rest / s - first) * pitch + (a * s + b) * channels + c;
+                for (ptrdiff_t w = rest + b; w < end; w += s, to += pitch)
+                    *to = row[w * x->stride[3] + c * x->stride[1]];
+            }
     }
 }
 
@@ -267,8 +269,9 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
                          in.pixel);
             else
                 fc_copy_row(kernels, x, run->n, c0, channels, h0 + i, w0, columns, scratch + i * in.row, in.pixel);
+        /* Zeros lie behind the last folded channel: so no vector has fewer lanes, which would be copied. */
         if (s > 1)
-            in.channels = (size_t)in.pixel;        /* whole vectors: those of the border alone are copied again */
+            in.channels = (size_t)in.pixel;
         fc_clock(FC_TRANSFORM);
     }
     transform(&in);
