@@ -162,7 +162,7 @@ static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
     const fc_tensor *y = &p->y;
     const ptrdiff_t k0 = panel * plan->panel_width, tile = plan->batch * plan->panel_width;
     const ptrdiff_t used = min(tile, plan->outputs - k0), k = group * plan->outputs + k0;
-    const int staged = y->stride[1] != 1 && plan->outputs > 1;
+    const int staged = plan->stage_floats > 0;
     for (ptrdiff_t t = first; t < end;) {
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
         const ptrdiff_t columns = min(run.tiles * run.width, y->size[3] - run.column);

@@ -176,7 +176,7 @@ static void write_channels(const plan *plan, const fc_winograd_phase *phase, ptr
     const fc_tensor *dw = &plan->dw;
     const ptrdiff_t channels = min(OUTPUT_CHANNELS, plan->channels - c), folds = phase->folds;
     const ptrdiff_t rows = phase->taps[0], columns = phase->taps[1];
-    const int staged = folds > 1 || (dw->stride[0] != 1 && plan->outputs > 1);
+    const int staged = plan->stage_floats > 0;
     const ptrdiff_t column = staged ? channels * plan->sum_row : plan->stride * dw->stride[3];
     const ptrdiff_t row = staged ? columns * column : plan->stride * dw->stride[2];
     const fc_winograd_output out = {
