@@ -115,6 +115,19 @@ def test_winograd_in_a_team_matches_reference(op, case, rng):
     check_op(op, arrays, options, relative=RELATIVE, per_image=op != OPS[2])
 
 
+@pytest.mark.parametrize(("taps", "size"),
+                         [(2, (7, 6)), (3, (7, 7)), (3, (12, 4)), (4, (4, 5)), (5, (4, 3)), (5, (3, 2))])
+@pytest.mark.parametrize(("channels", "outputs"), [(40, 33), (160, 100), (300, 64)])
+def test_points_made_in_registers_are_those_that_are_stored(taps, size, channels, outputs, rng):
+    """Single images of three or four tiles never store the weights' points; three images do."""
+    x, w = gaussian(rng, 3, channels, *size), gaussian(rng, outputs, channels, taps, taps)
+    options = dict(padding=taps // 2, algorithm="winograd")
+    filters = F.prepare_conv2d(w, x[:1].shape, **options)
+    for image, stored in zip(x[:, None], F.conv2d(x, w, **options)[:, None], strict=True):
+        assert_same_bits(F.conv2d(image, w, **options), stored, "of an image")
+        assert_same_bits(F.conv2d(image, w, **options, filters=filters), stored, "of an image, prepared")
+
+
 @pytest.mark.parametrize("case", ["7 x 7", "groups", "one output", "depthwise", "5 x 5", "stride 2",
                                   "stride 2, few channels, groups", "stride 4, 11 x 11"])
 @pytest.mark.parametrize("op", OPS)

@@ -95,6 +95,21 @@ typedef struct fc_winograd_output {
     int relu;                   /* at last, negative values become 0                         */
 } fc_winograd_output;
 
+/* Products of a row of planes, by points of the weights that are made for them alone (see winograd.h). */
+enum { FC_FEW_TILES = 4 };
+
+typedef struct fc_winograd_few {
+    ptrdiff_t tiles, channels;  /* 1 .. FC_FEW_TILES tiles                                   */
+    int row;                    /* of planes: 0 .. 5                                         */
+    const float *taps;          /* [channel][r][r][two vectors of outputs]                   */
+    const float *points;        /* [plane][tile][channel], from the first plane of the row   */
+    ptrdiff_t tile, plane;
+    float *m;                   /* [plane][tile][two vectors of outputs], likewise           */
+    ptrdiff_t m_tile, m_plane;
+    int accumulate;             /* add what is found in m                                    */
+    const float *next;          /* to fetch meanwhile to the L2 cache: a sixth of the taps   */
+} fc_winograd_few;
+
 /* The kernels for one size of filter. */
 typedef struct fc_winograd {
     void (*data)(const fc_winograd_input *in);         /* of x, for outputs                                */
@@ -103,6 +118,7 @@ typedef struct fc_winograd {
                    float *u, ptrdiff_t u_channel, ptrdiff_t plane);
     void (*output)(const fc_winograd_output *out);     /* y                                                */
     void (*weight)(const fc_winograd_output *out);     /* dw, tiles standing for channels                  */
+    void (*few)(const fc_winograd_few *few);           /* NULL where registers are too few                 */
 } fc_winograd;
 
 /* Pixels that each gather `terms` source pixels, channels-last (see pool.h). Strides and offsets are in

@@ -18,6 +18,7 @@
 
 #include "kernels.h"
 #include "simd.h"
+#include "tile.h"
 
 enum {
     CHANNELS_AHEAD = 6,
@@ -37,20 +38,26 @@ FC_INLINE void half_points_of_data(int half, const vf x[6], vf out[3])
     out[2] = half ? end : minus;
 }
 
+/* Power i of a point of the first (0) or second (1) half of G, over the product of its differences to the others. */
+FC_INLINE double filter_power(int half, int i)
+{
+    const double by = half ? 1 / 8.3671875 : -1 / 1.45263671875, point = half ? 1.5 : 0.625, square = point * point;
+    return by * (i > 1 ? square : 1) * (i > 3 ? square : 1) * (i % 2 ? point : 1);
+}
+
 /* Half of G w, for r = 1 .. 5 values: row j of G has the powers of point j over the product of its differences to the
  * others. */
 FC_INLINE void half_points_of_filter(int half, int r, const vf *w, vf out[3])
 {
-    const double by = half ? 1 / 8.3671875 : -1 / 1.45263671875, point = half ? 1.5 : 0.625, square = point * point;
-    vf even = vproduct(vset1((float)by), w[0]), odd = {0};
+    vf even = vproduct(vset1((float)filter_power(half, 0)), w[0]), odd = {0};
     if (r > 1)
-        odd = vproduct(vset1((float)(by * point)), w[1]);
+        odd = vproduct(vset1((float)filter_power(half, 1)), w[1]);
     if (r > 2)
-        even = vfma(vset1((float)(by * square)), w[2], even);
+        even = vfma(vset1((float)filter_power(half, 2)), w[2], even);
     if (r > 3)
-        odd = vfma(vset1((float)(by * square * point)), w[3], odd);
+        odd = vfma(vset1((float)filter_power(half, 3)), w[3], odd);
     if (r > 4)
-        even = vfma(vset1((float)(by * square * square)), w[4], even);
+        even = vfma(vset1((float)filter_power(half, 4)), w[4], even);
     const vf end = half ? w[r - 1] : (float)(1 / 0.87890625) * w[0];
     out[0] = half ? even + odd : end;
     out[1] = half ? even - odd : even + odd;
@@ -216,6 +223,80 @@ FC_INLINE void winograd_filters(int r, size_t channels, size_t outputs, const fl
         }
 }
 
+/* One row of six planes of two vectors of outputs, of FC_FEW_TILES tiles. inner: of the points +-5/8 and +-3/2, of
+ * which `powers` has the filter_power, odd ones with the sign of the point; else of 0 or infinity, by powers[0] alone. */
+FC_INLINE void products_of_row(int r, int inner, const float powers[5], const float *taps, const fc_winograd_few *few)
+{
+    enum { PANEL = 2 * FC_LANES };
+    ptrdiff_t one = few->plane * (ptrdiff_t)sizeof(float), three = 3 * one, five = 5 * one;
+    FC_OPAQUE(one);                /* or 24 addresses are kept, most of them on the stack */
+    FC_OPAQUE(three);
+    FC_OPAQUE(five);
+    const float *next = few->next;
+    for (ptrdiff_t vector = 0; vector < PANEL; vector += FC_LANES) {
+        vf sums[FC_FEW_TILES][6] = {{{0}}};
+        const float *w = taps + vector, *tile[FC_FEW_TILES];
+        FC_UNROLL(4)
+        for (ptrdiff_t t = 0; t < FC_FEW_TILES; t++)       /* those that are not there are the last once more */
+            tile[t] = few->points + (t < few->tiles ? t : few->tiles - 1) * few->tile;
+        for (ptrdiff_t c = 0; c < few->channels; c++, w += r * r * PANEL) {
+            vf down[5], u[6];
+            FC_UNROLL(5)
+            for (int line = 0; line < (r * r + 5) / 6; line++, next += LINE_FLOATS)
+                __builtin_prefetch(next, 0, 2);
+            FC_UNROLL(5)
+            for (int s = 0; s < r; s++) {
+                vf even = vproduct(vset1(powers[0]), vload(w + s * PANEL)), odd = {0};
+                FC_UNROLL(4)
+                for (int i = 1; inner && i < r; i++) {
+                    const vf tap = vload(w + (i * r + s) * PANEL), power = vset1(powers[i]);
+                    if (i == 1)
+                        odd = vproduct(power, tap);
+                    else if (i % 2)
+                        odd = vfma(power, tap, odd);
+                    else
+                        even = vfma(power, tap, even);
+                }
+                down[s] = inner ? even + odd : even;
+            }
+            points_of(0, r, down, u);
+            FC_UNROLL(6)
+            for (int j = 0; j < 6; j++)
+                FC_UNROLL(4)
+                for (int t = 0; t < FC_FEW_TILES; t++)
+                    sums[t][j] = vfma(broadcast_row(tile[t], tile[t], j, one, three, five), u[j], sums[t][j]);
+            FC_UNROLL(4)
+            for (int t = 0; t < FC_FEW_TILES; t++)
+                tile[t]++;
+        }
+        FC_UNROLL(4)
+        for (int t = 0; t < FC_FEW_TILES; t++) {
+            if (t >= few->tiles)
+                break;
+            float *m = few->m + t * few->m_tile + vector;
+            FC_UNROLL(6)
+            for (int j = 0; j < 6; j++, m += few->m_plane)
+                vstore(m, few->accumulate ? sums[t][j] + vload(m) : sums[t][j]);
+        }
+    }
+}
+
+/* m[6 row + j][tile] (+)= sum over c of points[j][tile][c] u[c], u being the points of taps[c][r][r] of two vectors of
+ * outputs. A point made for a few tiles costs as much as its products if it is stored and read again, which is not done
+ * here. */
+FC_INLINE void winograd_products(int r, const fc_winograd_few *few)
+{
+    float powers[5] = {few->row ? 1 : (float)(1 / 0.87890625)};
+    const int at_infinity = few->row == FC_WINOGRAD_POINTS - 1;
+    if (few->row == 0 || at_infinity) {
+        products_of_row(r, 0, powers, few->taps + (at_infinity ? (r - 1) * r * 2 * FC_LANES : 0), few);
+        return;
+    }
+    for (int i = 0; i < r; i++)
+        powers[i] = (float)filter_power(few->row > 2, i) * (i % 2 && few->row % 2 == 0 ? -1 : 1);
+    products_of_row(r, 1, powers, few->taps, few);
+}
+
 /* y = A^T p A of each tile of a row of tiles, of which the last may lie partly outside the image. Of points at infinity
  * that a tile is without, others are read, for outputs that are not stored. */
 FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
@@ -275,6 +356,7 @@ static void winograd_data(const fc_winograd_input *in) { transform_tiles(1, 6, i
     static void winograd_gradient_##R(const fc_winograd_input *in) { transform_tiles(0, 7 - R, in); }             \
     static void winograd_output_##R(const fc_winograd_output *out) { winograd_outputs(7 - R, out); }              \
     static void winograd_weight_##R(const fc_winograd_output *out) { winograd_outputs(R, out); }                  \
+    static void winograd_products_##R(const fc_winograd_few *few) { winograd_products(R, few); }                  \
     static void winograd_filter_##R(size_t channels, size_t outputs, const float *w, ptrdiff_t row,               \
                                     ptrdiff_t column, ptrdiff_t channel, float *u, ptrdiff_t u_channel,           \
                                     ptrdiff_t plane)                                                              \

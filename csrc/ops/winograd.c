@@ -9,7 +9,8 @@
  *   by panel    V of a block of tiles: all, or fewer where panels do not occupy the       (each thread for itself)
  *               threads evenly
  *               a task is one panel over the block: for each part, the points of its weights    (L2),
- *               then as above for this panel
+ *               then as above for this panel; of three or four tiles, points are multiplied as
+ *               they are made                                                                   (registers)
  *
  * Parts are numbered phase by phase of a stride; by block, V is that of one phase, and M adds them up.
  *
@@ -33,6 +34,7 @@ enum {
     MOST_BLOCK = 128,
     FEW_TILES = 16,                /* whose products take less time than points on their way from the L3 cache, */
     FEW_TILES_OF_MANY = 64,        /* or from memory, where */
+    LEAST_FEW = 3,                 /* tiles that points made in registers serve faster than stored ones */
     MANY_POINTS = 2 << 20,         /* are those of a layer whose network fits no cache */
 };
 
@@ -54,7 +56,7 @@ typedef struct plan {
     ptrdiff_t vectors, panel_width, panels;
     ptrdiff_t piece, panel_floats;     /* of U: one plane of a part, all of a panel */
     ptrdiff_t tap_channel;             /* floats of a channel's taps of a panel */
-    int by_panel;
+    int by_panel, few;                 /* few: U is not stored, but multiplied as it is made */
     ptrdiff_t block, blocks;           /* most tiles of a block */
     ptrdiff_t batch;                   /* panels that are multiplied before their outputs are made */
     ptrdiff_t v_plane, v_part, m_plane;
@@ -120,14 +122,19 @@ static float *taps_of(const plan *plan, float *packed, ptrdiff_t group, ptrdiff_
     return packed + ((group * plan->panels + panel) * plan->parts + part) * plan->part * plan->tap_channel;
 }
 
+/* The packed taps of one part of a panel: those that are kept, or others in `pack`. */
+static const float *find_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, float *pack)
+{
+    if (plan->packed)
+        return taps_of(plan, plan->packed, group, panel, part);
+    pack_taps(plan, group, panel, part, pack);
+    return pack;
+}
+
 /* U[36][c][NB] of one part of a panel. */
 static void make_filters(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, float *pack, float *u)
 {
-    const float *taps = pack;
-    if (plan->packed)
-        taps = taps_of(plan, plan->packed, group, panel, part);
-    else
-        pack_taps(plan, group, panel, part, pack);
+    const float *taps = find_taps(plan, group, panel, part, pack);
     fc_clock(FC_TRANSFORM);
     plan->winograd->filter((size_t)part_channels(plan, part), (size_t)panel_outputs(plan, panel), taps,
                            plan->r * plan->panel_width, plan->panel_width, plan->tap_channel, u, plan->panel_width,
@@ -267,6 +274,30 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdif
     }
 }
 
+/* One part, one panel of all planes, of a few tiles: m (+)= v G w G^T. ahead: fetched meanwhile, or NULL. */
+static void multiply_few(const plan *plan, ptrdiff_t tiles, ptrdiff_t part, const float *taps, const float *v, float *m,
+                         const float *ahead)
+{
+    fc_winograd_few few = {
+        .tiles = tiles,
+        .channels = part_channels(plan, part),
+        .taps = taps,
+        .tile = plan->pitch,
+        .plane = plan->v_plane,
+        .m_tile = plan->batch * plan->panel_width,
+        .m_plane = plan->m_plane,
+        .accumulate = part > 0,
+    };
+    const ptrdiff_t share = few.channels * ceil_div(plan->tap_channel, FC_WINOGRAD_POINTS);
+    for (few.row = 0; few.row < FC_WINOGRAD_POINTS; few.row++) {
+        const ptrdiff_t plane = few.row * FC_WINOGRAD_POINTS;
+        few.points = v + plane * plan->v_plane;
+        few.m = m + plane * plan->m_plane;
+        few.next = (ahead ? ahead : taps) + few.row * share;
+        plan->winograd->few(&few);
+    }
+}
+
 /* V of the block is in `scratch`. */
 static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t first, ptrdiff_t end,
                       float *scratch)
@@ -274,14 +305,20 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
     float *v = scratch + plan->copy_floats, *u = v + plan->v_floats;
     float *pack = u + plan->u_floats, *m = pack + plan->pack_floats;
     for (ptrdiff_t part = 0; part < plan->parts; part++) {
+        /* Taps come from memory, which multiplying leaves idle: those of the next part, or panel, are fetched. */
+        const float *ahead = plan->packed ? taps_of(plan, plan->packed, group, panel, part + 1) : NULL;
+        if (plan->few) {
+            const float *taps = find_taps(plan, group, panel, part, pack);
+            fc_clock(FC_MULTIPLY);
+            multiply_few(plan, end - first, part, taps, v + part * plan->v_part, m, ahead);
+            continue;
+        }
         const float *filters = u;
         if (plan->filters)
             filters = plan->filters + (group * plan->panels + panel) * plan->panel_floats + part * PLANES * plan->piece;
         else
             make_filters(plan, group, panel, part, pack, u);
         fc_clock(FC_MULTIPLY);
-        /* Taps come from memory, which multiplying leaves idle: those of the next part, or panel, are fetched. */
-        const float *ahead = plan->packed ? taps_of(plan, plan->packed, group, panel, part + 1) : NULL;
         const ptrdiff_t fetched = plan->part * ceil_div(plan->tap_channel, PLANES);
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
             multiply(plan, plane, first, end, part, panel_outputs(plan, panel),
@@ -443,6 +480,8 @@ static void choose_blocks(plan *plan, int threads)
     if (plan->by_panel) {
         cut_tiles(plan, blocks);
         plan->batch = 1;
+        plan->few = plan->winograd->few && !plan->filters && plan->phase_count == 1 && plan->vectors == 2 &&
+                    plan->block <= FC_FEW_TILES && plan->block >= LEAST_FEW;
     }
 }
 
@@ -542,7 +581,7 @@ static int correlate(const fc_correlation *problem, const fc_filters *filters)
         plan.stage_floats = round_up(plan.m * FC_MOST_RUN * plan.m * batch_width);
     size_t shared = 0;
     if (plan.by_panel)
-        plan.u_floats = plan.filters ? 0 : round_up(PLANES * plan.piece);
+        plan.u_floats = plan.filters || plan.few ? 0 : round_up(PLANES * plan.piece);
     else
         shared = plan.filters ? 0 : round_up(p->groups * plan.panels * plan.panel_floats);
     if (filters)

@@ -4,6 +4,7 @@
 #define FC_ISA avx2
 #define FC_LANES 8
 #define FC_FMA 1
+#define FC_REGISTERS 16
 #define FC_MAX_ROWS_1 12
 #define FC_MAX_ROWS_2 6
 #define FC_MAX_ROWS_3 4

@@ -4,6 +4,7 @@
 #define FC_ISA avx512
 #define FC_LANES 16
 #define FC_FMA 1
+#define FC_REGISTERS 32
 #define FC_MAX_ROWS_1 14
 #define FC_MAX_ROWS_2 14
 #define FC_MAX_ROWS_3 9

@@ -5,12 +5,14 @@
 #define FC_LANES 4
 #if defined(__aarch64__)
 #define FC_FMA 1
+#define FC_REGISTERS 32
 #define FC_MAX_ROWS_1 14
 #define FC_MAX_ROWS_2 12
 #define FC_MAX_ROWS_3 8
 #define FC_MAX_ROWS_4 6
 #else
 #define FC_FMA 0
+#define FC_REGISTERS 16
 #define FC_MAX_ROWS_1 10
 #define FC_MAX_ROWS_2 5
 #define FC_MAX_ROWS_3 3
