@@ -59,6 +59,7 @@ typedef struct plan {
     fc_conv2d conv;
     fc_tensor dy, x, dw;
     const fc_kernels *kernels;
+    int exchanged;                     /* dy is the input of the layer, x the gradient of its output */
     ptrdiff_t channels, outputs, vectors, panel_width, panels;
     int in_place;                      /* x is read where it lies, not copied */
     ptrdiff_t pitch, columns, x_row, x_image;   /* of the x rows that are read */
@@ -435,6 +436,28 @@ static void skip_pixels(plan *plan)
     }
 }
 
+/* Of a 1x1 filter, x and dy change places where the outputs would leave more lanes idle than the channels do: dw's two
+ * axes change with them. */
+static void exchange_sides(plan *plan)
+{
+    const ptrdiff_t lanes = FC_MAX_LANES, channels = plan->dw.size[1], outputs = plan->dw.size[0];
+    const double steps = (double)channels * (double)(ceil_div(outputs, lanes) * lanes);
+    const double exchanged = (double)outputs * (double)(ceil_div(channels, lanes) * lanes);
+    for (int axis = 2; axis < 4; axis++)
+        if (plan->dw.size[axis] != 1 || plan->conv.pad[axis - 2][0] || plan->conv.stride[axis - 2] != 1 ||
+            plan->x.size[axis] != plan->dy.size[axis])
+            return;
+    if (plan->conv.groups > 1 || exchanged >= LEAST_GAIN * steps)
+        return;
+    const fc_tensor x = plan->x;
+    plan->exchanged = 1;
+    plan->x = plan->dy;
+    plan->dy = x;
+    plan->dw = (fc_tensor){.data = plan->dw.data,
+                           .size = {channels, outputs, 1, 1},
+                           .stride = {plan->dw.stride[1], plan->dw.stride[0], 1, 1}};
+}
+
 /* Whether lanes that stand for taps too take fewer steps: as many as tap rows a channel and pixel, at least those that
  * hide the latency of a multiply-add. */
 static int by_taps_is_better(const plan *plan)
@@ -467,20 +490,22 @@ static ptrdiff_t choose_task_panels(const plan *plan, int threads)
     return best;
 }
 
-int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, const fc_tensor *input,
-                              const fc_tensor *dweight)
+int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradient, const fc_tensor *input,
+                              const fc_tensor *weight_gradient)
 {
-    plan plan = {.conv = *problem, .dy = *dy, .x = *input, .dw = *dweight, .kernels = fc_kernels_active()};
+    plan plan = {.conv = *problem, .dy = *gradient, .x = *input, .dw = *weight_gradient, .kernels = fc_kernels_active()};
     const fc_conv2d *conv = &plan.conv;
-    const fc_tensor *x = &plan.x;
-    skip_pixels(&plan);
-    plan.channels = dweight->size[1];
-    plan.outputs = dweight->size[0] / conv->groups;
-    if (!plan.outputs || !plan.channels || !dweight->size[2] || !dweight->size[3])
-        return 0;
+    const fc_tensor *x = &plan.x, *dy = &plan.dy, *dweight = &plan.dw;
     const ptrdiff_t lanes = (ptrdiff_t)plan.kernels->lanes, images = x->size[0];
+    for (int axis = 0; axis < 4; axis++)
+        if (!dweight->size[axis])
+            return 0;
+    skip_pixels(&plan);
     if (images && fc_backward_weight_algorithm(conv, dy, dweight) == FC_WINOGRAD)
         return fc_winograd_backward_weight(conv, dy, x, dweight);
+    exchange_sides(&plan);
+    plan.channels = dweight->size[1];
+    plan.outputs = dweight->size[0] / conv->groups;
     plan.vectors = min(ceil_div(plan.outputs, lanes), 2);
     plan.panel_width = plan.vectors * lanes;
     plan.panels = ceil_div(plan.outputs, plan.panel_width);
@@ -506,16 +531,19 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *dy, con
     const int reads_on = plan.panels == 1 && is_dense(dy) && dy->stride[3] == dy->size[1];
     const double sums = (double)(plan.channels * dweight->size[2] * dweight->size[3]);
     const int is_panel = plan.panels == 1 && dy->stride[3] == plan.outputs;
-    plan.dy_in_place = !plan.by_taps && dy->stride[1] == 1 && dy->stride[3] % 512 && (!spilt || reads_on) &&
-                       (is_panel || sums <= FEW_SUMS * (double)(lanes * lanes));
+    plan.dy_in_place = !plan.by_taps && dy->stride[1] == 1 && (plan.exchanged || dy->stride[3] % 512) &&
+                       (!spilt || reads_on) && (is_panel || sums <= FEW_SUMS * (double)(lanes * lanes));
 
     /* Shape alone decides these: they fix the order of the sums. */
     const ptrdiff_t weight_floats = dweight->size[0] * dweight->size[1] * dweight->size[2] * dweight->size[3];
     const ptrdiff_t most = min(min(MOST_CHUNKS, images), PARTIAL_FLOATS / weight_floats);
     plan.chunk_images = max(1, ceil_div(images, power_of_two(most)));
     plan.chunks = max(1, ceil_div(images, plan.chunk_images));
-    const double step_floats = (double)plan.channels * (double)conv->stride[0] * (double)conv->stride[1];
-    const ptrdiff_t x_pixels = (ptrdiff_t)(BLOCK_FLOATS / step_floats);
+    /* Few sums read dy where it lies, so that a block of it is to stay in the L2 cache beside the one that comes next. */
+    const double pixel_floats = plan.exchanged
+                                    ? 2 * (double)plan.outputs
+                                    : (double)plan.channels * (double)conv->stride[0] * (double)conv->stride[1];
+    const ptrdiff_t x_pixels = (ptrdiff_t)(BLOCK_FLOATS / pixel_floats);
     const ptrdiff_t block_pixels = max(LEAST_PIXELS, min(BLOCK_PIXELS, x_pixels));
     plan.block_rows = max(1, min(dy->size[2], block_pixels / max(1, dy->size[3])));
     plan.block_images = 1;
