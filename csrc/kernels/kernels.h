@@ -114,8 +114,7 @@ typedef struct fc_winograd_few {
 typedef struct fc_winograd {
     void (*data)(const fc_winograd_input *in);         /* of x, for outputs                                */
     void (*gradient)(const fc_winograd_input *in);     /* of dy, for dw                                    */
-    void (*filter)(size_t channels, size_t outputs, const float *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t channel,
-                   float *u, ptrdiff_t u_channel, ptrdiff_t plane);
+    void (*filter)(size_t channels, size_t vectors, ptrdiff_t width, const float *w, float *u, ptrdiff_t plane);
     void (*output)(const fc_winograd_output *out);     /* y                                                */
     void (*weight)(const fc_winograd_output *out);     /* dw, tiles standing for channels                  */
     void (*few)(const fc_winograd_few *few);           /* NULL where registers are too few                 */

@@ -188,30 +188,30 @@ FC_INLINE void transform_tiles(int data, int size, const fc_winograd_input *in)
     }
 }
 
-/* u = G w G^T for each channel and output: w[r*row + s*column + c*channel + k], u[plane][c*u_channel + k]. */
-FC_INLINE void winograd_filters(int r, size_t channels, size_t outputs, const float *w, ptrdiff_t row, ptrdiff_t column,
-                                ptrdiff_t channel, float *u, ptrdiff_t u_channel, ptrdiff_t plane)
+/* u[plane][c][width] = G w G^T of w[c][r][r][width], of the first vectors of a row of `width` outputs. */
+FC_INLINE void winograd_filters(int r, size_t channels, size_t vectors, ptrdiff_t width, const float *w, float *u,
+                                ptrdiff_t plane)
 {
-    for (size_t c = 0; c < channels; c++, w += channel, u += u_channel)
-        for (size_t k = 0; k < outputs; k += FC_LANES) {
-            const size_t lanes = outputs - k < FC_LANES ? outputs - k : FC_LANES;
+    for (size_t c = 0; c < channels; c++, w += r * r * width, u += width)
+        for (size_t v = 0; v < vectors; v++) {
             vf down[5][6];
-            float *place = u + k;
+            float *place = u + v * FC_LANES;
             FC_UNROLL(5)
             for (int s = 0; s < r; s++) {
                 vf taps[5];
                 FC_UNROLL(5)
                 for (int i = 0; i < r; i++) {
-                    const float *from = w + i * row + s * column + k;
+                    const float *from = w + (i * r + s) * width + v * FC_LANES;
                     /* Taps that are kept come from memory, faster than the hardware fetches ahead. */
-                    __builtin_prefetch(from + CHANNELS_AHEAD * channel);
-                    taps[i] = vload_lanes(from, lanes);
+                    __builtin_prefetch(from + CHANNELS_AHEAD * r * r * width);
+                    taps[i] = vload(from);
                 }
                 points_of(0, r, taps, down[s]);
             }
             FC_UNROLL(6)
             for (int i = 0; i < 6; i++) {
                 vf taps[5], points[6];
+                FC_OPAQUE(place);  /* or 36 addresses are kept on the stack */
                 FC_UNROLL(5)
                 for (int s = 0; s < r; s++)
                     taps[s] = down[s][i];
@@ -357,11 +357,10 @@ static void winograd_data(const fc_winograd_input *in) { transform_tiles(1, 6, i
     static void winograd_output_##R(const fc_winograd_output *out) { winograd_outputs(7 - R, out); }              \
     static void winograd_weight_##R(const fc_winograd_output *out) { winograd_outputs(R, out); }                  \
     static void winograd_products_##R(const fc_winograd_few *few) { winograd_products(R, few); }                  \
-    static void winograd_filter_##R(size_t channels, size_t outputs, const float *w, ptrdiff_t row,               \
-                                    ptrdiff_t column, ptrdiff_t channel, float *u, ptrdiff_t u_channel,           \
+    static void winograd_filter_##R(size_t channels, size_t vectors, ptrdiff_t width, const float *w, float *u,   \
                                     ptrdiff_t plane)                                                              \
     {                                                                                                             \
-        winograd_filters(R, channels, outputs, w, row, column, channel, u, u_channel, plane);                     \
+        winograd_filters(R, channels, vectors, width, w, u, plane);                                               \
     }
 FC_WINOGRAD_KERNELS(2)
 FC_WINOGRAD_KERNELS(3)

@@ -136,9 +136,8 @@ static void make_filters(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 {
     const float *taps = find_taps(plan, group, panel, part, pack);
     fc_clock(FC_TRANSFORM);
-    plan->winograd->filter((size_t)part_channels(plan, part), (size_t)panel_outputs(plan, panel), taps,
-                           plan->r * plan->panel_width, plan->panel_width, plan->tap_channel, u, plan->panel_width,
-                           plan->piece);
+    const ptrdiff_t vectors = ceil_div(panel_outputs(plan, panel), (ptrdiff_t)plan->kernels->lanes);
+    plan->winograd->filter((size_t)part_channels(plan, part), (size_t)vectors, plan->panel_width, taps, u, plan->piece);
 }
 
 /* V of tiles first .. end - 1 of one group, `parts` of them from `part` on; `v` is where the first of all goes. */
