@@ -111,6 +111,7 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, const f
             if (half && i == 2 && height < size)
                 break;
             vf x[6] = {{0}}, points[6];
+            FC_OPAQUE(to);
             FC_UNROLL(6)
             for (int j = 0; j < width; j++)
                 x[j] = down[j][i];
@@ -297,15 +298,54 @@ FC_INLINE void winograd_products(int r, const fc_winograd_few *few)
     products_of_row(r, 1, powers, few->taps, few);
 }
 
-/* y = A^T p A of each tile of a row of tiles, of which the last may lie partly outside the image. Of points at infinity
- * that a tile is without, others are read, for outputs that are not stored. */
-FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
+/* y = A^T p A of one vector of channels of a tile, of which rows x columns outputs and some lanes are stored: `from` and
+ * `at` are where it lies among the points and in y. Of points at infinity that a tile is without, others are read, for
+ * outputs that are not stored. */
+FC_INLINE void output_tile(int m, int rows, int columns, size_t lanes, const fc_winograd_output *out, const float *from,
+                           ptrdiff_t at, vf bias)
 {
     const ptrdiff_t plane = out->plane, last = out->width < m ? 0 : plane, to_row = 2 * plane - last;
     const ptrdiff_t to_last_row = out->height < m ? to_row - 6 * plane : to_row;
+    vf across[6][5];
+    FC_UNROLL(6)
+    for (int i = 0; i < 6; i++) {
+        vf points[6];
+        FC_UNROLL(6)
+        for (int j = 0; j < 6; j++) {
+            points[j] = vload(from);
+            from += j < 4 ? plane : j == 4 ? last : i == 4 ? to_last_row : to_row;
+        }
+        outputs_of_points(m, points, across[i]);
+    }
+    FC_UNROLL(5)
+    for (int j = 0; j < m; j++) {
+        vf points[6], y[5];
+        FC_UNROLL(6)
+        for (int i = 0; i < 6; i++)
+            points[i] = across[i][j];
+        outputs_of_points(m, points, y);
+        FC_UNROLL(5)
+        for (int i = 0; i < m; i++) {
+            const ptrdiff_t pixel = at + i * out->y_row + j * out->y_pixel;
+            if (i >= rows || j >= columns)
+                continue;
+            vf value = y[i] + bias;
+            if (out->residual)
+                value += vload_lanes(out->residual + pixel, lanes);
+            if (out->relu)
+                value = vrelu(value);
+            vstore_lanes(out->y + pixel, value, lanes);
+        }
+    }
+}
+
+/* y of each tile of a row of tiles, of which the last may lie partly outside the image. */
+FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
+{
+    const int rows = (int)out->rows;
     for (size_t t = 0; t < out->tiles; t++) {
         const ptrdiff_t left = out->columns - (ptrdiff_t)t * out->width;
-        const int columns = (int)(left < out->width ? left : out->width), rows = (int)out->rows;
+        const int columns = (int)(left < out->width ? left : out->width);
         for (size_t c = 0; c < out->channels; c += FC_LANES) {
             const size_t lanes = out->channels - c < FC_LANES ? out->channels - c : FC_LANES;
             const float *from = out->points + (ptrdiff_t)t * out->tile + c;
@@ -315,37 +355,11 @@ FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
                     for (ptrdiff_t j = 0; j < out->width; j++)
                         __builtin_prefetch(out->y + out->ahead + at + i * out->y_row + j * out->y_pixel, 1, 2);
             const vf bias = out->bias ? vload_lanes(out->bias + c, lanes) : (vf){0};
-            vf across[6][5];
-            FC_UNROLL(6)
-            for (int i = 0; i < 6; i++) {
-                vf points[6];
-                FC_UNROLL(6)
-                for (int j = 0; j < 6; j++) {
-                    points[j] = vload(from);
-                    from += j < 4 ? plane : j == 4 ? last : i == 4 ? to_last_row : to_row;
-                }
-                outputs_of_points(m, points, across[i]);
-            }
-            FC_UNROLL(5)
-            for (int j = 0; j < m; j++) {
-                vf points[6], y[5];
-                FC_UNROLL(6)
-                for (int i = 0; i < 6; i++)
-                    points[i] = across[i][j];
-                outputs_of_points(m, points, y);
-                FC_UNROLL(5)
-                for (int i = 0; i < m; i++) {
-                    const ptrdiff_t pixel = at + i * out->y_row + j * out->y_pixel;
-                    if (i >= rows || j >= columns)
-                        continue;
-                    vf value = y[i] + bias;
-                    if (out->residual)
-                        value += vload_lanes(out->residual + pixel, lanes);
-                    if (out->relu)
-                        value = vrelu(value);
-                    vstore_lanes(out->y + pixel, value, lanes);
-                }
-            }
+            /* Asked for each output, what is stored would take longer than the arithmetic. */
+            if (rows == m && columns == m && lanes == FC_LANES)
+                output_tile(m, m, m, FC_LANES, out, from, at, bias);
+            else
+                output_tile(m, rows, columns, lanes, out, from, at, bias);
         }
     }
 }
