@@ -12,6 +12,7 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
+#include "correlate_plan.h"
 #include "integers.h"
 #include "ops.h"
 
@@ -20,8 +21,8 @@ enum {
     MOST_SEQUENCES = 64,          /* of a task */
 };
 
-/* Nanoseconds of one thread for a multiply-add in a vector unit, and for the activation of a gate. */
-static const double STEP_NS = 0.15, GATE_NS = 0.6;
+/* Nanoseconds of one thread for the activation of a gate. */
+static const double GATE_NS = 0.6;
 
 typedef struct plan plan;
 struct plan {
@@ -150,7 +151,7 @@ static int run(plan *p, const fc_tensor *steps)
     p->width = VECTORS * (ptrdiff_t)p->kernels->lanes;
     p->panels = ceil_div(p->outputs, p->width);
     const double products = (double)p->outputs * (double)p->depth / (double)p->kernels->lanes;
-    const double cost = products * STEP_NS + (double)p->r->weight.size[0] * GATE_NS;
+    const double cost = products * FC_STEP_NS + (double)p->r->weight.size[0] * GATE_NS;
     const int threads = fc_team_size(cost * (double)p->sequences * (double)p->steps);
     p->block = min(MOST_SEQUENCES, ceil_div(p->sequences, threads));
     p->blocks = ceil_div(p->sequences, p->block);

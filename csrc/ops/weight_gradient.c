@@ -354,17 +354,16 @@ static void run_task(const plan *plan, ptrdiff_t task, float *scratch)
         if (plan->by_taps) {
             copy_planes(plan, &b, scratch);
             add_block_by_taps(plan, &b, sums);
-            b = next;
-            continue;
-        }
-        find_rows(plan, &b, scratch);
-        if (more)
-            fetch_block(plan, &next, ahead);
-        for (ptrdiff_t panel = first_panel; panel < last_panel; panel++) {
-            const int last = panel + 1 == last_panel;
-            if (!plan->dy_in_place && is_dense(&plan->dy) && (more || !last))
-                fetch_panel(plan, last ? &next : &b, last ? first_panel : panel + 1, ahead);
-            add_block(plan, &b, panel, ahead, sums + (size_t)panel * plan->sum_floats);
+        } else {
+            find_rows(plan, &b, scratch);
+            if (more)
+                fetch_block(plan, &next, ahead);
+            for (ptrdiff_t panel = first_panel; panel < last_panel; panel++) {
+                const int last = panel + 1 == last_panel;
+                if (!plan->dy_in_place && is_dense(&plan->dy) && (more || !last))
+                    fetch_panel(plan, last ? &next : &b, last ? first_panel : panel + 1, ahead);
+                add_block(plan, &b, panel, ahead, sums + (size_t)panel * plan->sum_floats);
+            }
         }
         b = next;
     }

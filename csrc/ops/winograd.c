@@ -217,7 +217,7 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
     const ptrdiff_t tiles = range.end - range.first, vectors = ceil_div(used, (ptrdiff_t)plan->kernels->lanes);
     const ptrdiff_t m_tile = plan->batch * plan->panel_width;
     m += (range.first - first) * m_tile;
-    if (!fc_phase_has(phase_of(plan, part), plan->r, plane)) {
+    if (!fc_phase_has(phase_of(plan, part), plane)) {
         for (ptrdiff_t i = 0; i < tiles && !part; i++)
             memset(m + i * m_tile, 0, (size_t)plan->panel_width * sizeof(float));
         return;
@@ -408,10 +408,9 @@ static int describe(const fc_correlation *problem, plan *plan)
     plan->r = transformed_taps(problem);
     plan->m = fc_winograd_outputs(plan->r);
     const ptrdiff_t folds = folds_of(problem);
-    plan->phase_count = fc_winograd_phases_of(&problem->x, problem->x_step[0], folds, taps, origin,
+    plan->phase_count = fc_winograd_phases_of(&problem->x, problem->x_step[0], folds, plan->r, taps, origin,
                                               problem->y.size + 2, plan->phases);
-    for (ptrdiff_t i = 0; i < plan->phase_count; i++)
-        plan->planes += fc_phase_planes(&plan->phases[i], plan->r);
+    plan->planes = fc_planes_of_phases(plan->phases, plan->phase_count);
     if (plan_panels(plan, problem->groups, problem->w.size[0], problem->w.size[1] * folds * folds))
         return -1;
     plan->winograd = fc_winograd_of(plan->kernels, plan->r);

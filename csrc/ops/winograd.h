@@ -77,6 +77,7 @@ int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t row_stride, ptr
 
 typedef struct fc_winograd_phase {
     ptrdiff_t taps[2], first[2];         /* number of taps; the first of them, of which others are a stride apart */
+    ptrdiff_t points[2];                 /* of a tile; of fewer taps than others have, without the one at infinity */
     fc_tensor x;                         /* the pixels that they meet */
     ptrdiff_t origin[2];                 /* among these, of the tap `first` of output (0, 0) */
     ptrdiff_t folds;                     /* s: taps meet s x s pixels at once, which have taps `first` + 0 .. s - 1, */
@@ -92,16 +93,17 @@ static inline ptrdiff_t fc_winograd_taps(ptrdiff_t taps, ptrdiff_t stride, ptrdi
     return (taps + (folds > 1 ? 2 : 1) * (stride - 1)) / stride;
 }
 
-/* The phases of taps that follow each other, of which tap (0, 0) of output (0, 0) is at `origin` of x. The first phase
- * has the most taps. Returns their number. */
-ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, ptrdiff_t folds, const ptrdiff_t taps[2],
-                                const ptrdiff_t origin[2], const ptrdiff_t outputs[2],
+/* The phases of taps that follow each other, of which tap (0, 0) of output (0, 0) is at `origin` of x, for transforms of
+ * r taps. The first phase has the most taps. Returns their number. */
+ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, ptrdiff_t folds, ptrdiff_t r,
+                                const ptrdiff_t taps[2], const ptrdiff_t origin[2], const ptrdiff_t outputs[2],
                                 fc_winograd_phase phases[FC_WINOGRAD_PHASES]);
 
-/* Planes of a phase: their number, which one the first, second ... is, and whether it has one. */
-ptrdiff_t fc_phase_planes(const fc_winograd_phase *phase, ptrdiff_t r);
-ptrdiff_t fc_phase_plane(const fc_winograd_phase *phase, ptrdiff_t r, ptrdiff_t index);
-int fc_phase_has(const fc_winograd_phase *phase, ptrdiff_t r, ptrdiff_t plane);
+/* Planes of a phase: their number, which one the first, second ... is, and whether it has one. Those of all phases. */
+ptrdiff_t fc_phase_planes(const fc_winograd_phase *phase);
+ptrdiff_t fc_phase_plane(const fc_winograd_phase *phase, ptrdiff_t index);
+int fc_phase_has(const fc_winograd_phase *phase, ptrdiff_t plane);
+ptrdiff_t fc_planes_of_phases(const fc_winograd_phase *phases, ptrdiff_t count);
 
 /* Pixels along an axis of a tile, as many as its points. */
 static inline ptrdiff_t fc_tile_pixels(ptrdiff_t taps, ptrdiff_t outputs)

@@ -114,8 +114,8 @@ static void run_chunk(const plan *plan, ptrdiff_t chunk, float *scratch)
             const fc_winograd_phase *phase = &plan->phases[i];
             transform(plan, phase, first, end, v, copy);
             fc_clock(FC_MULTIPLY);
-            for (ptrdiff_t j = 0; j < fc_phase_planes(phase, plan->r); j++) {
-                const ptrdiff_t plane = fc_phase_plane(phase, plan->r, j);
+            for (ptrdiff_t j = 0; j < fc_phase_planes(phase); j++) {
+                const ptrdiff_t plane = fc_phase_plane(phase, j);
                 for (ptrdiff_t panel = 0; panel < plan->panels; panel++)
                     multiply(plan, plane, begin, first, end, v + plane * plan->v_plane, d + plane * plan->d_plane,
                              panel, sums + i * plan->phase_sums + plane * plan->sum_plane);
@@ -128,12 +128,12 @@ static void run_chunk(const plan *plan, ptrdiff_t chunk, float *scratch)
 static ptrdiff_t product_share(const plan *plan, const fc_winograd_phase *phase, ptrdiff_t first, ptrdiff_t end,
                                ptrdiff_t index, ptrdiff_t shares)
 {
-    const ptrdiff_t planes = fc_phase_planes(phase, plan->r);
+    const ptrdiff_t planes = fc_phase_planes(phase);
     ptrdiff_t tiles[PLANES], all = 0;
     if (index == shares)
         return planes * plan->panels;
     for (ptrdiff_t i = 0; i < planes; i++) {
-        const fc_tile_range range = fc_tiles_of_plane(&plan->tiling, fc_phase_plane(phase, plan->r, i), first, end);
+        const fc_tile_range range = fc_tiles_of_plane(&plan->tiling, fc_phase_plane(phase, i), first, end);
         tiles[i] = range.end - range.first;
         all += tiles[i];
     }
@@ -159,7 +159,7 @@ static void share_chunk(const plan *plan, ptrdiff_t chunk, int thread, int threa
             fc_clock(FC_MULTIPLY);
             const ptrdiff_t stop_product = product_share(plan, phase, first, end, thread + 1, threads);
             for (ptrdiff_t j = product_share(plan, phase, first, end, thread, threads); j < stop_product; j++) {
-                const ptrdiff_t plane = fc_phase_plane(phase, plan->r, j / plan->panels);
+                const ptrdiff_t plane = fc_phase_plane(phase, j / plan->panels);
                 multiply(plan, plane, begin, first, end, plan->v + plane * plan->v_plane,
                          plan->d + plane * plan->d_plane, j % plan->panels,
                          sums + i * plan->phase_sums + plane * plan->sum_plane);
@@ -231,7 +231,7 @@ static void body(void *context, int thread, int threads)
     if (plan->chunks > 1) {
         const ptrdiff_t planes = plan->phase_count * PLANES;
         for (fc_hand hand = fc_hand_of(&plan->planes_of_sums, planes, thread, threads); fc_take(&hand);) {
-            if (!fc_phase_has(&plan->phases[hand.task / PLANES], plan->r, hand.task % PLANES))
+            if (!fc_phase_has(&plan->phases[hand.task / PLANES], hand.task % PLANES))
                 continue;
             float *sums = plan->sums + hand.task * plan->sum_plane;
             for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
@@ -255,9 +255,7 @@ static int run_group(plan *plan)
     plan->panels = ceil_div(plan->outputs, plan->width);
 
     /* Shape alone decides these: they fix the order of the sums. */
-    ptrdiff_t planes = 0;
-    for (ptrdiff_t i = 0; i < plan->phase_count; i++)
-        planes += fc_phase_planes(&plan->phases[i], plan->r);
+    const ptrdiff_t planes = fc_planes_of_phases(plan->phases, plan->phase_count);
     const ptrdiff_t weights = planes * plan->channels * (ptrdiff_t)round_up(plan->outputs);
     const int few = weights <= FEW_SUMS;
     const ptrdiff_t tiles = few ? SMALL_BLOCK : LARGE_BLOCK, least = few ? SMALL_BLOCK : CHUNK_TILES;
@@ -315,9 +313,9 @@ int fc_winograd_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, cons
         dy_group.data += group * outputs * dy->stride[1];
         plan.dw.data += group * outputs * dw->stride[0];
         plan.dy = (fc_winograd_phase){.x = dy_group, .folds = 1};
-        plan.phase_count = fc_winograd_phases_of(&x_group, stride, folds, dw->size + 2, origin, dy->size + 2,
-                                                 plan.phases);
         plan.r = fc_winograd_taps(dw->size[2], stride, folds);
+        plan.phase_count = fc_winograd_phases_of(&x_group, stride, folds, plan.r, dw->size + 2, origin, dy->size + 2,
+                                                 plan.phases);
         plan.winograd = fc_winograd_of(plan.kernels, plan.r);
         plan.m = fc_winograd_outputs(plan.r);
         plan.tiling = fc_tile_images(plan.m, x->size[0], dy->size[2], dy->size[3]);

@@ -129,7 +129,7 @@ ptrdiff_t fc_winograd_folds(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride
 static void fold(const fc_tensor *x, ptrdiff_t s, const ptrdiff_t taps[2], const ptrdiff_t origin[2],
                  const ptrdiff_t outputs[2], fc_winograd_phase *phase)
 {
-    *phase = (fc_winograd_phase){.x = *x, .folds = s};
+    *phase = (fc_winograd_phase){.points = {FC_WINOGRAD_POINTS, FC_WINOGRAD_POINTS}, .x = *x, .folds = s};
     for (int axis = 0; axis < 2; axis++) {
         ptrdiff_t *size = &phase->x.size[2 + axis];
         phase->taps[axis] = fc_winograd_taps(taps[axis], s, s);
@@ -139,8 +139,8 @@ static void fold(const fc_tensor *x, ptrdiff_t s, const ptrdiff_t taps[2], const
     }
 }
 
-ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, ptrdiff_t folds, const ptrdiff_t taps[2],
-                                const ptrdiff_t origin[2], const ptrdiff_t outputs[2],
+ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, ptrdiff_t folds, ptrdiff_t r,
+                                const ptrdiff_t taps[2], const ptrdiff_t origin[2], const ptrdiff_t outputs[2],
                                 fc_winograd_phase phases[FC_WINOGRAD_PHASES])
 {
     if (folds > 1) {
@@ -157,6 +157,7 @@ ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, ptrdiff_t 
             ptrdiff_t *size = &phase->x.size[2 + axis];
             phase->first[axis] = first[axis];
             phase->taps[axis] = ceil_div(taps[axis] - first[axis], stride);
+            phase->points[axis] = FC_WINOGRAD_POINTS - (phase->taps[axis] < r);
             phase->origin[axis] = (at - pixel) / stride;
             if (x->data)           /* none is known where weights are prepared */
                 phase->x.data += pixel * x->stride[2 + axis];
@@ -169,27 +170,24 @@ ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, ptrdiff_t 
     return stride * stride;
 }
 
-/* Points of a phase along an axis. */
-static ptrdiff_t points_along(const fc_winograd_phase *phase, ptrdiff_t r, int axis)
+ptrdiff_t fc_phase_planes(const fc_winograd_phase *phase) { return phase->points[0] * phase->points[1]; }
+
+ptrdiff_t fc_phase_plane(const fc_winograd_phase *phase, ptrdiff_t index)
 {
-    return FC_WINOGRAD_POINTS - (phase->taps[axis] < r);
+    return index / phase->points[1] * FC_WINOGRAD_POINTS + index % phase->points[1];
 }
 
-ptrdiff_t fc_phase_planes(const fc_winograd_phase *phase, ptrdiff_t r)
+int fc_phase_has(const fc_winograd_phase *phase, ptrdiff_t plane)
 {
-    return points_along(phase, r, 0) * points_along(phase, r, 1);
+    return plane / FC_WINOGRAD_POINTS < phase->points[0] && plane % FC_WINOGRAD_POINTS < phase->points[1];
 }
 
-ptrdiff_t fc_phase_plane(const fc_winograd_phase *phase, ptrdiff_t r, ptrdiff_t index)
+ptrdiff_t fc_planes_of_phases(const fc_winograd_phase *phases, ptrdiff_t count)
 {
-    const ptrdiff_t columns = points_along(phase, r, 1);
-    return index / columns * FC_WINOGRAD_POINTS + index % columns;
-}
-
-int fc_phase_has(const fc_winograd_phase *phase, ptrdiff_t r, ptrdiff_t plane)
-{
-    return plane / FC_WINOGRAD_POINTS < points_along(phase, r, 0) &&
-           plane % FC_WINOGRAD_POINTS < points_along(phase, r, 1);
+    ptrdiff_t planes = 0;
+    for (ptrdiff_t i = 0; i < count; i++)
+        planes += fc_phase_planes(&phases[i]);
+    return planes;
 }
 
 /* ---- points ----------------------------------------------------------------------------------------------- */
