@@ -21,7 +21,7 @@ int fc_conv2d_choice(fc_pass pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdif
 {
     const ptrdiff_t folds = pass == FC_BACKWARD_INPUT ? 1 : fc_winograd_folds(channels, taps, stride);
     const ptrdiff_t phases_along = stride / folds, lanes = 16;
-    const ptrdiff_t r = fc_winograd_taps(taps, stride, folds), m = fc_winograd_outputs(r);
+    const ptrdiff_t r = fc_winograd_taps(taps, stride), m = fc_winograd_outputs(r);
     const double tiles = (double)ceil_div(height, m) * (double)ceil_div(width, m);
     double rows = 0, columns = 0, points = 0;          /* of all tiles; of one, along an axis: over all phases */
     for (ptrdiff_t first = 0; first < phases_along; first++) {

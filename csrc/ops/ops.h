@@ -44,7 +44,7 @@ typedef struct fc_filters {
     int algorithm;
     ptrdiff_t vectors;                   /* of a panel, of the direct algorithm */
     int points;                          /* Winograd's: whether they are points, else packed taps */
-    ptrdiff_t stride, first[2];          /* Winograd's, by which taps are dealt out or folded */
+    ptrdiff_t stride;                    /* Winograd's, by which taps are dealt out or folded */
     float *data;                         /* to be freed by fc_free; NULL: the weight is taken as it is */
 } fc_filters;
 

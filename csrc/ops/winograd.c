@@ -105,7 +105,7 @@ static void pack_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
             for (ptrdiff_t s = 0; s < plan->r; s++, to += plan->panel_width) {
                 const ptrdiff_t row = phase->first[0] + pixel / phase->folds + r * stride;
                 const ptrdiff_t column = phase->first[1] + pixel % phase->folds + s * stride;
-                if (row >= 0 && row < rows->count && column >= 0 && column < columns->count)
+                if (row < rows->count && column < columns->count)
                     fc_pack_tap(plan->kernels, &p->w,
                                 w + rows->index[row] * p->w.stride[2] + columns->index[column] * p->w.stride[3],
                                 channels, panel_outputs(plan, panel), to, plan->tap_channel);
@@ -396,7 +396,7 @@ static ptrdiff_t folds_of(const fc_correlation *p)
 /* r, of x in forward, where x_step is the stride, or of y in backward. */
 static ptrdiff_t transformed_taps(const fc_correlation *p)
 {
-    return fc_winograd_taps(p->w.size[2], p->x_step[0] * p->y_step[0], folds_of(p));
+    return fc_winograd_taps(p->w.size[2], p->x_step[0] * p->y_step[0]);
 }
 
 /* Of a correlation of one phase of y. */
@@ -539,7 +539,6 @@ int fc_winograd_prepare(const fc_correlation *problem, fc_filters *filters)
         .algorithm = FC_WINOGRAD,
         .points = points,
         .stride = problem->x_step[0],
-        .first = {plan.phases[0].first[0], plan.phases[0].first[1]},
         .data = data,
     };
     return data ? 0 : -1;
@@ -552,8 +551,7 @@ static int correlate(const fc_correlation *problem, const fc_filters *filters)
     if (describe(problem, &plan))
         return -1;
     const fc_correlation *p = &plan.p;
-    const ptrdiff_t *first = plan.phases[0].first;
-    if (filters && (filters->stride != p->x_step[0] || filters->first[0] != first[0] || filters->first[1] != first[1]))
+    if (filters && filters->stride != p->x_step[0])
         filters = NULL;
     if (filters && filters->points)
         plan.filters = filters->data;

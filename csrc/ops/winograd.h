@@ -64,9 +64,9 @@ static inline ptrdiff_t fc_winograd_plane(ptrdiff_t floats) { return ((floats + 
  * adds up the products: at stride 2, 3 x 3 taps become 2 x 2, 2 x 1, 1 x 2 and 1 x 1. All take the transforms of the
  * most taps that a phase has along an axis, r: one of fewer is without products at infinity.
  *
- * Few channels would leave lanes idle: instead of phases, s x s pixels of C channels are folded to one of s^2 C, which
- * the r x r taps meet that reach any of them, zeros among them where the filter ends. Folded channels are in the order
- * [row of s][column of s][C]. */
+ * Few channels would leave lanes idle: instead of phases, s x s pixels of C channels are folded to one of s^2 C. Pixels
+ * are folded from where the filter begins at output (0, 0) on, so that its taps fold alike, zeros behind the last. Folded
+ * channels are in the order [row of s][column of s][C]. */
 enum { FC_WINOGRAD_MOST_STRIDE = 4, FC_WINOGRAD_PHASES = FC_WINOGRAD_MOST_STRIDE * FC_WINOGRAD_MOST_STRIDE };
 
 /* m, outputs of a tile along an axis, for r taps. */
@@ -80,18 +80,15 @@ typedef struct fc_winograd_phase {
     ptrdiff_t points[2];                 /* of a tile; of fewer taps than others have, without the one at infinity */
     fc_tensor x;                         /* the pixels that they meet */
     ptrdiff_t origin[2];                 /* among these, of the tap `first` of output (0, 0) */
-    ptrdiff_t folds;                     /* s: taps meet s x s pixels at once, which have taps `first` + 0 .. s - 1, */
-                                         /* some before the filter's first or behind its last; 1: pixel by pixel     */
+    ptrdiff_t folds;                     /* s: taps meet s x s pixels at once; 1: pixel by pixel */
+    ptrdiff_t fold_from[2];              /* the pixel with which folded pixel 0 begins: 0 .. s - 1 */
 } fc_winograd_phase;
 
 /* s where pixels of a correlation with so many input channels are folded, else 1. */
 ptrdiff_t fc_winograd_folds(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride);
 
-/* r: taps of a phase along an axis, at most, or taps that meet folded pixels, wherever the filter begins among them. */
-static inline ptrdiff_t fc_winograd_taps(ptrdiff_t taps, ptrdiff_t stride, ptrdiff_t folds)
-{
-    return (taps + (folds > 1 ? 2 : 1) * (stride - 1)) / stride;
-}
+/* r: taps of a phase along an axis, at most, or taps that meet folded pixels. */
+static inline ptrdiff_t fc_winograd_taps(ptrdiff_t taps, ptrdiff_t stride) { return (taps + stride - 1) / stride; }
 
 /* The phases of taps that follow each other, of which tap (0, 0) of output (0, 0) is at `origin` of x, for transforms of
  * r taps. The first phase has the most taps. Returns their number. */

@@ -205,7 +205,7 @@ static void write_channels(const plan *plan, const fc_winograd_phase *phase, ptr
             for (ptrdiff_t s = 0; s < columns; s++) {
                 const ptrdiff_t tap_row = phase->first[0] + pixel / folds + r * plan->stride;
                 const ptrdiff_t tap_column = phase->first[1] + pixel % folds + s * plan->stride;
-                if (tap_row < 0 || tap_row >= dw->size[2] || tap_column < 0 || tap_column >= dw->size[3])
+                if (tap_row >= dw->size[2] || tap_column >= dw->size[3])
                     continue;
                 fc_store_row(plan->kernels, stage + r * row + s * column + i * plan->sum_row, plan->sum_row, run,
                              plan->outputs,
@@ -313,7 +313,7 @@ int fc_winograd_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, cons
         dy_group.data += group * outputs * dy->stride[1];
         plan.dw.data += group * outputs * dw->stride[0];
         plan.dy = (fc_winograd_phase){.x = dy_group, .folds = 1};
-        plan.r = fc_winograd_taps(dw->size[2], stride, folds);
+        plan.r = fc_winograd_taps(dw->size[2], stride);
         plan.phase_count = fc_winograd_phases_of(&x_group, stride, folds, plan.r, dw->size + 2, origin, dy->size + 2,
                                                  plan.phases);
         plan.winograd = fc_winograd_of(plan.kernels, plan.r);

@@ -113,7 +113,7 @@ fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end)
 
 int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t row_stride, ptrdiff_t column_stride)
 {
-    const ptrdiff_t r = fc_winograd_taps(rows, row_stride, 1);
+    const ptrdiff_t r = fc_winograd_taps(rows, row_stride);
     return rows == columns && row_stride == column_stride && row_stride <= FC_WINOGRAD_MOST_STRIDE &&
            r >= FC_WINOGRAD_LEAST_TAPS && r <= FC_WINOGRAD_MOST_TAPS;
 }
@@ -121,7 +121,7 @@ int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t row_stride, ptr
 ptrdiff_t fc_winograd_folds(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride)
 {
     return channels < FC_MAX_LANES && stride * stride * channels <= FC_WINOGRAD_PART &&
-                   fc_winograd_taps(taps, stride, stride) <= FC_WINOGRAD_MOST_TAPS
+                   fc_winograd_taps(taps, stride) <= FC_WINOGRAD_MOST_TAPS
                ? stride : 1;
 }
 
@@ -132,9 +132,9 @@ static void fold(const fc_tensor *x, ptrdiff_t s, const ptrdiff_t taps[2], const
     *phase = (fc_winograd_phase){.points = {FC_WINOGRAD_POINTS, FC_WINOGRAD_POINTS}, .x = *x, .folds = s};
     for (int axis = 0; axis < 2; axis++) {
         ptrdiff_t *size = &phase->x.size[2 + axis];
-        phase->taps[axis] = fc_winograd_taps(taps[axis], s, s);
+        phase->taps[axis] = fc_winograd_taps(taps[axis], s);
         phase->origin[axis] = floor_div(origin[axis], s);
-        phase->first[axis] = phase->origin[axis] * s - origin[axis];
+        phase->fold_from[axis] = origin[axis] - phase->origin[axis] * s;
         *size = max(0, min(*size, origin[axis] + (outputs[axis] - 1) * s + taps[axis]));
     }
 }
@@ -203,26 +203,38 @@ size_t fc_transform_floats(const fc_winograd_phase *phase, ptrdiff_t m, ptrdiff_
     return is_read_in_place(phase) ? 0 : (size_t)(FC_WINOGRAD_POINTS * columns) * round_up(channels);
 }
 
+/* Pixels from .. to - 1 of a row to out[pixel / s][pixel % s][channel]. */
+static void fold_pixels(const float *row, ptrdiff_t x_channel, ptrdiff_t x_pixel, ptrdiff_t channels, ptrdiff_t s,
+                        ptrdiff_t from, ptrdiff_t to, float *out, ptrdiff_t pitch)
+{
+    for (ptrdiff_t first = from; first < min(from + s, to); first++)
+        for (ptrdiff_t c = 0; c < channels; c++) {
+            float *folded = out + first / s * pitch + first % s * channels + c;
+            for (ptrdiff_t w = first; w < to; w += s, folded += pitch)
+                *folded = row[w * x_pixel + c * x_channel];
+        }
+}
+
 /* Row h of folded pixels, `columns` of them from `first` on, to out[column][row of s][column of s][channel]; zeros
  * outside the image, and behind the last channel up to the pitch. */
-static void fold_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t s, ptrdiff_t n, ptrdiff_t c0,
+static void fold_row(const fc_kernels *kernels, const fc_winograd_phase *phase, ptrdiff_t n, ptrdiff_t c0,
                      ptrdiff_t channels, ptrdiff_t h, ptrdiff_t first, ptrdiff_t columns, float *out, ptrdiff_t pitch)
 {
-    const ptrdiff_t begin = max(0, first * s), end = min(x->size[3], (first + columns) * s), whole = end / s * s;
+    const fc_tensor *x = &phase->x;
+    const ptrdiff_t s = phase->folds, h0 = h * s + phase->fold_from[0], w0 = first * s + phase->fold_from[1];
+    const ptrdiff_t begin = max(0, -w0), end = max(begin, min(columns * s, x->size[3] - w0));
+    /* Pixels side by side are copied together, as far as all s of a folded one are there. */
     const int contiguous = x->stride[3] == channels && (x->stride[1] == 1 || channels == 1);
+    const ptrdiff_t whole = contiguous ? min(end, ceil_div(begin, s) * s) : end, rest = max(whole, end / s * s);
     memset(out, 0, (size_t)(columns * pitch) * sizeof(float));
-    for (ptrdiff_t a = 0; a < s && h * s + a < x->size[2]; a++) {
-        const float *row = x->data + n * x->stride[0] + c0 * x->stride[1] + (h * s + a) * x->stride[2];
-        const ptrdiff_t rest = contiguous ? max(begin, whole) : begin;
-        if (begin < rest)
-            kernels->copy_spans((size_t)((rest - begin) / s), (size_t)(s * channels), row + begin * channels,
-                                s * channels, out + (begin / s - first) * pitch + a * s * channels, pitch);
-        for (ptrdiff_t b = 0; b < s; b++)
-            for (ptrdiff_t c = 0; c < channels; c++) {
-                float *to = out + (rest / s - first) * pitch + (a * s + b) * channels + c;
-                for (ptrdiff_t w = rest + b; w < end; w += s, to += pitch)
-                    *to = row[w * x->stride[3] + c * x->stride[1]];
-            }
+    for (ptrdiff_t a = max(0, -h0); a < min(s, x->size[2] - h0); a++) {
+        const float *row = x->data + n * x->stride[0] + c0 * x->stride[1] + (h0 + a) * x->stride[2] + w0 * x->stride[3];
+        float *to = out + a * s * channels;
+        fold_pixels(row, x->stride[1], x->stride[3], channels, s, begin, whole, to, pitch);
+        if (whole < rest)
+            kernels->copy_spans((size_t)((rest - whole) / s), (size_t)(s * channels), row + whole * channels,
+                                s * channels, to + whole / s * pitch, pitch);
+        fold_pixels(row, x->stride[1], x->stride[3], channels, s, rest, end, to, pitch);
     }
 }
 
@@ -241,8 +253,8 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
         .width = width,
         .row_step = run->height,
         .step = run->width,
-        .first_row = min(height, max(0, -h0)),
-        .last_row = max(0, min(height, ceil_div(x->size[2], s) - h0)),
+        .first_row = min(height, max(0, floor_div(-phase->fold_from[0], s) - h0)),
+        .last_row = max(0, min(height, floor_div(x->size[2] - phase->fold_from[0] + s - 1, s) - h0)),
         .points = points,
         .tile = tile,
         .plane = plane,
@@ -263,7 +275,7 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
         in.inside = columns;
         for (ptrdiff_t i = in.first_row; i < in.last_row; i++)
             if (s > 1)
-                fold_row(kernels, x, s, run->n, c0, channels / (s * s), h0 + i, w0, columns, scratch + i * in.row,
+                fold_row(kernels, phase, run->n, c0, channels / (s * s), h0 + i, w0, columns, scratch + i * in.row,
                          in.pixel);
             else
                 fc_copy_row(kernels, x, run->n, c0, channels, h0 + i, w0, columns, scratch + i * in.row, in.pixel);
