@@ -128,6 +128,19 @@ def test_points_made_in_registers_are_those_that_are_stored(taps, size, channels
         assert_same_bits(F.conv2d(image, w, **options, filters=filters), stored, "of an image, prepared")
 
 
+@pytest.mark.parametrize(("taps", "stride", "size"), [(3, 2, 17), (3, 2, 19), (5, 2, 13), (5, 3, 20)])
+def test_what_lies_in_kept_memory_does_not_reach_gradients(taps, stride, size, rng):
+    """Phases of fewer taps leave planes of points unwritten."""
+    w = gaussian(rng, 64, 64, taps, taps)
+    options = dict(stride=stride, padding=taps // 2, algorithm="winograd")
+    dy = gaussian(rng, 1, 64, *(((size - 1) // stride + 1,) * 2))
+    expected = F.conv2d_backward_input(dy, w, (1, 64, size, size), **dict(options, algorithm="direct"))
+    F.conv2d_backward_input(np.full_like(dy, np.nan), w, (1, 64, size, size), **options)
+    F.conv2d(np.full((2, 64, 21, 21), np.nan, np.float32), gaussian(rng, 64, 64, 3, 3), algorithm="winograd")
+    dx = F.conv2d_backward_input(dy, w, (1, 64, size, size), **options)
+    assert_norm_within(dx, expected, RELATIVE, "dx")
+
+
 @pytest.mark.parametrize("case", ["7 x 7", "groups", "one output", "depthwise", "5 x 5", "stride 2",
                                   "stride 2, few channels, groups", "stride 4, 11 x 11"])
 @pytest.mark.parametrize("op", OPS)

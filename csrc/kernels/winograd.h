@@ -228,7 +228,7 @@ FC_INLINE void winograd_filters(int r, size_t channels, size_t vectors, ptrdiff_
  * which `powers` has the filter_power, odd ones with the sign of the point; else of 0 or infinity, by powers[0] alone. */
 FC_INLINE void products_of_row(int r, int inner, const float powers[5], const float *taps, const fc_winograd_few *few)
 {
-    enum { PANEL = 2 * FC_LANES };
+    enum { PANEL = 2 * FC_LANES, SHARES = 2 * FC_WINOGRAD_POINTS * LINE_FLOATS };    /* vectors, rows and lines */
     ptrdiff_t one = few->plane * (ptrdiff_t)sizeof(float), three = 3 * one, five = 5 * one;
     FC_OPAQUE(one);                /* or 24 addresses are kept, most of them on the stack */
     FC_OPAQUE(three);
@@ -243,7 +243,7 @@ FC_INLINE void products_of_row(int r, int inner, const float powers[5], const fl
         for (ptrdiff_t c = 0; c < few->channels; c++, w += r * r * PANEL) {
             vf down[5], u[6];
             FC_UNROLL(5)
-            for (int line = 0; line < (r * r + 5) / 6; line++, next += LINE_FLOATS)
+            for (int line = 0; line < (r * r * PANEL + SHARES - 1) / SHARES; line++, next += LINE_FLOATS)
                 __builtin_prefetch(next, 0, 2);
             FC_UNROLL(5)
             for (int s = 0; s < r; s++) {

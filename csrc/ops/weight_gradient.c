@@ -20,7 +20,8 @@
  *
  *   for each channel c, each tile of tap rows r:  sums[c][r][s, k] += x[h + r][w][c] * dy[h][w - s][k]
  *
- * The chains are the same, but for products with zeros. */
+ * The chains are the same, but for products with zeros. Of a 1x1 filter, x and dy change places instead: from there on
+ * dy is the layer's input, whose channels are the lanes, and x the gradient of its output. */
 #include <stdint.h>
 #include <string.h>
 
@@ -35,7 +36,7 @@
 enum {
     BLOCK_PIXELS = 400,            /* of dy in a block: [400][32] floats are 50 KiB                     */
     LEAST_PIXELS = 64,             /* with fewer, loading and storing the sums costs too much           */
-    BLOCK_FLOATS = 1 << 17,        /* of x in a block, about: 512 KiB of the L2 cache                   */
+    BLOCK_FLOATS = 1 << 17,        /* of what a block keeps in the L2 cache, about: 512 KiB             */
     PARTIAL_FLOATS = 1 << 20,      /* of all chunks' sums together; beyond it there is one chunk        */
     MOST_CHUNKS = 16,
     FEW_PANELS = 8,                /* a copy of x that is read so often costs more than it saves,       */
@@ -59,7 +60,7 @@ typedef struct plan {
     fc_conv2d conv;
     fc_tensor dy, x, dw;
     const fc_kernels *kernels;
-    int exchanged;                     /* dy is the input of the layer, x the gradient of its output */
+    int exchanged;                     /* dy is the layer's input, x the gradient of its output */
     ptrdiff_t channels, outputs, vectors, panel_width, panels;
     int in_place;                      /* x is read where it lies, not copied */
     ptrdiff_t pitch, columns, x_row, x_image;   /* of the x rows that are read */
@@ -538,12 +539,11 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     const ptrdiff_t most = min(min(MOST_CHUNKS, images), PARTIAL_FLOATS / weight_floats);
     plan.chunk_images = max(1, ceil_div(images, power_of_two(most)));
     plan.chunks = max(1, ceil_div(images, plan.chunk_images));
-    /* Few sums read dy where it lies, so that a block of it is to stay in the L2 cache beside the one that comes next. */
+    /* A block of x stays in the L2 cache; exchanged, one of dy, which is read where it lies, beside the next. */
     const double pixel_floats = plan.exchanged
                                     ? 2 * (double)plan.outputs
                                     : (double)plan.channels * (double)conv->stride[0] * (double)conv->stride[1];
-    const ptrdiff_t x_pixels = (ptrdiff_t)(BLOCK_FLOATS / pixel_floats);
-    const ptrdiff_t block_pixels = max(LEAST_PIXELS, min(BLOCK_PIXELS, x_pixels));
+    const ptrdiff_t block_pixels = max(LEAST_PIXELS, min(BLOCK_PIXELS, (ptrdiff_t)(BLOCK_FLOATS / pixel_floats)));
     plan.block_rows = max(1, min(dy->size[2], block_pixels / max(1, dy->size[3])));
     plan.block_images = 1;
     if (plan.block_rows == dy->size[2])

@@ -478,7 +478,8 @@ static void choose_blocks(plan *plan, int threads)
     if (plan->by_panel) {
         cut_tiles(plan, blocks);
         plan->batch = 1;
-        plan->few = plan->winograd->few && !plan->filters && plan->phase_count == 1 && plan->vectors == 2 &&
+        /* All planes are multiplied: a phase of fewer taps would be without points at infinity. */
+        plan->few = plan->winograd->few && !plan->filters && plan->planes == PLANES && plan->vectors == 2 &&
                     plan->block <= FC_FEW_TILES && plan->block >= LEAST_FEW;
     }
 }
