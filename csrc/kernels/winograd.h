@@ -45,19 +45,30 @@ FC_INLINE double filter_power(int half, int i)
     return by * (i > 1 ? square : 1) * (i > 3 ? square : 1) * (i % 2 ? point : 1);
 }
 
+/* The even and the odd terms of r = 1 .. 5 taps times powers of a point. */
+FC_INLINE void sum_terms(int r, const vf power[5], const vf *w, vf *even, vf *odd)
+{
+    *even = vproduct(power[0], w[0]);
+    *odd = (vf){0};
+    if (r > 1)
+        *odd = vproduct(power[1], w[1]);
+    if (r > 2)
+        *even = vfma(power[2], w[2], *even);
+    if (r > 3)
+        *odd = vfma(power[3], w[3], *odd);
+    if (r > 4)
+        *even = vfma(power[4], w[4], *even);
+}
+
 /* Half of G w, for r = 1 .. 5 values: row j of G has the powers of point j over the product of its differences to the
  * others. */
 FC_INLINE void half_points_of_filter(int half, int r, const vf *w, vf out[3])
 {
-    vf even = vproduct(vset1((float)filter_power(half, 0)), w[0]), odd = {0};
-    if (r > 1)
-        odd = vproduct(vset1((float)filter_power(half, 1)), w[1]);
-    if (r > 2)
-        even = vfma(vset1((float)filter_power(half, 2)), w[2], even);
-    if (r > 3)
-        odd = vfma(vset1((float)filter_power(half, 3)), w[3], odd);
-    if (r > 4)
-        even = vfma(vset1((float)filter_power(half, 4)), w[4], even);
+    vf power[5], even, odd;
+    FC_UNROLL(5)
+    for (int i = 0; i < r; i++)
+        power[i] = vset1((float)filter_power(half, i));
+    sum_terms(r, power, w, &even, &odd);
     const vf end = half ? w[r - 1] : (float)(1 / 0.87890625) * w[0];
     out[0] = half ? even + odd : end;
     out[1] = half ? even - odd : even + odd;
@@ -111,7 +122,7 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, const f
             if (half && i == 2 && height < size)
                 break;
             vf x[6] = {{0}}, points[6];
-            FC_OPAQUE(to);
+            FC_OPAQUE(to);         /* likewise */
             FC_UNROLL(6)
             for (int j = 0; j < width; j++)
                 x[j] = down[j][i];
@@ -233,6 +244,11 @@ FC_INLINE void products_of_row(int r, int inner, const float powers[5], const fl
     FC_OPAQUE(one);                /* or 24 addresses are kept, most of them on the stack */
     FC_OPAQUE(three);
     FC_OPAQUE(five);
+    const int terms = inner ? r : 1;
+    vf power[5];
+    FC_UNROLL(5)
+    for (int i = 0; i < terms; i++)
+        power[i] = vset1(powers[i]);
     const float *next = few->next;
     for (ptrdiff_t vector = 0; vector < PANEL; vector += FC_LANES) {
         vf sums[FC_FEW_TILES][6] = {{{0}}};
@@ -247,17 +263,11 @@ FC_INLINE void products_of_row(int r, int inner, const float powers[5], const fl
                 __builtin_prefetch(next, 0, 2);
             FC_UNROLL(5)
             for (int s = 0; s < r; s++) {
-                vf even = vproduct(vset1(powers[0]), vload(w + s * PANEL)), odd = {0};
-                FC_UNROLL(4)
-                for (int i = 1; inner && i < r; i++) {
-                    const vf tap = vload(w + (i * r + s) * PANEL), power = vset1(powers[i]);
-                    if (i == 1)
-                        odd = vproduct(power, tap);
-                    else if (i % 2)
-                        odd = vfma(power, tap, odd);
-                    else
-                        even = vfma(power, tap, even);
-                }
+                vf tap[5], even, odd;
+                FC_UNROLL(5)
+                for (int i = 0; i < terms; i++)
+                    tap[i] = vload(w + (i * r + s) * PANEL);
+                sum_terms(terms, power, tap, &even, &odd);
                 down[s] = inner ? even + odd : even;
             }
             points_of(0, r, down, u);

@@ -60,7 +60,6 @@ typedef struct plan {
     fc_conv2d conv;
     fc_tensor dy, x, dw;
     const fc_kernels *kernels;
-    int exchanged;                     /* dy is the layer's input, x the gradient of its output */
     ptrdiff_t channels, outputs, vectors, panel_width, panels;
     int in_place;                      /* x is read where it lies, not copied */
     ptrdiff_t pitch, columns, x_row, x_image;   /* of the x rows that are read */
@@ -421,41 +420,38 @@ static void body(void *context, int thread, int threads)
 }
 
 /* Of a 1x1 filter with a stride, leaves out the pixels that it skips: they need not be copied, and the others do not
- * crowd a few sets of the caches. */
-static void skip_pixels(plan *plan)
+ * crowd a few sets of the caches. Returns whether each pixel of x then meets the one of dy at its place alone. */
+static int skip_pixels(plan *plan)
 {
     ptrdiff_t *stride = plan->conv.stride, *count = plan->dy.size + 2;
     for (int axis = 0; axis < 2; axis++)
         if (plan->dw.size[2 + axis] != 1 || plan->conv.pad[axis][0] ||
             (count[axis] - 1) * stride[axis] >= plan->x.size[2 + axis])
-            return;
+            return 0;
     for (int axis = 0; axis < 2; axis++) {
         plan->x.size[2 + axis] = count[axis];
         plan->x.stride[2 + axis] *= stride[axis];
         stride[axis] = 1;
     }
+    return 1;
 }
 
-/* Of a 1x1 filter, x and dy change places where the outputs would leave more lanes idle than the channels do: dw's two
- * axes change with them. */
-static void exchange_sides(plan *plan)
+/* Where pixels meet one by one, x and dy change places if the outputs would leave more lanes idle than the channels do:
+ * dw's two axes change with them. Returns whether they do. */
+static int exchange_sides(plan *plan)
 {
     const ptrdiff_t lanes = FC_MAX_LANES, channels = plan->dw.size[1], outputs = plan->dw.size[0];
     const double steps = (double)channels * (double)(ceil_div(outputs, lanes) * lanes);
     const double exchanged = (double)outputs * (double)(ceil_div(channels, lanes) * lanes);
-    for (int axis = 2; axis < 4; axis++)
-        if (plan->dw.size[axis] != 1 || plan->conv.pad[axis - 2][0] || plan->conv.stride[axis - 2] != 1 ||
-            plan->x.size[axis] != plan->dy.size[axis])
-            return;
     if (plan->conv.groups > 1 || exchanged >= LEAST_GAIN * steps)
-        return;
+        return 0;
     const fc_tensor x = plan->x;
-    plan->exchanged = 1;
     plan->x = plan->dy;
     plan->dy = x;
     plan->dw = (fc_tensor){.data = plan->dw.data,
                            .size = {channels, outputs, 1, 1},
                            .stride = {plan->dw.stride[1], plan->dw.stride[0], 1, 1}};
+    return 1;
 }
 
 /* Whether lanes that stand for taps too take fewer steps: as many as tap rows a channel and pixel, at least those that
@@ -500,10 +496,10 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     for (int axis = 0; axis < 4; axis++)
         if (!dweight->size[axis])
             return 0;
-    skip_pixels(&plan);
+    const int one_by_one = skip_pixels(&plan);
     if (images && fc_backward_weight_algorithm(conv, dy, dweight) == FC_WINOGRAD)
         return fc_winograd_backward_weight(conv, dy, x, dweight);
-    exchange_sides(&plan);
+    const int exchanged = one_by_one && exchange_sides(&plan);
     plan.channels = dweight->size[1];
     plan.outputs = dweight->size[0] / conv->groups;
     plan.vectors = min(ceil_div(plan.outputs, lanes), 2);
@@ -531,7 +527,7 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     const int reads_on = plan.panels == 1 && is_dense(dy) && dy->stride[3] == dy->size[1];
     const double sums = (double)(plan.channels * dweight->size[2] * dweight->size[3]);
     const int is_panel = plan.panels == 1 && dy->stride[3] == plan.outputs;
-    plan.dy_in_place = !plan.by_taps && dy->stride[1] == 1 && (plan.exchanged || dy->stride[3] % 512) &&
+    plan.dy_in_place = !plan.by_taps && dy->stride[1] == 1 && (exchanged || dy->stride[3] % 512) &&
                        (!spilt || reads_on) && (is_panel || sums <= FEW_SUMS * (double)(lanes * lanes));
 
     /* Shape alone decides these: they fix the order of the sums. */
@@ -540,7 +536,7 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     plan.chunk_images = max(1, ceil_div(images, power_of_two(most)));
     plan.chunks = max(1, ceil_div(images, plan.chunk_images));
     /* A block of x stays in the L2 cache; exchanged, one of dy, which is read where it lies, beside the next. */
-    const double pixel_floats = plan.exchanged
+    const double pixel_floats = exchanged
                                     ? 2 * (double)plan.outputs
                                     : (double)plan.channels * (double)conv->stride[0] * (double)conv->stride[1];
     const ptrdiff_t block_pixels = max(LEAST_PIXELS, min(BLOCK_PIXELS, (ptrdiff_t)(BLOCK_FLOATS / pixel_floats)));

@@ -85,6 +85,11 @@ static ptrdiff_t panel_outputs(const plan *plan, ptrdiff_t panel)
     return min(plan->panel_width, plan->outputs - panel * plan->panel_width);
 }
 
+static ptrdiff_t panel_vectors(const plan *plan, ptrdiff_t panel)
+{
+    return ceil_div(panel_outputs(plan, panel), (ptrdiff_t)plan->kernels->lanes);
+}
+
 /* ---- points ----------------------------------------------------------------------------------------------- */
 
 /* One part of a panel's weights to taps[c][r][s][NB], zeros where its phase has fewer, or where the filter ends among
@@ -136,8 +141,8 @@ static void make_filters(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 {
     const float *taps = find_taps(plan, group, panel, part, pack);
     fc_clock(FC_TRANSFORM);
-    const ptrdiff_t vectors = ceil_div(panel_outputs(plan, panel), (ptrdiff_t)plan->kernels->lanes);
-    plan->winograd->filter((size_t)part_channels(plan, part), (size_t)vectors, plan->panel_width, taps, u, plan->piece);
+    plan->winograd->filter((size_t)part_channels(plan, part), (size_t)panel_vectors(plan, panel), plan->panel_width,
+                           taps, u, plan->piece);
 }
 
 /* V of tiles first .. end - 1 of one group, `parts` of them from `part` on; `v` is where the first of all goes. */
@@ -209,12 +214,12 @@ static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 /* One plane, one part, one panel: m[tile][k] (+)= v[tile][c] u[c][k], of the tiles first .. end - 1 that have the
  * plane; `v` and `m` are where the first is. A phase without the plane adds 0. ahead: fetched with the last rows, or
  * NULL. */
-static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end, ptrdiff_t part, ptrdiff_t used,
-                     const float *v, const float *u, float *m, const float *ahead)
+static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end, ptrdiff_t part,
+                     ptrdiff_t vectors, const float *v, const float *u, float *m, const float *ahead)
 {
     static const ptrdiff_t start[1] = {0};
     const fc_tile_range range = fc_tiles_of_plane(&plan->tiling, plane, first, end);
-    const ptrdiff_t tiles = range.end - range.first, vectors = ceil_div(used, (ptrdiff_t)plan->kernels->lanes);
+    const ptrdiff_t tiles = range.end - range.first;
     const ptrdiff_t m_tile = plan->batch * plan->panel_width;
     m += (range.first - first) * m_tile;
     if (!fc_phase_has(phase_of(plan, part), plane)) {
@@ -262,7 +267,7 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdif
             for (ptrdiff_t plane = 0; plane < PLANES; plane++)
                 for (ptrdiff_t q = panel; q < panel_end; q++)
                     for (ptrdiff_t part = begin; part < begin + plan->phase_parts; part++)
-                        multiply(plan, plane, first, end, part, panel_outputs(plan, q),
+                        multiply(plan, plane, first, end, part, panel_vectors(plan, q),
                                  v + (part - begin) * plan->v_part + plane * plan->v_plane,
                                  plan->filters + (group * plan->panels + q) * plan->panel_floats +
                                      (part * PLANES + plane) * plan->piece,
@@ -320,7 +325,7 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
         fc_clock(FC_MULTIPLY);
         const ptrdiff_t fetched = plan->part * ceil_div(plan->tap_channel, PLANES);
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
-            multiply(plan, plane, first, end, part, panel_outputs(plan, panel),
+            multiply(plan, plane, first, end, part, panel_vectors(plan, panel),
                      v + part * plan->v_part + plane * plan->v_plane, filters + plane * plan->piece,
                      m + plane * plan->m_plane, ahead ? ahead + plane * fetched : NULL);
     }

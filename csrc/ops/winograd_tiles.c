@@ -254,7 +254,7 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
         .row_step = run->height,
         .step = run->width,
         .first_row = min(height, max(0, floor_div(-phase->fold_from[0], s) - h0)),
-        .last_row = max(0, min(height, floor_div(x->size[2] - phase->fold_from[0] + s - 1, s) - h0)),
+        .last_row = max(0, min(height, ceil_div(x->size[2] - phase->fold_from[0], s) - h0)),
         .points = points,
         .tile = tile,
         .plane = plane,
