@@ -88,6 +88,12 @@ cdef extern from "ops/ops.h":
                                   const fc_tensor *dweight) nogil
     int fc_linear_forward(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_conv2d_extras *,
                           const fc_tensor *y) nogil
+    ctypedef struct fc_compressed:
+        size_t floats
+        float *data
+    int fc_compress(const fc_tensor *weight, fc_compressed *) nogil
+    void fc_compressed_free(fc_compressed *) nogil
+    int fc_linear_compressed(const fc_compressed *, const fc_tensor *x, const float *bias, const fc_tensor *y) nogil
     int fc_linear_backward_weight(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *x,
                                   const fc_tensor *dweight) nogil
     int fc_sum_channels(const fc_tensor *x, float *sum) nogil
@@ -251,7 +257,7 @@ cdef object seen(object value):
             return tuple(value)
         return tuple([seen(one) for one in value])
     if hasattr(value, "shape"):
-        return tuple(value.shape), None, 4
+        return tuple(value.shape), None, getattr(value, "itemsize", 4)
     try:
         with memoryview(value) as memory:
             return memory.shape, memory.strides, memory.itemsize
@@ -1088,20 +1094,55 @@ cdef void as_row(fc_tensor *t) noexcept:
     t.stride[0] = 0
 
 
+@cython.final
+cdef class CompressedWeight:
+    """A weight (K, D) of linear in fewer bytes; see functional.compress_weight."""
+    cdef fc_compressed made
+    cdef readonly tuple shape
+    cdef readonly size_t nbytes
+
+    def __dealloc__(self):
+        fc_compressed_free(&self.made)
+
+    @property
+    def itemsize(self):
+        """Bytes of one weight, on average."""
+        return self.nbytes / (self.shape[0] * self.shape[1])
+
+
+def compress_weight(weight):
+    cdef fc_tensor t
+    cdef int status
+    cdef View held = view("weight", weight, 2, &t)
+    cdef CompressedWeight compressed = CompressedWeight.__new__(CompressedWeight)
+    with nogil:
+        status = fc_compress(&t, &compressed.made)
+    raise_for_status(status, "compress_weight")
+    compressed.shape, compressed.nbytes = (t.size[0], t.size[1]), 4 * compressed.made.floats
+    return None if compressed.made.data == NULL else compressed
+
+
 def linear(x, weight, bias, out):
     cdef fc_tensor tx, tw, ty
     cdef fc_conv2d_extras extras
     cdef float *bias_data
     cdef int status
+    cdef View hw = None
+    cdef CompressedWeight compressed = None
     cdef View hx = in_rows("x", x, 2, &tx)
-    cdef View hw = view("weight", weight, 2, &tw)
+    if isinstance(weight, CompressedWeight):
+        compressed = weight
+        tw.size[0], tw.size[1] = compressed.shape
+    else:
+        hw = view("weight", weight, 2, &tw)
     if tw.size[1] != tx.size[1]:
         raise ValueError(f"weight must have {tx.size[1]} columns, as x of shape ({tx.size[0]}, {tx.size[1]}), "
                          f"got shape ({tw.size[0]}, {tw.size[1]})")
     cdef View hb = vector("bias", bias, tw.size[0], &bias_data)
     cdef View hy = output(out, (tx.size[0], tw.size[0]), False, &ty)
     no_overlap(hy, "x", hx)
-    no_overlap(hy, "weight", hw)
+    if hw is not None:
+        no_overlap(hy, "weight", hw)
     no_overlap(hy, "bias", hb)
     if tw.size[0] > 1 and ty.stride[1] != 1:
         hy = output(None, (tx.size[0], tw.size[0]), False, &ty)
@@ -1109,7 +1150,10 @@ def linear(x, weight, bias, out):
     as_row(&ty)
     extras.bias, extras.residual, extras.relu, extras.filters = bias_data, NULL, False, NULL
     with nogil:
-        status = fc_linear_forward(&POINTWISE, &tx, &tw, &extras, &ty)
+        if compressed is None:
+            status = fc_linear_forward(&POINTWISE, &tx, &tw, &extras, &ty)
+        else:
+            status = fc_linear_compressed(&compressed.made, &tx, bias_data, &ty)
     raise_for_status(status, "linear")
     return delivered(hy, out)
 

@@ -1,15 +1,17 @@
 """linear and its gradients against the reference."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
-from check import assert_same_bits, check_op, in_layout
+from check import assert_same_bits, check_op, in_layout, using_isa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from views import check_out_views, check_views
 
-from fastconv import functional
+import fastconv
+from fastconv import functional, layers
 
 # (N, D, K): rows, input features, output features
 CASES = {
@@ -124,3 +126,92 @@ def test_nan_stays_in_its_row(rng):
     y = functional.linear(x, weight, bias)
     assert np.isnan(y[5]).all()
     assert_same_bits(np.delete(y, 5, 0), np.delete(clean, 5, 0), "the other rows")
+
+
+# ---- compressed weights ---------------------------------------------------------------------------------
+
+needs_wide_vectors = pytest.mark.skipif("avx512" not in fastconv.available_isas(), reason="needs AVX-512")
+SPECIAL = np.array([0.0, -0.0, 1e-45, -1e-38, 2.0**-126, 3e38, np.inf, -np.inf, np.nan], np.float32)
+
+
+def weights(rng, outputs, inputs, special=0):
+    """Normal ones, `special` of which are as floats seldom are."""
+    weight = rng.standard_normal((inputs, outputs), np.float32).T
+    for at in rng.integers((outputs, inputs), size=(special, 2)):
+        weight[tuple(at)] = rng.choice(SPECIAL)
+    return weight
+
+
+@needs_wide_vectors
+@pytest.mark.parametrize("special", [0, 40, 4000])
+@pytest.mark.parametrize("size", [(128, 1), (128, 31), (256, 33), (384, 700), (1000, 513), (250, 1500)])
+def test_compressed_weights_give_the_bits_of_the_weights(size, special, rng):
+    """Rows of 128 outputs are compressed or, where a weight is far from the others, as they are."""
+    weight, bias = weights(rng, *size, special), rng.standard_normal(size[0], np.float32)
+    compressed = functional.compress_weight(weight)
+    if compressed is None:
+        assert special > size[1] / 8, "too many of the rows are as they are"
+        return
+    assert compressed.shape == size
+    for rows, isa in itertools.product((0, 1, 2, 5, 40), fastconv.available_isas()):
+        x = rng.standard_normal((rows, size[1]), np.float32)
+        for threads, b in ((1, bias), (3, None)):
+            with using_isa(isa), fastconv.num_threads(threads):
+                expected = functional.linear(x, weight, b)
+                y = functional.linear(x, compressed, b)
+            assert_same_bits(y, expected, f"{rows} rows, {isa}, {threads} threads")
+
+
+@needs_wide_vectors
+def test_compression_saves_an_eighth_or_is_left_alone(rng):
+    weight = weights(rng, 1024, 600)
+    compressed = functional.compress_weight(weight)
+    assert 7 / 8 <= compressed.nbytes / weight.nbytes < 0.88
+    assert compressed.itemsize == compressed.nbytes / weight.size
+    assert functional.compress_weight(np.ascontiguousarray(weight)).nbytes == compressed.nbytes
+    spread = np.ldexp(weight, rng.integers(-30, 30, weight.shape))
+    for other in (spread, weight[:9], weight[:0], weight[:, :0]):  # of 9 outputs, 119 would be zeros
+        assert functional.compress_weight(other) is None
+
+
+@pytest.mark.parametrize("isa", sorted(set(fastconv.available_isas()) - {"avx512"}))
+def test_narrow_vectors_compress_nothing(isa, rng):
+    with using_isa(isa):
+        assert functional.compress_weight(weights(rng, 1024, 600)) is None
+
+
+@needs_wide_vectors
+def test_compressed_weights_are_a_copy(rng):
+    weight, x = weights(rng, 128, 50), rng.standard_normal((1, 50), np.float32)
+    compressed, before = functional.compress_weight(weight), functional.linear(x, weight)
+    weight[:] = 0
+    assert_same_bits(functional.linear(x, compressed), before, "after a change of the weight")
+
+
+@needs_wide_vectors
+def test_compressed_weights_are_checked_as_others(rng):
+    compressed = functional.compress_weight(weights(rng, 128, 50))
+    with pytest.raises(ValueError, match=r"weight must have 49 columns.*got shape \(128, 50\)"):
+        functional.linear(np.zeros((1, 49), np.float32), compressed)
+    with pytest.raises(ValueError, match="bias"):
+        functional.linear(np.zeros((1, 50), np.float32), compressed, np.zeros(3, np.float32))
+    with pytest.raises(TypeError, match="weight"):
+        functional.compress_weight(np.zeros((128, 50)))
+    with pytest.raises(ValueError, match="weight"):
+        functional.compress_weight(np.zeros(128, np.float32))
+    with pytest.raises(MemoryError, match="compress_weight"):
+        functional.compress_weight(np.broadcast_to(np.float32(1), (2**30, 2**30)))
+
+
+@needs_wide_vectors
+@pytest.mark.parametrize("shape", [(4096, 1000), (120, 84)])
+def test_a_plan_of_one_image_has_the_bits_of_the_layer(shape, rng):
+    """Large weights are compressed there; the profiler then counts the bytes that are read."""
+    layer, x = layers.Linear(*shape, rng=rng), rng.standard_normal((1, shape[0]), np.float32)
+    plan = layer.compile(x.shape)
+    with fastconv.profile() as p:
+        assert_same_bits(plan(x), layer.eval()(x), "compiled")
+    moved = [record.bytes for record in p.records if record.op == "linear"]
+    assert len(moved) == 2
+    is_large = math.prod(shape) > 1 << 20
+    assert (moved[0] < 0.92 * moved[1]) if is_large else moved[0] == moved[1]

@@ -295,6 +295,7 @@ def test_every_kernel_has_its_work(rng):
         F.add(image, image)
         F.sigmoid_backward(image, F.sigmoid(image))
         F.prepare_conv2d(floats(rng, 32, 32, 3, 3), (1, 32, 8, 8), padding=1)
+        F.compress_weight(floats(rng, 128, 8))
         layer = layers.LSTM(5, 6)
         layer.backward(layer(x)[0])
     missing = set(operations.names()) - {record.op for record in p.records}

@@ -49,7 +49,15 @@ typedef struct fc_outer {
     float *y;
     ptrdiff_t y_row;
     int go_on;                                 /* product_rows: from the sums in y           */
+    int32_t exponent;                          /* product_compressed: that of code 0          */
 } fc_outer;
+
+/* Compressed rows of b (see compressed.h): floats of one, the words that hold them and where in these the upper bytes
+ * and the codes begin; rows of a call. */
+enum {
+    FC_ROW_FLOATS = 128, FC_ROW_LANES = 16, FC_ROW_WORDS = 112, FC_ROW_HIGH = 64, FC_ROW_CODES = 96,
+    FC_ROW_TERMS = 32,
+};
 
 /* One step of an optimiser (see optim.h). kept = 1 - dampening; first: v takes g as it is. */
 typedef struct fc_sgd {
@@ -177,6 +185,7 @@ typedef struct fc_kernels {
     void (*sum_spans)(size_t n, size_t terms, const float *const *x, size_t at, int relu, int stream, float *y);
     void (*outer_rows)(size_t rows, const fc_outer *o);
     void (*product_rows)(size_t rows, const fc_outer *o);
+    void (*product_compressed)(size_t rows, const fc_outer *o);
     double (*square_sum)(size_t n, const float *x);
     void (*sgd_span)(size_t n, const fc_sgd *sgd, const float *g, float *v, float *p);
     void (*adam_span)(size_t n, const fc_adam *adam, const float *g, float *m, float *v, float *p);

@@ -35,6 +35,7 @@ static const double TERM_NS = 0.02;
 typedef struct forward {
     const fc_kernels *kernels;
     const fc_tensor *x, *w, *y;
+    const fc_compressed *compressed;     /* or NULL, then w */
     const float *bias;
     ptrdiff_t images, outputs, inputs;
     ptrdiff_t block, blocks;             /* outputs of a task                                           */
@@ -43,28 +44,61 @@ typedef struct forward {
     fc_tasks products, additions;
 } forward;
 
+/* Where the results of a part lie. */
+static float *sums_of(const forward *f, ptrdiff_t part)
+{
+    return part ? f->sums + (part - 1) * f->images * f->outputs : f->y->data;
+}
+
 /* One part and block of outputs: each result one chain. */
 static void multiply_part(const forward *f, ptrdiff_t part, ptrdiff_t k0)
 {
     const ptrdiff_t d0 = part * f->part, d1 = min(f->inputs, d0 + f->part);
+    fc_outer product = {
+        .n = (size_t)min(f->block, f->outputs - k0),
+        .a_step = 1,
+        .a_row = f->x->stride[3],
+        .b_step = f->w->stride[1],
+        .y = sums_of(f, part) + k0,
+        .y_row = part ? f->outputs : f->y->stride[3],
+    };
     ptrdiff_t d = d0;
     do {
-        const ptrdiff_t terms = min(f->images > FEW_IMAGES ? MANY_ROWS : FEW_ROWS, d1 - d);
-        const fc_outer product = {
-            .terms = (size_t)terms,
-            .n = (size_t)min(f->block, f->outputs - k0),
-            .a = f->x->data + d,
-            .a_step = 1,
-            .a_row = f->x->stride[3],
-            .b = f->w->data + k0 + d * f->w->stride[1],
-            .b_step = f->w->stride[1],
-            .y = (part ? f->sums + (part - 1) * f->images * f->outputs : f->y->data) + k0,
-            .y_row = part ? f->outputs : f->y->stride[3],
-            .go_on = d > d0,
-        };
+        product.terms = (size_t)min(f->images > FEW_IMAGES ? MANY_ROWS : FEW_ROWS, d1 - d);
+        product.a = f->x->data + d;
+        product.b = f->w->data + k0 + d * f->w->stride[1];
         f->kernels->product_rows((size_t)f->images, &product);
-        d += terms;
+        product.go_on = 1;
+        d += (ptrdiff_t)product.terms;
     } while (d < d1);
+}
+
+/* The same by compressed rows, as many at once as follow each other, or one that is plain. */
+static void multiply_tile(const forward *f, ptrdiff_t part, ptrdiff_t panel)
+{
+    const fc_compressed *w = f->compressed;
+    const ptrdiff_t tile = part * w->panels + panel, k0 = panel * FC_ROW_FLOATS;
+    const ptrdiff_t d0 = part * w->part, rows = min(w->part, w->inputs - d0);
+    const uint32_t *plain = w->plain + tile * ceil_div(w->part, FC_ROW_TERMS);
+    fc_outer product = {
+        .n = (size_t)min(FC_ROW_FLOATS, f->outputs - k0),
+        .a_step = 1,
+        .a_row = f->x->stride[3],
+        .b = w->data + w->tile[tile],
+        .y = sums_of(f, part) + k0,
+        .y_row = part ? f->outputs : f->y->stride[3],
+        .exponent = w->exponent,
+    };
+    for (ptrdiff_t d = 0; d < rows; d += (ptrdiff_t)product.terms) {
+        const uint32_t ahead = plain[d / FC_ROW_TERMS] >> d % FC_ROW_TERMS;
+        const ptrdiff_t left = min(rows - d, FC_ROW_TERMS - d % FC_ROW_TERMS);
+        const int is_plain = ahead & 1;
+        product.terms = (size_t)(is_plain ? 1 : ahead ? min(left, __builtin_ctz(ahead)) : left);
+        product.a = f->x->data + d0 + d;
+        (is_plain ? f->kernels->product_rows : f->kernels->product_compressed)((size_t)f->images, &product);
+        product.b += product.terms * (is_plain ? FC_ROW_FLOATS : FC_ROW_WORDS);
+        product.go_on = 1;
+    }
 }
 
 static void add_parts(const forward *f, ptrdiff_t n, ptrdiff_t k0)
@@ -82,7 +116,10 @@ static void forward_body(void *context, int thread, int threads)
     forward *f = context;
     fc_clock(FC_MULTIPLY);
     for (fc_hand hand = fc_hand_of(&f->products, f->parts * f->blocks, thread, threads); fc_take(&hand);)
-        multiply_part(f, hand.task / f->blocks, hand.task % f->blocks * f->block);
+        if (f->compressed)
+            multiply_tile(f, hand.task / f->blocks, hand.task % f->blocks);
+        else
+            multiply_part(f, hand.task / f->blocks, hand.task % f->blocks * f->block);
     if (f->parts == 1 && !f->bias)
         return;
     fc_team_barrier(threads);
@@ -92,31 +129,48 @@ static void forward_body(void *context, int thread, int threads)
         add_parts(f, hand.task / spans, hand.task % spans * SPAN);
 }
 
+static int run_forward(forward *f)
+{
+    const double weights = (double)f->outputs * (double)f->inputs;
+    const int threads = fc_team_size(weights * (FC_FLOAT_NS + TERM_NS * (double)f->images));
+    f->kernels = fc_kernels_active();
+    f->part = fc_correlation_part(f->inputs, 1);
+    f->parts = max(1, ceil_div(f->inputs, f->part));
+    if (f->compressed)
+        f->blocks = f->compressed->panels;
+    else {
+        const ptrdiff_t most = f->images > FEW_IMAGES ? MANY_OUTPUTS : FEW_OUTPUTS;
+        const ptrdiff_t blocks = max(ceil_div(f->outputs, most), ceil_div(TASKS_A_THREAD * threads, f->parts));
+        f->block = max(SPAN, (ptrdiff_t)round_up(ceil_div(f->outputs, blocks)));
+        f->blocks = ceil_div(f->outputs, f->block);
+    }
+    f->sums = fc_alloc((size_t)((f->parts - 1) * f->images * f->outputs) * sizeof(float));
+    if (!f->sums)
+        return -1;
+    fc_team_run(threads, 1, forward_body, f);
+    fc_free(f->sums);
+    return 0;
+}
+
 int fc_linear_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *w, const fc_conv2d_extras *extras,
                       const fc_tensor *y)
 {
     forward f = {
-        .kernels = fc_kernels_active(), .x = x, .w = w, .y = y, .bias = extras->bias,
+        .x = x, .w = w, .y = y, .bias = extras->bias,
         .images = x->size[3], .outputs = w->size[0], .inputs = w->size[1],
     };
     if (f.images > MOST_IMAGES || w->stride[0] != 1)
         return fc_conv2d_forward(conv, x, w, extras, y);
-    if (!f.images || !f.outputs)
-        return 0;
-    const double weights = (double)f.outputs * (double)f.inputs;
-    const int threads = fc_team_size(weights * (FC_FLOAT_NS + TERM_NS * (double)f.images));
-    f.part = fc_correlation_part(f.inputs, 1);
-    f.parts = max(1, ceil_div(f.inputs, f.part));
-    const ptrdiff_t most = f.images > FEW_IMAGES ? MANY_OUTPUTS : FEW_OUTPUTS;
-    const ptrdiff_t blocks = max(ceil_div(f.outputs, most), ceil_div(TASKS_A_THREAD * threads, f.parts));
-    f.block = max(SPAN, (ptrdiff_t)round_up(ceil_div(f.outputs, blocks)));
-    f.blocks = ceil_div(f.outputs, f.block);
-    f.sums = fc_alloc((size_t)((f.parts - 1) * f.images * f.outputs) * sizeof(float));
-    if (!f.sums)
-        return -1;
-    fc_team_run(threads, 1, forward_body, &f);
-    fc_free(f.sums);
-    return 0;
+    return f.images && f.outputs ? run_forward(&f) : 0;
+}
+
+int fc_linear_compressed(const fc_compressed *w, const fc_tensor *x, const float *bias, const fc_tensor *y)
+{
+    forward f = {
+        .x = x, .compressed = w, .y = y, .bias = bias,
+        .images = x->size[3], .outputs = w->outputs, .inputs = w->inputs,
+    };
+    return f.images ? run_forward(&f) : 0;
 }
 
 /* ---- backward_weight ---------------------------------------------------------------------------------- */

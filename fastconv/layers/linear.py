@@ -207,9 +207,11 @@ class Linear(Layer):
         self.bias = _scale(self.weight, self.bias, scale, shift)
 
     def plan(self, planner, x, out=None):
-        bias = None if self.bias is None else self.bias.data
+        weight, bias = self.weight.data, None if self.bias is None else self.bias.data
+        if x.shape[0] == 1 and weight.nbytes > _core.process_info()["cache_bytes"][1]:
+            weight = F.compress_weight(weight) or weight
         y = planner.place(out, (x.shape[0], self.out_features))
-        return planner.step(_core.linear, x, self.weight.data, bias, y)
+        return planner.step(_core.linear, x, weight, bias, y)
 
     def multiply_adds(self, input_shape):
         """in_features for each of the N*out_features outputs."""

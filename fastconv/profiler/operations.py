@@ -26,7 +26,7 @@ class Seen(NamedTuple):
 
     @property
     def nbytes(self):
-        return self.size * self.itemsize
+        return round(self.size * self.itemsize)
 
 
 class Convolution(NamedTuple):
@@ -130,7 +130,7 @@ def _conv2d_backward_weight(a, result):
                 problem)
 
 
-def _prepare_conv2d(a, result):
+def _prepare(a, result):
     weight = _array(a[0])
     return Work(_text(weight.shape), "", "", 0, weight.nbytes)
 
@@ -269,7 +269,8 @@ _DESCRIBE = {
     "conv2d": _conv2d,
     "conv2d_backward_input": _conv2d_backward_input,
     "conv2d_backward_weight": _conv2d_backward_weight,
-    "prepare_conv2d": _prepare_conv2d,
+    "prepare_conv2d": _prepare,
+    "compress_weight": _prepare,
     "sum_channels": _sums,
     "linear": _linear,
     "linear_backward_input": _linear_backward_input,

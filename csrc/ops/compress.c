@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "../runtime/dispatch.h"
+#include "../runtime/memory.h"
+#include "../runtime/threads.h"
+#include "correlate_plan.h"
+#include "integers.h"
+#include "ops.h"
+
+enum { EXPONENTS = 256, CODES = 16, EXPONENT_SHIFT = 23 };
+
+static const double WEIGHT_NS = 3;             /* of one thread, for a weight                              */
+static const double LEAST_GAIN = 1.0 / 16;     /* of the bytes, below which a weight is better left as it is */
+
+typedef struct compression {
+    const fc_tensor *w;
+    fc_compressed *made;
+    ptrdiff_t words;                           /* of a tile's bits */
+    size_t *tile;
+    uint32_t *plain;
+    atomic_size_t exponents[EXPONENTS];        /* how many weights have each */
+} compression;
+
+static uint32_t bits_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static uint32_t exponent_of(uint32_t bits) { return bits >> EXPONENT_SHIFT & 255; }
+
+/* The weights of a row of a tile, zeros behind the last output. */
+static void read_row(const compression *c, ptrdiff_t d, ptrdiff_t panel, uint32_t row[FC_ROW_FLOATS])
+{
+    const fc_tensor *w = c->w;
+    const ptrdiff_t k0 = panel * FC_ROW_FLOATS, outputs = min(FC_ROW_FLOATS, c->made->outputs - k0);
+    for (ptrdiff_t k = 0; k < outputs; k++)
+        row[k] = bits_of(w->data[(k0 + k) * w->stride[0] + d * w->stride[1]]);
+    memset(row + outputs, 0, (size_t)(FC_ROW_FLOATS - outputs) * sizeof *row);
+}
+
+/* A weight's code, or -1. */
+static int code_of(const fc_compressed *made, uint32_t bits)
+{
+    const int exponent = (int)exponent_of(bits), code = exponent - (made->exponent >> EXPONENT_SHIFT);
+    return !exponent ? 0 : code > 0 && code < CODES ? code : -1;
+}
+
+static void count_exponents(void *context, size_t part, int thread)
+{
+    (void)thread;
+    compression *c = context;
+    const fc_compressed *made = c->made;
+    const ptrdiff_t d0 = (ptrdiff_t)part * made->part, d1 = min(made->inputs, d0 + made->part);
+    uint32_t row[FC_ROW_FLOATS];
+    size_t count[EXPONENTS] = {0};
+    for (ptrdiff_t panel = 0; panel < made->panels; panel++)
+        for (ptrdiff_t d = d0; d < d1; d++) {
+            read_row(c, d, panel, row);
+            for (int k = 0; k < FC_ROW_FLOATS; k++)
+                count[exponent_of(row[k])]++;
+        }
+    for (int exponent = 0; exponent < EXPONENTS; exponent++)
+        atomic_fetch_add(&c->exponents[exponent], count[exponent]);
+}
+
+/* The exponent before the window that most weights are in. Infinity and NaN have none. */
+static int choose_exponent(const compression *c)
+{
+    int best = 0;
+    size_t most = 0;
+    for (int before = 0; before + CODES <= EXPONENTS - 1; before++) {
+        size_t inside = 0;
+        for (int code = 1; code < CODES; code++)
+            inside += c->exponents[before + code];
+        if (inside > most) {
+            most = inside;
+            best = before;
+        }
+    }
+    return best;
+}
+
+/* Marks a tile's plain rows, and finds its length. */
+static void mark_tile(void *context, size_t i, int thread)
+{
+    (void)thread;
+    const compression *c = context;
+    const fc_compressed *made = c->made;
+    const ptrdiff_t tile = (ptrdiff_t)i, d0 = tile / made->panels * made->part;
+    const ptrdiff_t rows = min(made->part, made->inputs - d0);
+    uint32_t *plain = c->plain + tile * c->words, row[FC_ROW_FLOATS];
+    memset(plain, 0, (size_t)c->words * sizeof *plain);
+    c->tile[i] = 0;
+    for (ptrdiff_t d = 0; d < rows; d++) {
+        read_row(c, d0 + d, tile % made->panels, row);
+        int fits = 1;
+        for (int k = 0; k < FC_ROW_FLOATS; k++)
+            fits &= code_of(made, row[k]) >= 0;
+        plain[d / FC_ROW_TERMS] |= (uint32_t)!fits << d % FC_ROW_TERMS;
+        c->tile[i] += fits ? FC_ROW_WORDS : FC_ROW_FLOATS;
+    }
+}
+
+/* Makes tiles' lengths their places; returns the floats of all. */
+static size_t place_tiles(const compression *c, size_t tiles)
+{
+    size_t end = 0;
+    for (size_t i = 0; i < tiles; i++) {
+        const size_t length = c->tile[i];
+        c->tile[i] = end;
+        end += length;
+    }
+    return end;
+}
+
+/* As kernels/compressed.h takes it. */
+static void compress_row(const fc_compressed *made, const uint32_t row[FC_ROW_FLOATS], uint32_t words[FC_ROW_WORDS])
+{
+    memset(words, 0, FC_ROW_WORDS * sizeof *words);
+    for (int k = 0; k < FC_ROW_FLOATS; k++) {
+        const int v = k / FC_ROW_LANES, lane = k % FC_ROW_LANES;
+        const uint32_t sign_and_high = (row[k] >> 24 & 0x80) | (row[k] >> 16 & 0x7f);
+        words[v / 2 * FC_ROW_LANES + lane] |= (row[k] & 0xffff) << v % 2 * 16;
+        words[FC_ROW_HIGH + v / 4 * FC_ROW_LANES + lane] |= sign_and_high << v % 4 * 8;
+        words[FC_ROW_CODES + lane] |= (uint32_t)code_of(made, row[k]) << v * 4;
+    }
+}
+
+static void write_tile(void *context, size_t i, int thread)
+{
+    (void)thread;
+    const compression *c = context;
+    const fc_compressed *made = c->made;
+    const ptrdiff_t tile = (ptrdiff_t)i, d0 = tile / made->panels * made->part;
+    const ptrdiff_t rows = min(made->part, made->inputs - d0);
+    const uint32_t *plain = c->plain + tile * c->words;
+    float *to = made->data + c->tile[i];
+    uint32_t row[FC_ROW_FLOATS], words[FC_ROW_WORDS];
+    for (ptrdiff_t d = 0; d < rows; d++) {
+        read_row(c, d0 + d, tile % made->panels, row);
+        if (plain[d / FC_ROW_TERMS] >> d % FC_ROW_TERMS & 1) {
+            memcpy(to, row, sizeof row);
+            to += FC_ROW_FLOATS;
+        } else {
+            compress_row(made, row, words);
+            memcpy(to, words, sizeof words);
+            to += FC_ROW_WORDS;
+        }
+    }
+}
+
+int fc_compress(const fc_tensor *w, fc_compressed *made)
+{
+    *made = (fc_compressed){.outputs = w->size[0], .inputs = w->size[1], .part = fc_correlation_part(w->size[1], 1)};
+    made->parts = ceil_div(made->inputs, made->part);
+    made->panels = ceil_div(made->outputs, FC_ROW_FLOATS);
+    compression c = {.w = w, .made = made, .words = ceil_div(made->part, FC_ROW_TERMS)};
+    const size_t tiles = (size_t)(made->parts * made->panels);
+    if (fc_kernels_active()->lanes < FC_ROW_LANES)
+        return 0;
+    const double weights = (double)made->outputs * (double)made->inputs;
+    const int threads = fc_team_size(weights * WEIGHT_NS);
+    c.tile = fc_alloc(tiles * (sizeof *c.tile + (size_t)c.words * sizeof *c.plain));
+    if (!c.tile)
+        return -1;
+    c.plain = (uint32_t *)(c.tile + tiles);
+    fc_parallel_for((size_t)made->parts, threads, 0, count_exponents, &c);
+    made->exponent = choose_exponent(&c) << EXPONENT_SHIFT;
+    fc_parallel_for(tiles, threads, 0, mark_tile, &c);
+    made->floats = place_tiles(&c, tiles);
+    made->tile = c.tile;
+    made->plain = c.plain;
+    if ((double)made->floats >= (1 - LEAST_GAIN) * weights) {
+        fc_compressed_free(made);
+        return 0;
+    }
+    made->data = fc_alloc(made->floats * sizeof(float));
+    if (!made->data) {
+        fc_compressed_free(made);
+        return -1;
+    }
+    fc_parallel_for(tiles, threads, 0, write_tile, &c);
+    return 0;
+}
+
+void fc_compressed_free(fc_compressed *made)
+{
+    fc_free(made->data);
+    fc_free((void *)made->tile);
+    made->data = NULL;
+    made->tile = NULL;
+}
