@@ -8,7 +8,7 @@ from pathlib import Path
 from . import NETWORKS, PASSES, PREPARED
 from .workers import Team, installed
 
-SUITES = ("conv", "inference", "onnx", "training", "memory", "threads", "sizes",
+SUITES = ("conv", "choice", "inference", "onnx", "training", "memory", "threads", "sizes",
           "pool", "norm", "activation", "overhead", "lenet", "import", "torch")
 IN_WORKERS = ("conv", "inference", "onnx", "training", "sizes")
 
@@ -17,17 +17,18 @@ def _arguments(argv):
     parser = argparse.ArgumentParser(prog="python -m bench", description="Times fastconv against its peers.")
     parser.add_argument("suite", nargs="?", default="all", choices=(*SUITES, "all"))
     parser.add_argument("--network", dest="networks", type=lambda text: text.split(","), metavar="LIST",
-                        default=",".join(NETWORKS), help="conv, inference, onnx, training: of %(default)s")
+                        default=",".join(NETWORKS),
+                        help="conv, choice, inference, onnx, training: of %(default)s")
     parser.add_argument("--batch", type=int, default=16,
-                        help="conv: images in a batch, of VGG at most 4 (default %(default)s)")
+                        help="conv, choice: images in a batch, of VGG at most 4 (default %(default)s)")
     parser.add_argument("--layers", default="", metavar="SUBSTRING",
-                        help='conv: layers with this in their name, as "3x3 64->64"')
+                        help='conv, choice: layers with this in their name, as "3x3 64->64"')
     parser.add_argument("--peers", type=lambda text: text.split(","), metavar="LIST",
                         default=",".join(installed()), help="libraries in processes of their own (default: "
                         "those installed, %(default)s)")
     parser.add_argument("--pass", dest="passes", default=",".join(PASSES),
                         metavar="LIST",
-                        help=f"conv: which of %(default)s,{PREPARED} (default: all but the last)")
+                        help=f"conv, choice: which of %(default)s,{PREPARED} (default: all but the last)")
     parser.add_argument("--threads", type=int, default=2, help="for every contender (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0,
                         help="spent on every contender of every row (default %(default)s)")
@@ -51,17 +52,21 @@ def _arguments(argv):
     return options
 
 
+def _layers(options):
+    from .layers import conv_layers
+
+    return [layer for layer in conv_layers(options.networks, options.batch)
+            if options.layers.lower() in layer.name.lower()]
+
+
 def _tables(suite, options, peak):
     """The tables of a suite; imports what it needs, for torch in this process takes memory and seconds."""
-    from . import convolution, networks
-    from .layers import conv_layers
+    from . import choice, convolution, networks
 
     if suite in IN_WORKERS:
         with Team(options.threads, options.peers) as team:
             if suite == "conv":
-                layers = [layer for layer in conv_layers(options.networks, options.batch)
-                          if options.layers.lower() in layer.name.lower()]
-                yield from convolution.tables(layers, options.passes, options.seconds, team, peak)
+                yield from convolution.tables(_layers(options), options.passes, options.seconds, team, peak)
             elif suite == "inference":
                 yield from networks.inference_tables(options.networks, options.seconds, team)
             elif suite == "onnx":
@@ -70,6 +75,9 @@ def _tables(suite, options, peak):
                 yield from networks.training_tables(options.networks, options.seconds, team)
             else:
                 yield from convolution.size_tables(options.seconds, team, peak)
+    elif suite == "choice":
+        passes = [name for name in options.passes if name != PREPARED]
+        yield from choice.tables(_layers(options), passes, options.seconds, options.threads)
     elif suite == "memory":
         yield from networks.memory_tables(options.threads, options.peers)
     elif suite == "threads":

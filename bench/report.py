@@ -52,12 +52,16 @@ class Measurement:
 
 @dataclass
 class Table:
-    """Rows as they are measured; `unit` is a key of SCALE, `ours` is shown as a share of the limit too."""
+    """Rows as they are measured; `unit` is a key of SCALE, `ours` is shown as a share of the limit too.
+
+    goal: of the ratios; how many rows reach it is counted.
+    """
 
     title: str
     unit: str
     rows: Iterator[Measurement]
     ours: str | None = None
+    goal: float | None = None
 
 
 def ratios(measured, comparisons):
@@ -129,6 +133,10 @@ def show(table):
         _print_line(row.name, cells(row))
     result = {"title": table.title, "unit": table.unit, "rows": [asdict(row) for row in rows],
               "summary": summary(rows)}
+    if table.goal:
+        result["goal"] = {"ratio": table.goal, "reached": {
+            label: sum(row.ratios[label] >= table.goal for row in rows if label in row.ratios)
+            for label in result["summary"]}}
     if mid_size := [(row.share(table.ours), row.name) for row in rows
                     if row.mid_size and table.ours in row.measured]:
         least, name = min(mid_size)
@@ -146,6 +154,9 @@ def means(table, ours):
     lines = [f"{label}: geometric mean {mean['geometric_mean']:.2f}, "
              f"worst {mean['worst']:.2f} ({mean['worst_row']}), {mean['rows']} rows"
              for label, mean in table["summary"].items() if mean["rows"] > 1]
+    if goal := table.get("goal"):
+        lines += [f"{label}: at least {goal['ratio']} in {reached} of {table['summary'][label]['rows']} rows"
+                  for label, reached in goal["reached"].items()]
     if mid_size := table.get("mid_size"):
         lines.append(f"{ours}, mid-size: at least {100 * mid_size['least_share']:.1f} % of the limit "
                      f"({mid_size['row']}), {mid_size['rows']} rows")

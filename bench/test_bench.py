@@ -9,7 +9,7 @@ import pytest
 
 from fastconv import functional, reference
 
-from . import NETWORKS, PASSES, PREPARED, libraries, memory_bound, naive, networks, peers
+from . import NETWORKS, PASSES, PREPARED, choice, libraries, memory_bound, naive, networks, peers, report
 from .layers import ConvLayer, conv_layers
 from .libraries.fastconv import convolution
 from .naive_lenet import NaiveLeNet
@@ -167,6 +167,20 @@ def test_command_writes_json_and_markdown(tmp_path):
     assert f"| {row['name']} |" in output.with_suffix(".md").read_text()
     pytest.importorskip("matplotlib")
     assert (tmp_path / "conv-conv2d-forward-roofline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_choice_is_counted(capsys):
+    layers = [ConvLayer(1, 64, 28, 64, 3, padding=1), ConvLayer(1, 64, 28, 64, 1)]
+    tables = [report.show(table) for table in choice.tables(layers, PASSES, 0.01, 1)]
+    assert [table["title"] for table in tables] == [f"conv2d {name} by algorithm" for name in PASSES]
+    for table in tables:
+        (row,) = table["rows"]  # 1x1 has but one algorithm
+        direct, winograd = row["measured"]["direct"], row["measured"]["winograd"]
+        (label, ratio), = row["ratios"].items()
+        assert winograd < direct  # by more than twice
+        assert ratio == 1
+        assert table["goal"] == {"ratio": 0.95, "reached": {label: 1}}
+    assert "auto over fastest: at least 0.95 in 1 of 1 rows" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", LIBRARIES["fastconv"])

@@ -23,20 +23,21 @@ def _filters_last(weight):
     return weight.transpose(2, 3, 1, 0).copy().transpose(3, 2, 0, 1)
 
 
-def convolution(contender, layer, direction):
+def convolution(contender, layer, direction, algorithm="auto"):
     x, weight, grad_output = conv_arrays(layer)
     if contender == "fastconv NHWC":
         x, weight, grad_output = channels_last(x), _filters_last(weight), channels_last(grad_output)
     geometry = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
+    options = {**geometry, "algorithm": algorithm}
     if direction == PREPARED:
         module = fastconv.layers.Conv2d(layer.channels, layer.filters, layer.kernel, bias=False, **geometry)
         module.weight.data[...] = weight
         return partial(module.compile(x.shape), x)
     if direction == "forward":
-        return partial(functional.conv2d, x, weight, **geometry)
+        return partial(functional.conv2d, x, weight, **options)
     if direction == "backward_input":
-        return partial(functional.conv2d_backward_input, grad_output, weight, layer.input_shape, **geometry)
-    return partial(functional.conv2d_backward_weight, grad_output, x, layer.weight_shape, **geometry)
+        return partial(functional.conv2d_backward_input, grad_output, weight, layer.input_shape, **options)
+    return partial(functional.conv2d_backward_weight, grad_output, x, layer.weight_shape, **options)
 
 
 def _in_layout(contender, x):
