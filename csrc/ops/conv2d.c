@@ -9,11 +9,20 @@
 
 /* Costs of a group and an image, in multiply-adds of a lane. Winograd's transforms of a tile, of one channel, take as
  * long as this many, the points of a weight as the products of half a tile. In the gradient of the weights a plane has
- * a sum, which all images share and which comes from memory: it takes as long as 20 products. */
-static const double DATA_COST = 400, OUTPUT_COST = 250, FILTER_COST = 18, SUM_COST = 20;
+ * a sum, which all images share: it takes as long as so many products, the more where so many floats of sums come from
+ * memory, and its steps wait for each other. */
+static const double DATA_COST = 400, OUTPUT_COST = 250, FILTER_COST = 18, SUM_COST = 5, FAR_SUM_COST = 20;
+static const double NEAR_SUMS = 4 << 20, STEPS_COST = 6e5;
 
 /* Winograd must be this much faster on paper: it rounds more and needs more memory. */
 static const double LEAST_GAIN = 1.2;
+
+/* Outputs that the direct sum computes at full speed in the time of these: lanes behind the last vector's are idle, and
+ * of less than a vector of outputs lanes stand for pixels, half as well. */
+static double outputs_at_full_speed(ptrdiff_t outputs, ptrdiff_t lanes)
+{
+    return outputs < lanes ? 0.5 * (double)(lanes + outputs) : (double)(ceil_div(outputs, lanes) * lanes);
+}
 
 /* Sizes of images that are yet to be made may be any: they are multiplied as floating-point numbers. */
 int fc_conv2d_choice(fc_pass pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride,
@@ -30,15 +39,18 @@ int fc_conv2d_choice(fc_pass pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdif
         columns += fc_tile_points(m, width, finite);
         points += FC_WINOGRAD_POINTS - finite;
     }
-    const double sums = pass == FC_BACKWARD_WEIGHT ? SUM_COST * points * points / (double)max(1, images) : 0;
     const double all_outputs = (double)(ceil_div(outputs, lanes) * lanes);
     const ptrdiff_t folded = folds * folds * channels;
+    const double sums = (double)folded * all_outputs * points * points;
+    const double shared = sums * (sums > NEAR_SUMS ? FAR_SUM_COST : SUM_COST) + STEPS_COST;
     const double all_channels = (double)(ceil_div(folded, lanes) * lanes);
     costs[FC_AUTO] = 0;
-    costs[FC_DIRECT] = (double)outputs * (double)channels * (double)(taps * taps) * (double)height * (double)width;
+    const double direct_outputs = pass == FC_BACKWARD_WEIGHT ? (double)outputs : outputs_at_full_speed(outputs, lanes);
+    costs[FC_DIRECT] = direct_outputs * (double)channels * (double)(taps * taps) * (double)height * (double)width;
     const double phases = (double)(phases_along * phases_along);
-    costs[FC_WINOGRAD] = (double)folded * all_outputs * (rows * columns + FILTER_COST * phases + sums) +
-                         tiles * phases * (DATA_COST * all_channels + OUTPUT_COST * all_outputs);
+    costs[FC_WINOGRAD] = (double)folded * all_outputs * (rows * columns + FILTER_COST * phases) +
+                         tiles * phases * (DATA_COST * all_channels + OUTPUT_COST * all_outputs) +
+                         (pass == FC_BACKWARD_WEIGHT ? shared / (double)max(1, images) : 0);
     return LEAST_GAIN * costs[FC_WINOGRAD] < costs[FC_DIRECT] ? FC_WINOGRAD : FC_DIRECT;
 }
 
