@@ -51,6 +51,25 @@ cdef extern from "runtime/memory.h":
     fc_memory fc_memory_stats() nogil
     void fc_memory_trim() nogil
 
+cdef extern from "ops/calls.h":
+    enum: FC_CALL_ARRAYS
+    ctypedef struct fc_call:
+        const char *op
+        const fc_tensor *arrays[4]
+        const fc_conv2d *conv
+        const fc_pool2d *pool
+        int bias, argmax, relu, training
+        long long start
+    ctypedef struct fc_kept_call:
+        fc_kept_call *next
+        fc_call call
+        const char *isa
+        int allowed, threads
+        unsigned long long thread
+        long long end
+        long long ns[FC_CLOCKS]
+    fc_kept_call *fc_calls_take() nogil
+
 cdef extern from "ops/ops.h":
     ctypedef struct fc_tensor:
         float *data
@@ -263,6 +282,46 @@ cdef object seen(object value):
             return memory.shape, memory.strides, memory.itemsize
     except TypeError:
         return None
+
+
+cdef tuple seen_in_c(const fc_tensor *t):
+    """The same of an array of a call from C."""
+    cdef int i
+    if t == NULL:
+        return None
+    return shape_of(t), tuple([4 * t.stride[i] for i in range(4)]), 4
+
+
+def calls_from_c():
+    """The calls by way of fastconv.h since the last time: records as Timed makes them, but for the facts.
+
+    In their place are the arguments of profiler.operations.facts behind the first.
+    """
+    cdef fc_kept_call *kept = fc_calls_take()
+    cdef fc_kept_call *next
+    cdef const fc_conv2d *c
+    cdef const fc_pool2d *p
+    cdef int i
+    cdef object arrays, conv, pool
+    cdef list found = []
+    while kept != NULL:
+        c, p = kept.call.conv, kept.call.pool
+        conv = pool = None
+        if c != NULL:
+            conv = ((c.stride[0], c.stride[1]), ((c.pad[0][0], c.pad[0][1]), (c.pad[1][0], c.pad[1][1])),
+                    (c.dilation[0], c.dilation[1]), c.groups, ALGORITHMS[c.algorithm])
+        if p != NULL:
+            pool = ((p.kernel[0], p.kernel[1]), (p.stride[0], p.stride[1]), (p.pad[0], p.pad[1]),
+                    (p.dilation[0], p.dilation[1]), bool(p.count_include_pad), bool(p.adaptive))
+        arrays = tuple([seen_in_c(kept.call.arrays[i]) for i in range(FC_CALL_ARRAYS)])
+        found.append((kept.call.op.decode(), "", kept.isa, kept.allowed, kept.call.start, kept.end, kept.threads,
+                      (kept.ns[1], kept.ns[2], kept.ns[3], kept.ns[4], kept.ns[5]), None,
+                      (arrays, conv, pool, bool(kept.call.bias), kept.call.argmax, bool(kept.call.relu),
+                       bool(kept.call.training)), kept.thread))
+        next = kept.next
+        fc_free(kept)
+        kept = next
+    return found[::-1]
 
 
 @cython.auto_pickle(False)

@@ -500,3 +500,101 @@ def test_no_memory_is_a_status():
             print(error)
     """
     assert run_script(script).startswith("FASTCONV_NO_MEMORY")
+
+
+# ---- the profiler ---------------------------------------------------------------------------------------
+
+
+def pairs(rng):
+    """(call from C, call from Python) of each function, of the same arrays."""
+    x, w, bias = floats(rng, 2, 8, 12, 12, layout="channels-last"), floats(rng, 16, 8, 3, 3), floats(rng, 16)
+    conv = options = dict(padding=((1, 1), (1, 0)), stride=(2, 1))
+    y, residual, dx = F.conv2d(x, w, bias, **options), F.conv2d(x, w, **options), np.empty_like(x)
+    dw = np.empty_like(w)
+    yield (lambda: call("conv2d_forward", dict(conv, activation=RELU), x, w, bias, residual, y),
+           lambda: F.conv2d(x, w, bias, residual=residual, activation="relu", **options))
+    direct = dict(conv, algorithm=CODES["FASTCONV_DIRECT"])
+    yield (lambda: call("conv2d_backward_input", direct, y, w, dx),
+           lambda: F.conv2d_backward_input(y, w, x.shape, algorithm="direct", **options))
+    yield (lambda: call("conv2d_backward_weight", conv, y, x, dw),
+           lambda: F.conv2d_backward_weight(y, x, w.shape, **options))
+    yield lambda: call("backward_bias", y, bias.copy()), lambda: F.conv2d_backward_bias(y)
+
+    a, m, b = floats(rng, 3, 20), floats(rng, 16, 20), floats(rng, 3, 16)
+    yield lambda: call("linear_forward", a, m, bias, b), lambda: F.linear(a, m, bias)
+    yield lambda: call("linear_backward_input", b, m, a), lambda: F.linear_backward_input(b, m)
+    yield lambda: call("linear_backward_weight", b, a, m), lambda: F.linear_backward_weight(b, a)
+
+    pool = dict(kernel=(3, 2), stride=(2, 2), padding=(1, 1))
+    pooled, argmax = F.max_pool2d_argmax(x, (3, 2), 2, 1)
+    yield (lambda: call("max_pool2d_forward", pool, x, pooled, argmax),
+           lambda: F.max_pool2d_argmax(x, (3, 2), 2, 1))
+    yield lambda: call("max_pool2d_forward", pool, x, pooled, None), lambda: F.max_pool2d(x, (3, 2), 2, 1)
+    yield (lambda: call("max_pool2d_backward", pool, pooled, argmax, dx),
+           lambda: F.max_pool2d_backward(pooled, argmax, x.shape, (3, 2), 2, 1))
+    yield lambda: call("avg_pool2d_forward", pool, x, pooled), lambda: F.avg_pool2d(x, (3, 2), 2, 1)
+    yield (lambda: call("avg_pool2d_backward", pool, pooled, dx),
+           lambda: F.avg_pool2d_backward(pooled, x.shape, (3, 2), 2, 1))
+    few = np.empty((2, 8, 5, 3), np.float32)
+    yield lambda: call("adaptive_avg_pool2d_forward", x, few), lambda: F.adaptive_avg_pool2d(x, (5, 3))
+    yield (lambda: call("adaptive_avg_pool2d_backward", few, dx),
+           lambda: F.adaptive_avg_pool2d_backward(few, x.shape))
+
+    yield lambda: call("activation_forward", RELU, 60, a, a.copy()), lambda: F.relu(a.ravel())
+    yield (lambda: call("activation_backward", RELU, 60, a, a, a.copy()),
+           lambda: F.relu_backward(a.ravel(), a.ravel()))
+
+    of_channel = [floats(rng, 8) ** 2 for _ in range(6)]
+    weight, shift, mean, invstd, dweight, dshift = of_channel
+    norm = dict(weight=weight, bias=shift, running_mean=mean, running_var=invstd)
+    normal, gone = np.empty_like(x), np.empty_like(x)
+    yield (lambda: call("batch_norm_forward", dict(norm, activation=RELU), x, dx, normal, None, None),
+           lambda: F.batch_norm(x, mean, invstd, weight, shift, residual=dx, activation="relu"))
+    yield (lambda: call("batch_norm_forward", dict(norm, training=1), x, None, normal, mean, invstd),
+           lambda: F.batch_norm_train(x, weight, shift))
+    for training in (0, 1):
+        plain = dict(norm, training=training)
+        yield (lambda plain=plain: call("batch_norm_backward", plain, dx, x, mean, invstd, None, gone, None,
+                                        dweight, dshift),
+               lambda training=training: F.batch_norm_backward(dx, x, mean, invstd, weight, bool(training)))
+    yield (lambda: call("batch_norm_backward", dict(norm, training=1, activation=RELU), dx, x, mean, invstd,
+                        normal, gone, np.empty_like(x), dweight, dshift),
+           lambda: F.batch_norm_backward(dx, x, mean, invstd, weight, y=normal, return_residual=True))
+
+
+def test_a_profile_sees_calls_from_c_as_those_from_python(rng):
+    seen = set()
+    for from_c, from_python in pairs(rng):
+        with fastconv.profile() as p:
+            from_c()
+            from_python()
+        ours, theirs = p.records
+        for name in ("op", "shapes", "layout", "algorithm", "isa", "thread", "flops", "bytes", "convolution"):
+            assert getattr(ours, name) == getattr(theirs, name), (ours, theirs)
+        assert 0 <= ours.start < ours.start + ours.seconds <= theirs.start
+        assert ours.threads >= 1
+        seen.add(ours.op)
+    functions = [name for name, _ in TABLE._fields_ if re.search("forward|backward", name)]
+    assert len(seen) == len(functions) - 2  # adaptive pooling is one with the other
+
+
+def test_a_profile_sees_calls_while_it_is_open_and_those_that_succeed(rng):
+    x, w = floats(rng, 1, 64, 56, 56, layout="channels-last"), floats(rng, 64, 64, 1, 1)
+    y = np.empty_like(x)
+    with fastconv.profile() as outer:
+        call("conv2d_forward", {}, x, w, None, None, y)
+        with pytest.raises(Error):
+            call("conv2d_forward", {}, x, w, None, None, x)
+        with fastconv.profile() as inner:
+            caller = threading.Thread(target=call, args=("conv2d_forward", {}, x, w, None, None, y))
+            caller.start()
+            caller.join()
+            assert len(inner.records) == 1
+    call("conv2d_forward", {}, x, w, None, None, y)
+    assert (len(outer.records), len(inner.records)) == (2, 1)
+    first, second = outer.records
+    assert first.thread != second.thread
+    assert set(first.phases) >= {"multiply"}
+    with fastconv.profile() as p:
+        pass
+    assert p.records == []

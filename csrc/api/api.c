@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "../ops/calls.h"
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
@@ -23,6 +24,16 @@ static int done(int status)
 {
     return status ? fc_fail(FASTCONV_NO_MEMORY, "no memory for workspace") : FASTCONV_OK;
 }
+
+/* The end of a function: the operation, seen by the profiler as the fc_call of these fields. */
+#define FC_RUN(operation, ...)                        \
+    do {                                              \
+        fc_call call_ = {__VA_ARGS__};                \
+        fc_call_begin(&call_);                        \
+        const int status_ = operation;                \
+        fc_call_end(&call_, status_);                 \
+        return done(status_);                         \
+    } while (0)
 
 /* ---- the process ---------------------------------------------------------------------------------------- */
 
@@ -158,6 +169,20 @@ static int check_result(const fc_tensor *y, const fc_tensor *x, const fc_tensor 
     return fc_check_apart_from_span(y, "y", bias, (size_t)weight->size[0] * sizeof(float), "bias");
 }
 
+/* residual: added in a pass of its own, or NULL. */
+static int run_conv2d(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight, fc_conv2d_extras extras,
+                      const fc_tensor *residual, const fc_tensor *y)
+{
+    const int relu = extras.relu;
+    extras.relu = relu && !residual;
+    const int status = fc_conv2d_forward(conv, x, weight, &extras, y);
+    if (status || !residual)
+        return status;
+    const float *const terms[2] = {y->data, residual->data};
+    fc_sum((size_t)(y->size[0] * y->size[1] * y->size[2] * y->size[3]), 2, terms, relu, y->data);
+    return 0;
+}
+
 static int conv2d_forward(const fastconv_conv2d *given, const fastconv_tensor *x, const fastconv_tensor *weight,
                           const float *bias, const fastconv_tensor *residual, const fastconv_tensor *y)
 {
@@ -181,15 +206,9 @@ static int conv2d_forward(const fastconv_conv2d *given, const fastconv_tensor *x
         added_later = ty.stride[1] != 1 && ty.size[1] > 1;
         if (!added_later)
             extras.residual = tr.data;
-        else
-            extras.relu = 0;
     }
-    FC_TRY(done(fc_conv2d_forward(&conv, &tx, &tw, &extras, &ty)));
-    if (added_later) {
-        const float *const terms[2] = {ty.data, tr.data};
-        fc_sum((size_t)(ty.size[0] * ty.size[1] * ty.size[2] * ty.size[3]), 2, terms, relu, ty.data);
-    }
-    return FASTCONV_OK;
+    FC_RUN(run_conv2d(&conv, &tx, &tw, extras, added_later ? &tr : NULL, &ty), .op = "conv2d",
+           .arrays = {&tx, &tw, residual ? &tr : NULL, &ty}, .conv = &conv, .bias = bias != NULL, .relu = relu);
 }
 
 static int conv2d_backward_input(const fastconv_conv2d *given, const fastconv_tensor *dy, const fastconv_tensor *weight,
@@ -206,7 +225,8 @@ static int conv2d_backward_input(const fastconv_conv2d *given, const fastconv_te
     FC_TRY(fc_check_size("dy", &tdy, tdx.size[0], tw.size[0], size[0], size[1]));
     FC_TRY(fc_check_apart(&tdx, "dx", &tdy, "dy"));
     FC_TRY(fc_check_apart(&tdx, "dx", &tw, "weight"));
-    return done(fc_conv2d_backward_input(&conv, &tdy, &tw, NULL, &tdx));
+    FC_RUN(fc_conv2d_backward_input(&conv, &tdy, &tw, NULL, &tdx), .op = "conv2d_backward_input",
+           .arrays = {&tdy, &tw, &tdx}, .conv = &conv);
 }
 
 static int conv2d_backward_weight(const fastconv_conv2d *given, const fastconv_tensor *dy, const fastconv_tensor *x,
@@ -223,7 +243,8 @@ static int conv2d_backward_weight(const fastconv_conv2d *given, const fastconv_t
     FC_TRY(fc_check_size("dy", &tdy, tx.size[0], tdw.size[0], size[0], size[1]));
     FC_TRY(fc_check_apart(&tdw, "dweight", &tdy, "dy"));
     FC_TRY(fc_check_apart(&tdw, "dweight", &tx, "x"));
-    return done(fc_conv2d_backward_weight(&conv, &tdy, &tx, &tdw));
+    FC_RUN(fc_conv2d_backward_weight(&conv, &tdy, &tx, &tdw), .op = "conv2d_backward_weight",
+           .arrays = {&tdy, &tx, &tdw}, .conv = &conv);
 }
 
 static int backward_bias(const fastconv_tensor *dy, float *dbias)
@@ -233,7 +254,7 @@ static int backward_bias(const fastconv_tensor *dy, float *dbias)
     FC_TRY(fc_check_dense("dy", &tdy));
     FC_TRY(fc_check_vector("dbias", dbias));
     FC_TRY(fc_check_apart_from_span(&tdy, "dy", dbias, (size_t)tdy.size[1] * sizeof(float), "dbias"));
-    return done(fc_sum_channels(&tdy, dbias));
+    FC_RUN(fc_sum_channels(&tdy, dbias), .op = "sum_channels", .arrays = {&tdy});
 }
 
 /* ---- linear: 1x1 convolutions over one row of N pixels ----------------------------------------------------- */
@@ -277,7 +298,8 @@ static int linear_forward(const fastconv_tensor *x, const fastconv_tensor *weigh
     FC_TRY(check_result(&ty, &tx, &tw, bias));
     as_row(&tx);
     as_row(&ty);
-    return done(fc_linear_forward(&POINTWISE, &tx, &tw, &extras, &ty));
+    FC_RUN(fc_linear_forward(&POINTWISE, &tx, &tw, &extras, &ty), .op = "linear",
+           .arrays = {&tx, &tw, &ty}, .bias = bias != NULL);
 }
 
 static int linear_backward_input(const fastconv_tensor *dy, const fastconv_tensor *weight, const fastconv_tensor *dx)
@@ -293,7 +315,8 @@ static int linear_backward_input(const fastconv_tensor *dy, const fastconv_tenso
     FC_TRY(fc_check_apart(&tdx, "dx", &tw, "weight"));
     as_row(&tdy);
     as_row(&tdx);
-    return done(fc_conv2d_backward_input(&POINTWISE, &tdy, &tw, NULL, &tdx));
+    FC_RUN(fc_conv2d_backward_input(&POINTWISE, &tdy, &tw, NULL, &tdx), .op = "linear_backward_input",
+           .arrays = {&tdy, &tw, &tdx});
 }
 
 static int linear_backward_weight(const fastconv_tensor *dy, const fastconv_tensor *x, const fastconv_tensor *dweight)
@@ -309,7 +332,8 @@ static int linear_backward_weight(const fastconv_tensor *dy, const fastconv_tens
     FC_TRY(fc_check_apart(&tdw, "dweight", &tx, "x"));
     as_row(&tdy);
     as_row(&tx);
-    return done(fc_linear_backward_weight(&POINTWISE, &tdy, &tx, &tdw));
+    FC_RUN(fc_linear_backward_weight(&POINTWISE, &tdy, &tx, &tdw), .op = "linear_backward_weight",
+           .arrays = {&tdy, &tx, &tdw});
 }
 
 /* ---- pooling ----------------------------------------------------------------------------------------------- */
@@ -385,7 +409,8 @@ static int max_pool2d_forward(const fastconv_pool2d *given, const fastconv_tenso
     FC_TRY(check_pool(given, "x", &tx, "y", &ty, &pool));
     if (argmax)
         FC_TRY(check_argmax(&pool, argmax, &wide));
-    return done(fc_max_pool2d_forward(&pool, &tx, &ty, argmax, wide));
+    FC_RUN(fc_max_pool2d_forward(&pool, &tx, &ty, argmax, wide), .op = "max_pool2d",
+           .arrays = {&tx, &ty}, .pool = &pool, .argmax = argmax ? wide ? 4 : 1 : 0);
 }
 
 static int max_pool2d_backward(const fastconv_pool2d *given, const fastconv_tensor *dy, const void *argmax,
@@ -400,7 +425,8 @@ static int max_pool2d_backward(const fastconv_pool2d *given, const fastconv_tens
     FC_TRY(check_argmax(&pool, argmax, &wide));
     if (!argmax)
         return fc_fail(FASTCONV_BAD_POINTER, "argmax must not be NULL");
-    return done(fc_max_pool2d_backward(&pool, &tdy, argmax, wide, &tdx));
+    FC_RUN(fc_max_pool2d_backward(&pool, &tdy, argmax, wide, &tdx), .op = "max_pool2d_backward",
+           .arrays = {&tdy, &tdx}, .pool = &pool, .argmax = wide ? 4 : 1);
 }
 
 static int check_average(const fastconv_pool2d *given, const char *image_name, const fc_tensor *image,
@@ -420,7 +446,8 @@ static int avg_pool2d_forward(const fastconv_pool2d *given, const fastconv_tenso
     FC_TRY(fc_check_input("x", x, &tx));
     FC_TRY(fc_check_output("y", y, &ty));
     FC_TRY(check_average(given, "x", &tx, "y", &ty, &pool));
-    return done(fc_avg_pool2d_forward(&pool, &tx, &ty));
+    FC_RUN(fc_avg_pool2d_forward(&pool, &tx, &ty), .op = "avg_pool2d",
+           .arrays = {&tx, &ty}, .pool = &pool);
 }
 
 static int avg_pool2d_backward(const fastconv_pool2d *given, const fastconv_tensor *dy, const fastconv_tensor *dx)
@@ -430,7 +457,8 @@ static int avg_pool2d_backward(const fastconv_pool2d *given, const fastconv_tens
     FC_TRY(fc_check_input("dy", dy, &tdy));
     FC_TRY(fc_check_output("dx", dx, &tdx));
     FC_TRY(check_average(given, "dx", &tdx, "dy", &tdy, &pool));
-    return done(fc_avg_pool2d_backward(&pool, &tdy, &tdx));
+    FC_RUN(fc_avg_pool2d_backward(&pool, &tdy, &tdx), .op = "avg_pool2d_backward",
+           .arrays = {&tdy, &tdx}, .pool = &pool);
 }
 
 static const fc_pool2d ADAPTIVE = {.kernel = {1, 1}, .stride = {1, 1}, .dilation = {1, 1}, .adaptive = 1};
@@ -455,7 +483,8 @@ static int adaptive_avg_pool2d_forward(const fastconv_tensor *x, const fastconv_
     FC_TRY(fc_check_input("x", x, &tx));
     FC_TRY(fc_check_output("y", y, &ty));
     FC_TRY(check_adaptive("x", &tx, "y", &ty));
-    return done(fc_avg_pool2d_forward(&ADAPTIVE, &tx, &ty));
+    FC_RUN(fc_avg_pool2d_forward(&ADAPTIVE, &tx, &ty), .op = "avg_pool2d",
+           .arrays = {&tx, &ty}, .pool = &ADAPTIVE);
 }
 
 static int adaptive_avg_pool2d_backward(const fastconv_tensor *dy, const fastconv_tensor *dx)
@@ -464,7 +493,8 @@ static int adaptive_avg_pool2d_backward(const fastconv_tensor *dy, const fastcon
     FC_TRY(fc_check_input("dy", dy, &tdy));
     FC_TRY(fc_check_output("dx", dx, &tdx));
     FC_TRY(check_adaptive("dx", &tdx, "dy", &tdy));
-    return done(fc_avg_pool2d_backward(&ADAPTIVE, &tdy, &tdx));
+    FC_RUN(fc_avg_pool2d_backward(&ADAPTIVE, &tdy, &tdx), .op = "avg_pool2d_backward",
+           .arrays = {&tdy, &tdx}, .pool = &ADAPTIVE);
 }
 
 /* ---- activations ------------------------------------------------------------------------------------------- */
@@ -487,8 +517,7 @@ static int activation_forward(int activation, size_t n, const float *x, float *y
     FC_TRY(check_span("x", n, x, &tx));
     FC_TRY(check_span("y", n, y, &ty));
     FC_TRY(fc_check_apart_or_same(&ty, "y", &tx, "x"));
-    fc_activation_forward(kind_of(activation), n, x, y);
-    return FASTCONV_OK;
+    FC_RUN((fc_activation_forward(kind_of(activation), n, x, y), 0), .op = "activation", .arrays = {&tx, &ty});
 }
 
 static int activation_backward(int activation, size_t n, const float *dy, const float *y, float *dx)
@@ -500,8 +529,8 @@ static int activation_backward(int activation, size_t n, const float *dy, const 
     FC_TRY(check_span("dx", n, dx, &tdx));
     FC_TRY(fc_check_apart_or_same(&tdx, "dx", &tdy, "dy"));
     FC_TRY(fc_check_apart_or_same(&tdx, "dx", &ty, "y"));
-    fc_activation_backward(kind_of(activation), n, dy, y, dx);
-    return FASTCONV_OK;
+    FC_RUN((fc_activation_backward(kind_of(activation), n, dy, y, dx), 0), .op = "activation_backward",
+           .arrays = {&tdy, &ty, &tdx});
 }
 
 /* ---- batch normalisation ----------------------------------------------------------------------------------- */
@@ -519,6 +548,21 @@ static int check_norm(const fastconv_batch_norm *given, fastconv_batch_norm *own
     if (!(own->eps >= 0 && own->eps < HUGE_VAL))
         return fc_fail(FASTCONV_BAD_OPTION, "eps must be a non-negative number, got %g", own->eps);
     return FASTCONV_OK;
+}
+
+/* norm->mean and, in evaluation, running_var are there; invstd is taken for the call. */
+static int run_batch_norm(fc_batch_norm *norm, const fc_tensor *x, const float *residual, int relu, const fc_tensor *y)
+{
+    if (norm->training)
+        return fc_batch_norm_forward(norm, x, residual, relu, y);
+    norm->invstd = fc_alloc(((size_t)x->size[1] + 1) * sizeof(float));
+    if (!norm->invstd)
+        return -1;
+    for (ptrdiff_t c = 0; c < x->size[1]; c++)
+        norm->invstd[c] = (float)(1 / sqrt(norm->running_var[c] + norm->eps));
+    const int status = fc_batch_norm_forward(norm, x, residual, relu, y);
+    fc_free(norm->invstd);
+    return status;
 }
 
 static int batch_norm_forward(const fastconv_batch_norm *given, const fastconv_tensor *x,
@@ -547,19 +591,13 @@ static int batch_norm_forward(const fastconv_batch_norm *given, const fastconv_t
         FC_TRY(fc_check_vector("invstd", invstd));
         if (tx.size[0] * tx.size[2] * tx.size[3] < 2)
             return fc_fail(FASTCONV_BAD_SHAPE, "x must have more than one value a channel in training");
-        return done(fc_batch_norm_forward(&norm, &tx, tr.data, relu, &ty));
+    } else {
+        FC_TRY(fc_check_vector("running_mean", own.running_mean));
+        FC_TRY(fc_check_vector("running_var", own.running_var));
+        norm.mean = own.running_mean;
     }
-    FC_TRY(fc_check_vector("running_mean", own.running_mean));
-    FC_TRY(fc_check_vector("running_var", own.running_var));
-    norm.mean = own.running_mean;
-    norm.invstd = fc_alloc(((size_t)tx.size[1] + 1) * sizeof(float));
-    if (!norm.invstd)
-        return done(-1);
-    for (ptrdiff_t c = 0; c < tx.size[1]; c++)
-        norm.invstd[c] = (float)(1 / sqrt(own.running_var[c] + own.eps));
-    const int status = fc_batch_norm_forward(&norm, &tx, tr.data, relu, &ty);
-    fc_free(norm.invstd);
-    return done(status);
+    FC_RUN(run_batch_norm(&norm, &tx, tr.data, relu, &ty), .op = "batch_norm",
+           .arrays = {&tx, residual ? &tr : NULL, &ty}, .relu = relu, .training = norm.training);
 }
 
 static int batch_norm_backward(const fastconv_batch_norm *given, const fastconv_tensor *dy, const fastconv_tensor *x,
@@ -604,7 +642,9 @@ static int batch_norm_backward(const fastconv_batch_norm *given, const fastconv_
     const fc_batch_norm norm = {
         .weight = own.weight, .mean = (float *)mean, .invstd = (float *)invstd, .training = own.training != 0,
     };
-    return done(fc_batch_norm_backward(&norm, &tdy, &tx, relu, ty.data, &tdx, tdr.data, dweight, dbias));
+    FC_RUN(fc_batch_norm_backward(&norm, &tdy, &tx, relu, ty.data, &tdx, tdr.data, dweight, dbias),
+           .op = "batch_norm_backward", .arrays = {&tdy, &tx, dresidual ? &tdr : NULL, &tdx}, .relu = relu,
+           .training = norm.training);
 }
 
 /* ---- the table --------------------------------------------------------------------------------------------- */

@@ -26,6 +26,8 @@ long long fc_now(void)
     return (long long)((double)ticks.QuadPart * (1e9 / (double)per_second.QuadPart));
 }
 
+unsigned long long fc_thread(void) { return GetCurrentThreadId(); }
+
 #else
 #include <pthread.h>
 #include <stdint.h>
@@ -68,4 +70,6 @@ long long fc_now(void)
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
+
+unsigned long long fc_thread(void) { return (unsigned long long)(uintptr_t)pthread_self(); }
 #endif

@@ -13,5 +13,6 @@ void fc_lock(void);
 void fc_unlock(void);
 
 long long fc_now(void);                          /* nanoseconds since some moment                  */
+unsigned long long fc_thread(void);              /* the calling thread, by the number Python has for it */
 
 #endif

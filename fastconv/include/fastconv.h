@@ -31,7 +31,7 @@
  *
  * Any thread may call any function at any time, with or without Python's lock, none of them runs Python.
  * Large calls share their work among a team of OpenMP threads, num_threads() at most; all have left it when
- * the call returns. The number of threads does not change the result. fastconv.profile() does not see these calls.
+ * the call returns. The number of threads does not change the result. fastconv.profile() sees these calls.
  *
  * The interface only grows. Functions are appended to the table and fields to the structures, whose first
  * field is the size the caller knows; what is missing counts as 0. FASTCONV_API_VERSION counts the additions.

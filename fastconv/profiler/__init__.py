@@ -25,7 +25,7 @@ class Profile(Recording):
     counters: count cycles, instructions and cache misses as well, through Linux perf events; counters_note
     says why not where the machine refuses.
 
-    What calls the kernels from C sees nothing of it. Raises RuntimeError when it is opened a second time.
+    Calls from C, by way of fastconv.h, are of no layer. Raises RuntimeError when it is opened a second time.
     """
 
     def __init__(self, title="", counters=False):

@@ -191,7 +191,7 @@ def _max_pool2d_backward(a, result):
 
 def _avg_pool2d(a, result):
     x, y = _array(a[0]), _array(result)
-    taps = x.size if a[7] else y.size * math.prod(a[1])
+    taps = x.size if a[6] else y.size * math.prod(a[1])
     return Work(_text(x.shape, y.shape), _layout(x), "", taps, _bytes(x, y))
 
 
@@ -235,9 +235,9 @@ def _batch_norm(a, result):
 
 def _batch_norm_backward(a, result):
     """Training reads grad_output and x twice: for the sums, and for the result."""
-    x, training, masked = _array(a[1]), a[5], a[6] is not None
+    x, training, masked = _array(a[1]), a[6], a[8] is not None
     passes = 5 if training else 3
-    return _over(x, 9 if training else 5, (passes + (passes // 2) * masked + bool(a[7])) * x.nbytes)
+    return _over(x, 9 if training else 5, (passes + (passes // 2) * masked + bool(a[9])) * x.nbytes)
 
 
 def _local_response_norm(a, result):
@@ -294,4 +294,70 @@ _DESCRIBE = {
     "sgd_step": _sgd_step,
     "adam_step": _adam_step,
     "square_sum": _square_sum,
+}
+
+
+# ---- calls from C -----------------------------------------------------------------------------------------
+
+
+class Options(NamedTuple):
+    """Of a call by way of fastconv.h: the fields of fc_call in csrc/ops/calls.h."""
+
+    conv: tuple | None  # stride, padding, dilation, groups, algorithm, as _core.conv2d takes them
+    pool: tuple | None  # kernel, stride, padding, dilation, count_include_pad, adaptive
+    bias: bool
+    argmax: int
+    relu: bool
+    training: bool
+
+
+def facts(op, arrays, *options):
+    """(*arguments, result) of a call by way of fastconv.h, as _core.Timed records them of the function `op`.
+
+    arrays: (shape, strides, itemsize) or None; options: as of Options.
+    """
+    return _FROM_C[op](Options(*options), *arrays)
+
+
+def _vector(like, axis):
+    return (like[0][axis],), None, 4
+
+
+def _rows(array):
+    """(N, D) of what linear layers see as one row of N pixels; also of D x 1 x 1 filters as they are."""
+    (images, features, _, pixels), _, itemsize = array
+    return (images * pixels, features), None, itemsize
+
+
+def _span(array):
+    return array[0][3:], None, array[2]
+
+
+def _argmax(like, itemsize):
+    return (like[0], None, itemsize) if itemsize else None
+
+
+_FROM_C = {
+    "conv2d": lambda o, x, weight, residual, y:
+        (x, weight, _vector(weight, 0) if o.bias else None, *o.conv, residual, o.relu, None, None, y),
+    "conv2d_backward_input": lambda o, dy, weight, dx, _: (dy, weight, dx[0], *o.conv, None, None, dx),
+    "conv2d_backward_weight": lambda o, dy, x, dw, _: (dy, x, dw[0], *o.conv, None, dw),
+    "sum_channels": lambda o, dy, *_: (dy, None, _vector(dy, 1)),
+    "linear": lambda o, x, weight, y, _:
+        (_rows(x), _rows(weight), _vector(weight, 0) if o.bias else None, None, _rows(y)),
+    "linear_backward_input": lambda o, dy, weight, dx, _: (_rows(dy), _rows(weight), None, _rows(dx)),
+    "linear_backward_weight": lambda o, dy, x, dw, _: (_rows(dy), _rows(x), None, _rows(dw)),
+    "max_pool2d": lambda o, x, y, *_:
+        (x, *o.pool[:4], y[0][2:], bool(o.argmax), None, (y, _argmax(y, o.argmax))),
+    "max_pool2d_backward": lambda o, dy, dx, *_:
+        (dy, _argmax(dy, o.argmax), dx[0], *o.pool[:4], None, dx),
+    "avg_pool2d": lambda o, x, y, *_: (x, *o.pool[:3], y[0][2:], *o.pool[4:], None, y),
+    "avg_pool2d_backward": lambda o, dy, dx, *_: (dy, dx[0], *o.pool[:3], *o.pool[4:], None, dx),
+    "activation": lambda o, x, y, *_: (None, _span(x), None, _span(y)),
+    "activation_backward": lambda o, dy, y, dx, _: (None, _span(dy), _span(y), None, _span(dx)),
+    "batch_norm": lambda o, x, residual, y, _:
+        (x, None, None, None, None, o.training, None, None, residual, o.relu, None, y),
+    "batch_norm_backward": lambda o, dy, x, dresidual, dx:
+        (dy, x, None, None, None, None, o.training, o.relu, dx if o.relu else None, dresidual is not None,
+         None, dx),
 }

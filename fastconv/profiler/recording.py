@@ -82,10 +82,12 @@ class Recording:
     @property
     def records(self):
         """The calls so far, in the order in which they ended."""
+        with _lock:
+            _collect()
         calls = self._calls
         if len(self._made) < len(calls):
             self._made.extend(self._record(*call) for call in calls[len(self._made):])
-        return list(self._made)
+        return sorted(self._made, key=lambda record: record.start + record.seconds)
 
     @cached_property
     def _made(self):
@@ -123,6 +125,7 @@ def _open(recording):
         if not _open_ones:
             _swap()
             _core.time_phases(True)
+        _collect()
         _open_ones.append(recording)
         _lists.append(recording._calls)
         _count()
@@ -130,6 +133,7 @@ def _open(recording):
 
 def _close(recording):
     with _lock:
+        _collect()
         _lists.pop(_open_ones.index(recording))
         _open_ones.remove(recording)
         _count()
@@ -138,6 +142,14 @@ def _close(recording):
             while _originals:
                 setattr(*_originals.pop())
             _networks.clear()
+
+
+def _collect():
+    """Hands the calls from C to the recordings that are open; they are kept in C, for they know no Python."""
+    for *record, (arrays, *options), thread in _core.calls_from_c():
+        record = (*record, operations.facts(record[0], arrays, *options), thread)
+        for calls in _lists:
+            calls.append(record)
 
 
 def _count():
