@@ -1,12 +1,14 @@
 """Layers: gradients against finite differences, state, modes, containers, wrong use."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 from check import LAYOUTS, U, in_layout
 
-from fastconv import layers, reference
+import fastconv
+from fastconv import _core, layers, reference
 from fastconv.layers import (
     RBF,
     AdaptiveAvgPool2d,
@@ -266,6 +268,23 @@ def test_flatten_follows_the_logical_order(layout):
     grad_input = layer.backward(y)
     np.testing.assert_array_equal(grad_input, x)
     assert grad_input.strides == in_layout(x, layout).strides
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 70, 1, 33), (3, 17, 40, 41), (2, 1, 7, 9), (0, 3, 4, 5),
+                                   (1, 512, 7, 7)])
+def test_copies_go_from_any_layout_to_any_other(shape, rng):
+    x = rng.standard_normal(shape).astype(np.float32)
+    orders = [(0, 1, 2, 3), (0, 2, 3, 1), (3, 2, 1, 0), (1, 0, 2, 3)]
+    for of_x, of_y in itertools.product(orders, orders):
+        given = x.transpose(of_x).copy().transpose(np.argsort(of_x))
+        wide = np.full([extent + 3 for extent in np.array(shape)[list(of_y)]], 7, np.float32)
+        y = wide[1:-2, 1:-2, 1:-2, 1:-2].transpose(np.argsort(of_y))
+        for threads, target in ((1, y), (3, np.full(shape, 7, np.float32))):
+            with fastconv.num_threads(threads):
+                assert _core.copy(given, target) is target
+            np.testing.assert_array_equal(target, x)
+        y[...] = 7
+        assert (wide == 7).all()  # nothing around it was written
 
 
 def test_dropout_gradient_goes_where_the_value_went():

@@ -144,6 +144,9 @@ void fc_sum(size_t n, size_t terms, const float *const *x, int relu, float *y);
  * for a longer stride of pixels (channels-last) or of images. */
 void fc_concat(size_t arrays, const fc_tensor *x, const fc_tensor *y);
 
+/* y = x, of the same sizes, whatever their strides. */
+void fc_copy(const fc_tensor *x, const fc_tensor *y);
+
 /* One step of an optimiser over n floats: see kernels/optim.h. v may be NULL in sgd: no momentum. */
 void fc_sgd_step(const fc_sgd *sgd, size_t n, const float *g, float *v, float *p);
 void fc_adam_step(const fc_adam *adam, size_t n, const float *g, float *m, float *v, float *p);

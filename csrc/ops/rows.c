@@ -14,19 +14,20 @@ static void zero_columns(ptrdiff_t columns, ptrdiff_t channels, float *out, ptrd
             memset(out + w * pitch, 0, (size_t)channels * sizeof(float));
 }
 
-/* to[i*to_row + j] = from[i*from_i + j*from_j] for i < rows, j < columns. */
-static void copy_matrix(const fc_kernels *kernels, ptrdiff_t rows, ptrdiff_t columns, const float *from,
-                        ptrdiff_t from_i, ptrdiff_t from_j, float *to, ptrdiff_t to_row)
+void fc_copy_matrix(const fc_kernels *kernels, ptrdiff_t rows, ptrdiff_t columns, const float *from, ptrdiff_t from_i,
+                    ptrdiff_t from_j, float *to, ptrdiff_t to_i, ptrdiff_t to_j)
 {
-    if (from_j == 1)
+    if (to_j != 1 && to_i == 1)
+        fc_copy_matrix(kernels, columns, rows, from, from_j, from_i, to, to_j, to_i);
+    else if (to_j == 1 && from_j == 1)
         for (ptrdiff_t i = 0; i < rows; i++)
-            memcpy(to + i * to_row, from + i * from_i, (size_t)columns * sizeof(float));
-    else if (from_i == 1)
-        kernels->transpose((size_t)columns, (size_t)rows, from, from_j, to, to_row);
+            memcpy(to + i * to_i, from + i * from_i, (size_t)columns * sizeof(float));
+    else if (to_j == 1 && from_i == 1)
+        kernels->transpose((size_t)columns, (size_t)rows, from, from_j, to, to_i);
     else
         for (ptrdiff_t i = 0; i < rows; i++)
             for (ptrdiff_t j = 0; j < columns; j++)
-                to[i * to_row + j] = from[i * from_i + j * from_j];
+                to[i * to_i + j * to_j] = from[i * from_i + j * from_j];
 }
 
 /* Columns first .. first + count - 1 of a row of `width`: how many lie left of the image, and inside. */
@@ -52,7 +53,7 @@ void fc_copy_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t n, ptr
     if ((x_c == 1 || channels == 1) && x_w == channels && pitch == channels)
         memcpy(out, from, (size_t)(inside * channels) * sizeof(float));
     else
-        copy_matrix(kernels, inside, channels, from, x_w, x_c, out, pitch);
+        fc_copy_matrix(kernels, inside, channels, from, x_w, x_c, out, pitch, 1);
 }
 
 void fc_copy_row_planar(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t n, ptrdiff_t c0, ptrdiff_t channels,
@@ -70,19 +71,11 @@ void fc_copy_row_planar(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t
         return;
     out += left;
     const float *from = x->data + n * x->stride[0] + c0 * x_c + h * x->stride[2] + (first + left) * x_w;
-    copy_matrix(kernels, channels, inside, from, x_c, x_w, out, plane);
+    fc_copy_matrix(kernels, channels, inside, from, x_c, x_w, out, plane, 1);
 }
 
 void fc_store_row(const fc_kernels *kernels, const float *from, ptrdiff_t pitch, ptrdiff_t columns,
                   ptrdiff_t channels, float *y, ptrdiff_t y_c, ptrdiff_t y_w)
 {
-    if (y_c == 1)
-        for (ptrdiff_t w = 0; w < columns; w++)
-            memcpy(y + w * y_w, from + w * pitch, (size_t)channels * sizeof(float));
-    else if (y_w == 1)
-        kernels->transpose((size_t)columns, (size_t)channels, from, pitch, y, y_c);
-    else
-        for (ptrdiff_t w = 0; w < columns; w++)
-            for (ptrdiff_t c = 0; c < channels; c++)
-                y[w * y_w + c * y_c] = from[w * pitch + c];
+    fc_copy_matrix(kernels, columns, channels, from, pitch, 1, y, y_w, y_c);
 }

@@ -6,6 +6,10 @@
 #include "../kernels/kernels.h"
 #include "ops.h"
 
+/* to[i*to_i + j*to_j] = from[i*from_i + j*from_j] for i < rows, j < columns. */
+void fc_copy_matrix(const fc_kernels *kernels, ptrdiff_t rows, ptrdiff_t columns, const float *from, ptrdiff_t from_i,
+                    ptrdiff_t from_j, float *to, ptrdiff_t to_i, ptrdiff_t to_j);
+
 /* A window of a row: columns first .. first + count - 1 of x[n][c0 .. c0+channels-1][h], where columns
  * outside the image read as zero, to out[column][channel] of `pitch` floats a column. */
 void fc_copy_row(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t n, ptrdiff_t c0, ptrdiff_t channels,

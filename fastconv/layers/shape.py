@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .. import checks
+from .. import _core, checks
 from .base import Layer
 from .linear import _count
 
@@ -13,7 +13,10 @@ class Flatten(Layer):
     """x (N, ...) -> (N, D); an image's elements in the order C, H, W, whatever the memory layout."""
 
     def forward(self, x):
-        return self._save(x.reshape(len(x), math.prod(x.shape[1:])), x)
+        rows = len(x), math.prod(x.shape[1:])
+        if x.ndim != 4 or x.flags.c_contiguous:
+            return self._save(x.reshape(rows), x)
+        return self._save(_core.copy(x, _core.empty(x.shape, False)).reshape(rows), x)
 
     def backward(self, grad_output):
         (x,) = self._restore(grad_output)
@@ -21,6 +24,8 @@ class Flatten(Layer):
         if x.flags.c_contiguous:
             return grad_input
         # Back to the layout of x, so that the layers before see gradients as they saw the images.
+        if x.ndim == 4 and x.transpose(0, 2, 3, 1).flags.c_contiguous:
+            return _core.copy(grad_input, _core.empty(x.shape, True))
         out = np.empty_like(x)
         np.copyto(out, grad_input)
         return out

@@ -20,7 +20,7 @@ FAMILIES = {
     "pooling": ("max_pool2d", "max_pool2d_backward", "avg_pool2d", "avg_pool2d_backward"),
     "normalisation": ("batch_norm", "batch_norm_backward", "local_response_norm",
                       "local_response_norm_backward"),
-    "activation, sum, join": ("activation", "activation_backward", "add", "concat", "softmax",
+    "activation, sum, join": ("activation", "activation_backward", "add", "concat", "copy", "softmax",
                               "sum_channels"),
     "optimiser": ("sgd_step", "adam_step", "square_sum"),
     "other": (),
