@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../csrc/ops/calls.h"
 #include "../csrc/runtime/dispatch.h"
 #include "../csrc/runtime/memory.h"
 #include "../csrc/runtime/threads.h"
@@ -234,6 +235,18 @@ static void check_all(void)
     check_linear(100, 311, 207);
 }
 
+/* The most threads of a call, as the profiler sees those since the last time. */
+static int threads_taken(void)
+{
+    int most = 0;
+    for (fc_kept_call *call = fc_calls_take(), *next; call; call = next) {
+        most = call->threads > most ? call->threads : most;
+        next = call->next;
+        fc_free(call);
+    }
+    return most;
+}
+
 int main(void)
 {
     fc = fastconv_get_api(FASTCONV_API_VERSION);
@@ -244,10 +257,9 @@ int main(void)
         const fc_kernels *kernels = fc_kernels_available(i);
         fc_kernels_select(kernels->isa);
         for (int threads = 1; threads <= THREADS; threads += THREADS - 1) {
-            long long ns[FC_CLOCKS];
             fc->set_num_threads(threads);
             check_all();
-            printf("%s, team of %d: %016llx\n", fc->isa(), fc_timers_take(ns), hash);
+            printf("%s, team of %d: %016llx\n", fc->isa(), threads_taken(), hash);
             if (i + (size_t)threads == 1 || (!kernels->fma && threads == 1))
                 expected = hash;
             if (hash != expected) {
