@@ -28,7 +28,7 @@ def _arguments(argv):
                         "those installed, %(default)s)")
     parser.add_argument("--pass", dest="passes", default=",".join(PASSES),
                         metavar="LIST",
-                        help=f"conv, choice: which of %(default)s,{PREPARED} (default: all but the last)")
+                        help=f"conv, choice: which of %(default)s; conv: {PREPARED} as well")
     parser.add_argument("--threads", type=int, default=2, help="for every contender (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0,
                         help="spent on every contender of every row (default %(default)s)")

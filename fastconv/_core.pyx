@@ -51,25 +51,6 @@ cdef extern from "runtime/memory.h":
     fc_memory fc_memory_stats() nogil
     void fc_memory_trim() nogil
 
-cdef extern from "ops/calls.h":
-    enum: FC_CALL_ARRAYS
-    ctypedef struct fc_call:
-        const char *op
-        const fc_tensor *arrays[4]
-        const fc_conv2d *conv
-        const fc_pool2d *pool
-        int bias, argmax, relu, training
-        long long start
-    ctypedef struct fc_kept_call:
-        fc_kept_call *next
-        fc_call call
-        const char *isa
-        int allowed, threads
-        unsigned long long thread
-        long long end
-        long long ns[FC_CLOCKS]
-    fc_kept_call *fc_calls_take() nogil
-
 cdef extern from "ops/ops.h":
     ctypedef struct fc_tensor:
         float *data
@@ -192,6 +173,31 @@ cdef extern from "ops/ops.h":
     int fc_recurrent_backward(const fc_recurrent *) nogil
     double fc_multiply_adds(size_t rounds) nogil
 
+cdef extern from "ops/calls.h":
+    enum: FC_CALL_ARRAYS
+    ctypedef struct fc_call:
+        const char *op
+        const fc_tensor *arrays[4]
+        const fc_conv2d *conv
+        const fc_pool2d *pool
+        int bias, argmax, relu, training
+        long long start
+    ctypedef struct fc_kept_call:
+        fc_call call
+        fc_tensor arrays[4]
+        fc_conv2d conv
+        fc_pool2d pool
+        const char *isa
+        int allowed, threads
+        unsigned long long thread
+        long long end
+        long long ns[FC_CLOCKS]
+    ctypedef struct fc_calls:
+        fc_calls *before
+        size_t count
+        fc_kept_call calls[1]           # FC_CALLS of them
+    fc_calls *fc_calls_take() nogil
+
 cdef extern from "fastconv.h":
     int FASTCONV_API_VERSION
     ctypedef struct fastconv_api
@@ -287,10 +293,25 @@ cdef object seen(object value):
 
 cdef tuple seen_in_c(const fc_tensor *t):
     """The same of an array of a call from C."""
+    return shape_of(t), (4 * t.stride[0], 4 * t.stride[1], 4 * t.stride[2], 4 * t.stride[3]), 4
+
+
+cdef tuple call_from_c(const fc_kept_call *kept):
+    cdef const fc_call *call = &kept.call
+    cdef const fc_conv2d *c = &kept.conv
+    cdef const fc_pool2d *p = &kept.pool
     cdef int i
-    if t == NULL:
-        return None
-    return shape_of(t), tuple([4 * t.stride[i] for i in range(4)]), 4
+    cdef object arrays, conv = None, pool = None
+    if call.conv != NULL:
+        conv = ((c.stride[0], c.stride[1]), ((c.pad[0][0], c.pad[0][1]), (c.pad[1][0], c.pad[1][1])),
+                (c.dilation[0], c.dilation[1]), c.groups, ALGORITHMS[c.algorithm])
+    if call.pool != NULL:
+        pool = ((p.kernel[0], p.kernel[1]), (p.stride[0], p.stride[1]), (p.pad[0], p.pad[1]),
+                (p.dilation[0], p.dilation[1]), bool(p.count_include_pad), bool(p.adaptive))
+    arrays = tuple([None if call.arrays[i] == NULL else seen_in_c(&kept.arrays[i]) for i in range(FC_CALL_ARRAYS)])
+    return (call.op.decode(), "", kept.isa, kept.allowed, call.start, kept.end, kept.threads,
+            (kept.ns[1], kept.ns[2], kept.ns[3], kept.ns[4], kept.ns[5]), None,
+            (arrays, conv, pool, bool(call.bias), call.argmax, bool(call.relu), bool(call.training)), kept.thread)
 
 
 def calls_from_c():
@@ -298,30 +319,20 @@ def calls_from_c():
 
     In their place are the arguments of profiler.operations.facts behind the first.
     """
-    cdef fc_kept_call *kept = fc_calls_take()
-    cdef fc_kept_call *next
-    cdef const fc_conv2d *c
-    cdef const fc_pool2d *p
-    cdef int i
-    cdef object arrays, conv, pool
+    cdef fc_calls *taken = fc_calls_take()
+    cdef fc_calls *block = taken
+    cdef size_t i
     cdef list found = []
-    while kept != NULL:
-        c, p = kept.call.conv, kept.call.pool
-        conv = pool = None
-        if c != NULL:
-            conv = ((c.stride[0], c.stride[1]), ((c.pad[0][0], c.pad[0][1]), (c.pad[1][0], c.pad[1][1])),
-                    (c.dilation[0], c.dilation[1]), c.groups, ALGORITHMS[c.algorithm])
-        if p != NULL:
-            pool = ((p.kernel[0], p.kernel[1]), (p.stride[0], p.stride[1]), (p.pad[0], p.pad[1]),
-                    (p.dilation[0], p.dilation[1]), bool(p.count_include_pad), bool(p.adaptive))
-        arrays = tuple([seen_in_c(kept.call.arrays[i]) for i in range(FC_CALL_ARRAYS)])
-        found.append((kept.call.op.decode(), "", kept.isa, kept.allowed, kept.call.start, kept.end, kept.threads,
-                      (kept.ns[1], kept.ns[2], kept.ns[3], kept.ns[4], kept.ns[5]), None,
-                      (arrays, conv, pool, bool(kept.call.bias), kept.call.argmax, bool(kept.call.relu),
-                       bool(kept.call.training)), kept.thread))
-        next = kept.next
-        fc_free(kept)
-        kept = next
+    try:
+        while block != NULL:
+            for i in range(block.count, 0, -1):
+                found.append(call_from_c(&block.calls[i - 1]))
+            block = block.before
+    finally:
+        while taken != NULL:
+            block = taken.before
+            fc_free(taken)
+            taken = block
     return found[::-1]
 
 
@@ -355,7 +366,7 @@ cdef class Timed:
             arguments = self.bind(self.kernel, arguments, keywords)
         counters = self.counters
         before = None if counters is None else counters.read()
-        fc_timers_take(ns)  # what calls from C have left
+        fc_timers_take(ns)  # what calls that no profile saw have left
         start = fc_now()
         try:
             result = self.kernel(*arguments)

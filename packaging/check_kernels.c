@@ -239,10 +239,11 @@ static void check_all(void)
 static int threads_taken(void)
 {
     int most = 0;
-    for (fc_kept_call *call = fc_calls_take(), *next; call; call = next) {
-        most = call->threads > most ? call->threads : most;
-        next = call->next;
-        fc_free(call);
+    for (fc_calls *taken = fc_calls_take(), *before; taken; taken = before) {
+        for (size_t i = 0; i < taken->count; i++)
+            most = taken->calls[i].threads > most ? taken->calls[i].threads : most;
+        before = taken->before;
+        fc_free(taken);
     }
     return most;
 }

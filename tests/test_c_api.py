@@ -3,6 +3,7 @@
 import ctypes
 import re
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -597,4 +598,27 @@ def test_a_profile_sees_calls_while_it_is_open_and_those_that_succeed(rng):
     assert set(first.phases) >= {"multiply"}
     with fastconv.profile() as p:
         pass
+    assert p.records == []
+
+
+def test_calls_that_a_profile_keeps_take_little_memory_and_give_it_back(rng):
+    x = floats(rng, 8)
+    before = fastconv.memory_stats()["used_bytes"]
+    with fastconv.profile() as p:
+        for _ in range(1000):
+            call("activation_forward", RELU, 8, x, x)
+        assert fastconv.memory_stats()["used_bytes"] - before < 1 << 20
+        assert len(p.records) == 1000
+        assert fastconv.memory_stats()["used_bytes"] == before
+
+
+def test_calls_that_began_before_a_profile_are_not_of_it(rng):
+    x, w = floats(rng, 16, 64, 56, 56, layout="channels-last"), floats(rng, 64, 64, 3, 3)
+    y = np.empty((16, 64, 54, 54), np.float32)
+    with fastconv.profile():  # so that the call is kept
+        caller = threading.Thread(target=call, args=("conv2d_forward", {}, x, w, None, None, y))
+        caller.start()
+        time.sleep(1e-3)  # the call takes more than ten times as long
+        with fastconv.profile() as p:
+            caller.join()
     assert p.records == []

@@ -134,6 +134,12 @@ needs_wide_vectors = pytest.mark.skipif("avx512" not in fastconv.available_isas(
 SPECIAL = np.array([0.0, -0.0, 1e-45, -1e-38, 2.0**-126, 3e38, np.inf, -np.inf, np.nan], np.float32)
 
 
+def compressed_weight(weight):
+    """What is made on AVX-512, whatever the instruction set of this run; others take it as well."""
+    with using_isa("avx512"):
+        return functional.compress_weight(weight)
+
+
 def weights(rng, outputs, inputs, special=0):
     """Normal ones, `special` of which are as floats seldom are."""
     weight = rng.standard_normal((inputs, outputs), np.float32).T
@@ -148,7 +154,7 @@ def weights(rng, outputs, inputs, special=0):
 def test_compressed_weights_give_the_bits_of_the_weights(size, special, rng):
     """Rows of 128 outputs are compressed or, where a weight is far from the others, as they are."""
     weight, bias = weights(rng, *size, special), rng.standard_normal(size[0], np.float32)
-    compressed = functional.compress_weight(weight)
+    compressed = compressed_weight(weight)
     if compressed is None:
         assert special > size[1] / 8, "too many of the rows are as they are"
         return
@@ -165,13 +171,13 @@ def test_compressed_weights_give_the_bits_of_the_weights(size, special, rng):
 @needs_wide_vectors
 def test_compression_saves_an_eighth_or_is_left_alone(rng):
     weight = weights(rng, 1024, 600)
-    compressed = functional.compress_weight(weight)
+    compressed = compressed_weight(weight)
     assert 7 / 8 <= compressed.nbytes / weight.nbytes < 0.88
     assert compressed.itemsize == compressed.nbytes / weight.size
-    assert functional.compress_weight(np.ascontiguousarray(weight)).nbytes == compressed.nbytes
+    assert compressed_weight(np.ascontiguousarray(weight)).nbytes == compressed.nbytes
     spread = np.ldexp(weight, rng.integers(-30, 30, weight.shape))
     for other in (spread, weight[:9], weight[:0], weight[:, :0]):  # of 9 outputs, 119 would be zeros
-        assert functional.compress_weight(other) is None
+        assert compressed_weight(other) is None
 
 
 @pytest.mark.parametrize("isa", sorted(set(fastconv.available_isas()) - {"avx512"}))
@@ -183,14 +189,14 @@ def test_narrow_vectors_compress_nothing(isa, rng):
 @needs_wide_vectors
 def test_compressed_weights_are_a_copy(rng):
     weight, x = weights(rng, 128, 50), rng.standard_normal((1, 50), np.float32)
-    compressed, before = functional.compress_weight(weight), functional.linear(x, weight)
+    compressed, before = compressed_weight(weight), functional.linear(x, weight)
     weight[:] = 0
     assert_same_bits(functional.linear(x, compressed), before, "after a change of the weight")
 
 
 @needs_wide_vectors
 def test_compressed_weights_are_checked_as_others(rng):
-    compressed = functional.compress_weight(weights(rng, 128, 50))
+    compressed = compressed_weight(weights(rng, 128, 50))
     with pytest.raises(ValueError, match=r"weight must have 49 columns.*got shape \(128, 50\)"):
         functional.linear(np.zeros((1, 49), np.float32), compressed)
     with pytest.raises(ValueError, match="bias"):
@@ -200,7 +206,7 @@ def test_compressed_weights_are_checked_as_others(rng):
     with pytest.raises(ValueError, match="weight"):
         functional.compress_weight(np.zeros(128, np.float32))
     with pytest.raises(MemoryError, match="compress_weight"):
-        functional.compress_weight(np.broadcast_to(np.float32(1), (2**30, 2**30)))
+        compressed_weight(np.broadcast_to(np.float32(1), (2**30, 2**30)))
 
 
 @needs_wide_vectors
@@ -208,10 +214,11 @@ def test_compressed_weights_are_checked_as_others(rng):
 def test_a_plan_of_one_image_has_the_bits_of_the_layer(shape, rng):
     """Large weights are compressed there; the profiler then counts the bytes that are read."""
     layer, x = layers.Linear(*shape, rng=rng), rng.standard_normal((1, shape[0]), np.float32)
-    plan = layer.compile(x.shape)
-    with fastconv.profile() as p:
-        assert_same_bits(plan(x), layer.eval()(x), "compiled")
+    with using_isa("avx512"):
+        plan = layer.compile(x.shape)
+        with fastconv.profile() as p:
+            assert_same_bits(plan(x), layer.eval()(x), "compiled")
     moved = [record.bytes for record in p.records if record.op == "linear"]
     assert len(moved) == 2
-    is_large = math.prod(shape) > 1 << 20
+    is_large = 4 * math.prod(shape) > (fastconv._core.process_info()["cache_bytes"][1] or 1 << 20)
     assert (moved[0] < 0.92 * moved[1]) if is_large else moved[0] == moved[1]

@@ -26,7 +26,7 @@ static int done(int status)
 }
 
 /* The end of a function: the operation, seen by the profiler as the fc_call of these fields. */
-#define FC_RUN(operation, ...)                        \
+#define FC_RETURN(operation, ...)                     \
     do {                                              \
         fc_call call_ = {__VA_ARGS__};                \
         fc_call_begin(&call_);                        \
@@ -207,7 +207,7 @@ static int conv2d_forward(const fastconv_conv2d *given, const fastconv_tensor *x
         if (!added_later)
             extras.residual = tr.data;
     }
-    FC_RUN(run_conv2d(&conv, &tx, &tw, extras, added_later ? &tr : NULL, &ty), .op = "conv2d",
+    FC_RETURN(run_conv2d(&conv, &tx, &tw, extras, added_later ? &tr : NULL, &ty), .op = "conv2d",
            .arrays = {&tx, &tw, residual ? &tr : NULL, &ty}, .conv = &conv, .bias = bias != NULL, .relu = relu);
 }
 
@@ -225,7 +225,7 @@ static int conv2d_backward_input(const fastconv_conv2d *given, const fastconv_te
     FC_TRY(fc_check_size("dy", &tdy, tdx.size[0], tw.size[0], size[0], size[1]));
     FC_TRY(fc_check_apart(&tdx, "dx", &tdy, "dy"));
     FC_TRY(fc_check_apart(&tdx, "dx", &tw, "weight"));
-    FC_RUN(fc_conv2d_backward_input(&conv, &tdy, &tw, NULL, &tdx), .op = "conv2d_backward_input",
+    FC_RETURN(fc_conv2d_backward_input(&conv, &tdy, &tw, NULL, &tdx), .op = "conv2d_backward_input",
            .arrays = {&tdy, &tw, &tdx}, .conv = &conv);
 }
 
@@ -243,7 +243,7 @@ static int conv2d_backward_weight(const fastconv_conv2d *given, const fastconv_t
     FC_TRY(fc_check_size("dy", &tdy, tx.size[0], tdw.size[0], size[0], size[1]));
     FC_TRY(fc_check_apart(&tdw, "dweight", &tdy, "dy"));
     FC_TRY(fc_check_apart(&tdw, "dweight", &tx, "x"));
-    FC_RUN(fc_conv2d_backward_weight(&conv, &tdy, &tx, &tdw), .op = "conv2d_backward_weight",
+    FC_RETURN(fc_conv2d_backward_weight(&conv, &tdy, &tx, &tdw), .op = "conv2d_backward_weight",
            .arrays = {&tdy, &tx, &tdw}, .conv = &conv);
 }
 
@@ -254,7 +254,7 @@ static int backward_bias(const fastconv_tensor *dy, float *dbias)
     FC_TRY(fc_check_dense("dy", &tdy));
     FC_TRY(fc_check_vector("dbias", dbias));
     FC_TRY(fc_check_apart_from_span(&tdy, "dy", dbias, (size_t)tdy.size[1] * sizeof(float), "dbias"));
-    FC_RUN(fc_sum_channels(&tdy, dbias), .op = "sum_channels", .arrays = {&tdy});
+    FC_RETURN(fc_sum_channels(&tdy, dbias), .op = "sum_channels", .arrays = {&tdy});
 }
 
 /* ---- linear: 1x1 convolutions over one row of N pixels ----------------------------------------------------- */
@@ -298,7 +298,7 @@ static int linear_forward(const fastconv_tensor *x, const fastconv_tensor *weigh
     FC_TRY(check_result(&ty, &tx, &tw, bias));
     as_row(&tx);
     as_row(&ty);
-    FC_RUN(fc_linear_forward(&POINTWISE, &tx, &tw, &extras, &ty), .op = "linear",
+    FC_RETURN(fc_linear_forward(&POINTWISE, &tx, &tw, &extras, &ty), .op = "linear",
            .arrays = {&tx, &tw, &ty}, .bias = bias != NULL);
 }
 
@@ -315,7 +315,7 @@ static int linear_backward_input(const fastconv_tensor *dy, const fastconv_tenso
     FC_TRY(fc_check_apart(&tdx, "dx", &tw, "weight"));
     as_row(&tdy);
     as_row(&tdx);
-    FC_RUN(fc_conv2d_backward_input(&POINTWISE, &tdy, &tw, NULL, &tdx), .op = "linear_backward_input",
+    FC_RETURN(fc_conv2d_backward_input(&POINTWISE, &tdy, &tw, NULL, &tdx), .op = "linear_backward_input",
            .arrays = {&tdy, &tw, &tdx});
 }
 
@@ -332,7 +332,7 @@ static int linear_backward_weight(const fastconv_tensor *dy, const fastconv_tens
     FC_TRY(fc_check_apart(&tdw, "dweight", &tx, "x"));
     as_row(&tdy);
     as_row(&tx);
-    FC_RUN(fc_linear_backward_weight(&POINTWISE, &tdy, &tx, &tdw), .op = "linear_backward_weight",
+    FC_RETURN(fc_linear_backward_weight(&POINTWISE, &tdy, &tx, &tdw), .op = "linear_backward_weight",
            .arrays = {&tdy, &tx, &tdw});
 }
 
@@ -409,7 +409,7 @@ static int max_pool2d_forward(const fastconv_pool2d *given, const fastconv_tenso
     FC_TRY(check_pool(given, "x", &tx, "y", &ty, &pool));
     if (argmax)
         FC_TRY(check_argmax(&pool, argmax, &wide));
-    FC_RUN(fc_max_pool2d_forward(&pool, &tx, &ty, argmax, wide), .op = "max_pool2d",
+    FC_RETURN(fc_max_pool2d_forward(&pool, &tx, &ty, argmax, wide), .op = "max_pool2d",
            .arrays = {&tx, &ty}, .pool = &pool, .argmax = argmax ? wide ? 4 : 1 : 0);
 }
 
@@ -425,7 +425,7 @@ static int max_pool2d_backward(const fastconv_pool2d *given, const fastconv_tens
     FC_TRY(check_argmax(&pool, argmax, &wide));
     if (!argmax)
         return fc_fail(FASTCONV_BAD_POINTER, "argmax must not be NULL");
-    FC_RUN(fc_max_pool2d_backward(&pool, &tdy, argmax, wide, &tdx), .op = "max_pool2d_backward",
+    FC_RETURN(fc_max_pool2d_backward(&pool, &tdy, argmax, wide, &tdx), .op = "max_pool2d_backward",
            .arrays = {&tdy, &tdx}, .pool = &pool, .argmax = wide ? 4 : 1);
 }
 
@@ -446,7 +446,7 @@ static int avg_pool2d_forward(const fastconv_pool2d *given, const fastconv_tenso
     FC_TRY(fc_check_input("x", x, &tx));
     FC_TRY(fc_check_output("y", y, &ty));
     FC_TRY(check_average(given, "x", &tx, "y", &ty, &pool));
-    FC_RUN(fc_avg_pool2d_forward(&pool, &tx, &ty), .op = "avg_pool2d",
+    FC_RETURN(fc_avg_pool2d_forward(&pool, &tx, &ty), .op = "avg_pool2d",
            .arrays = {&tx, &ty}, .pool = &pool);
 }
 
@@ -457,7 +457,7 @@ static int avg_pool2d_backward(const fastconv_pool2d *given, const fastconv_tens
     FC_TRY(fc_check_input("dy", dy, &tdy));
     FC_TRY(fc_check_output("dx", dx, &tdx));
     FC_TRY(check_average(given, "dx", &tdx, "dy", &tdy, &pool));
-    FC_RUN(fc_avg_pool2d_backward(&pool, &tdy, &tdx), .op = "avg_pool2d_backward",
+    FC_RETURN(fc_avg_pool2d_backward(&pool, &tdy, &tdx), .op = "avg_pool2d_backward",
            .arrays = {&tdy, &tdx}, .pool = &pool);
 }
 
@@ -483,7 +483,7 @@ static int adaptive_avg_pool2d_forward(const fastconv_tensor *x, const fastconv_
     FC_TRY(fc_check_input("x", x, &tx));
     FC_TRY(fc_check_output("y", y, &ty));
     FC_TRY(check_adaptive("x", &tx, "y", &ty));
-    FC_RUN(fc_avg_pool2d_forward(&ADAPTIVE, &tx, &ty), .op = "avg_pool2d",
+    FC_RETURN(fc_avg_pool2d_forward(&ADAPTIVE, &tx, &ty), .op = "avg_pool2d",
            .arrays = {&tx, &ty}, .pool = &ADAPTIVE);
 }
 
@@ -493,7 +493,7 @@ static int adaptive_avg_pool2d_backward(const fastconv_tensor *dy, const fastcon
     FC_TRY(fc_check_input("dy", dy, &tdy));
     FC_TRY(fc_check_output("dx", dx, &tdx));
     FC_TRY(check_adaptive("dx", &tdx, "dy", &tdy));
-    FC_RUN(fc_avg_pool2d_backward(&ADAPTIVE, &tdy, &tdx), .op = "avg_pool2d_backward",
+    FC_RETURN(fc_avg_pool2d_backward(&ADAPTIVE, &tdy, &tdx), .op = "avg_pool2d_backward",
            .arrays = {&tdy, &tdx}, .pool = &ADAPTIVE);
 }
 
@@ -517,7 +517,7 @@ static int activation_forward(int activation, size_t n, const float *x, float *y
     FC_TRY(check_span("x", n, x, &tx));
     FC_TRY(check_span("y", n, y, &ty));
     FC_TRY(fc_check_apart_or_same(&ty, "y", &tx, "x"));
-    FC_RUN((fc_activation_forward(kind_of(activation), n, x, y), 0), .op = "activation", .arrays = {&tx, &ty});
+    FC_RETURN((fc_activation_forward(kind_of(activation), n, x, y), 0), .op = "activation", .arrays = {&tx, &ty});
 }
 
 static int activation_backward(int activation, size_t n, const float *dy, const float *y, float *dx)
@@ -529,7 +529,7 @@ static int activation_backward(int activation, size_t n, const float *dy, const 
     FC_TRY(check_span("dx", n, dx, &tdx));
     FC_TRY(fc_check_apart_or_same(&tdx, "dx", &tdy, "dy"));
     FC_TRY(fc_check_apart_or_same(&tdx, "dx", &ty, "y"));
-    FC_RUN((fc_activation_backward(kind_of(activation), n, dy, y, dx), 0), .op = "activation_backward",
+    FC_RETURN((fc_activation_backward(kind_of(activation), n, dy, y, dx), 0), .op = "activation_backward",
            .arrays = {&tdy, &ty, &tdx});
 }
 
@@ -596,7 +596,7 @@ static int batch_norm_forward(const fastconv_batch_norm *given, const fastconv_t
         FC_TRY(fc_check_vector("running_var", own.running_var));
         norm.mean = own.running_mean;
     }
-    FC_RUN(run_batch_norm(&norm, &tx, tr.data, relu, &ty), .op = "batch_norm",
+    FC_RETURN(run_batch_norm(&norm, &tx, tr.data, relu, &ty), .op = "batch_norm",
            .arrays = {&tx, residual ? &tr : NULL, &ty}, .relu = relu, .training = norm.training);
 }
 
@@ -642,7 +642,7 @@ static int batch_norm_backward(const fastconv_batch_norm *given, const fastconv_
     const fc_batch_norm norm = {
         .weight = own.weight, .mean = (float *)mean, .invstd = (float *)invstd, .training = own.training != 0,
     };
-    FC_RUN(fc_batch_norm_backward(&norm, &tdy, &tx, relu, ty.data, &tdx, tdr.data, dweight, dbias),
+    FC_RETURN(fc_batch_norm_backward(&norm, &tdy, &tx, relu, ty.data, &tdx, tdr.data, dweight, dbias),
            .op = "batch_norm_backward", .arrays = {&tdy, &tx, dresidual ? &tdr : NULL, &tdx}, .relu = relu,
            .training = norm.training);
 }

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "calls.h"
 
-#include <stdatomic.h>
-
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/system.h"
 #include "../runtime/threads.h"
 
-static _Atomic(fc_kept_call *) last;
+static fc_calls *last;                         /* under fc_lock */
 
 static int is_on(void) { return atomic_load_explicit(&fc_timers_are_on, memory_order_relaxed); }
 
@@ -22,35 +20,55 @@ void fc_call_begin(fc_call *call)
     call->start = fc_now();
 }
 
+static void keep(const fc_kept_call *call)
+{
+    fc_calls *spare = NULL;
+    for (int kept = 0; !kept;) {
+        fc_lock();
+        if (spare && (!last || last->count == FC_CALLS)) {
+            spare->before = last;
+            last = spare;
+            spare = NULL;
+        }
+        if (last && last->count < FC_CALLS) {
+            last->calls[last->count++] = *call;
+            kept = 1;
+        }
+        fc_unlock();
+        if (!kept) {
+            spare = fc_alloc(sizeof *spare);
+            if (!spare)                        /* there are worse losses */
+                return;
+            spare->count = 0;
+        }
+    }
+    fc_free(spare);
+}
+
 void fc_call_end(const fc_call *call, int status)
 {
     if (!call->start || status)
         return;
-    const long long end = fc_now();
-    fc_kept_call *kept = fc_alloc(sizeof *kept);
-    if (!kept)                                 /* there are worse losses */
-        return;
-    *kept = (fc_kept_call){
+    fc_kept_call kept = {
         .call = *call, .isa = fc_kernels_active()->isa, .allowed = fc_threads_allowed(), .thread = fc_thread(),
-        .end = end,
+        .end = fc_now(),
     };
-    kept->threads = fc_timers_take(kept->ns);
+    kept.threads = fc_timers_take(kept.ns);
     for (int i = 0; i < FC_CALL_ARRAYS; i++)
-        if (call->arrays[i]) {
-            kept->arrays[i] = *call->arrays[i];
-            kept->call.arrays[i] = &kept->arrays[i];
-        }
-    if (call->conv) {
-        kept->conv = *call->conv;
-        kept->call.conv = &kept->conv;
-    }
-    if (call->pool) {
-        kept->pool = *call->pool;
-        kept->call.pool = &kept->pool;
-    }
-    kept->next = atomic_load(&last);
-    while (!atomic_compare_exchange_weak(&last, &kept->next, kept))
-        ;
+        if (call->arrays[i])
+            kept.arrays[i] = *call->arrays[i];
+    if (call->conv)
+        kept.conv = *call->conv;
+    if (call->pool)
+        kept.pool = *call->pool;
+    keep(&kept);
 }
 
-fc_kept_call *fc_calls_take(void) { return atomic_exchange(&last, NULL); }
+fc_calls *fc_calls_take(void)
+{
+    fc_lock();
+    fc_calls *taken = last;
+    last = NULL;
+    fc_unlock();
+    return taken;
+}

@@ -15,15 +15,14 @@ typedef struct fc_call {
     const fc_conv2d *conv;                     /* NULL where it has none                                   */
     const fc_pool2d *pool;
     int bias, argmax, relu, training;          /* whether it has them; argmax: bytes of one                */
-    long long start;
+    long long start;                           /* set by fc_call_begin, to 0 where no profile is open      */
 } fc_call;
 
 void fc_call_begin(fc_call *call);
-void fc_call_end(const fc_call *call, int status);     /* status 0: it is kept, with copies of all that it points to */
+void fc_call_end(const fc_call *call, int status);     /* it is kept if that is 0 */
 
 typedef struct fc_kept_call {
-    struct fc_kept_call *next;
-    fc_call call;
+    fc_call call;                              /* whose pointers say what was given, no more; here are copies: */
     fc_tensor arrays[FC_CALL_ARRAYS];
     fc_conv2d conv;
     fc_pool2d pool;
@@ -33,6 +32,14 @@ typedef struct fc_kept_call {
     long long end, ns[FC_CLOCKS];
 } fc_kept_call;
 
-fc_kept_call *fc_calls_take(void);             /* the last one first; each to be freed by fc_free           */
+enum { FC_CALLS = 100 };                       /* a block of the pool: some 60 KiB                         */
+
+typedef struct fc_calls {
+    struct fc_calls *before;
+    size_t count;
+    fc_kept_call calls[FC_CALLS];
+} fc_calls;
+
+fc_calls *fc_calls_take(void);                 /* all that are kept, the last ones first; each to be freed by fc_free */
 
 #endif

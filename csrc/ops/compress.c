@@ -12,12 +12,11 @@
 enum { EXPONENTS = 256, CODES = 16, EXPONENT_SHIFT = 23 };
 
 static const double WEIGHT_NS = 3;             /* of one thread, for a weight                              */
-static const double LEAST_GAIN = 1.0 / 16;     /* of the bytes, below which a weight is better left as it is */
+static const double LEAST_SAVING = 1.0 / 16;   /* of the bytes, below which a weight is better left as it is */
 
 typedef struct compression {
     const fc_tensor *w;
     fc_compressed *made;
-    ptrdiff_t words;                           /* of a tile's bits */
     size_t *tile;
     uint32_t *plain;
     atomic_size_t exponents[EXPONENTS];        /* how many weights have each */
@@ -47,6 +46,21 @@ static int code_of(const fc_compressed *made, uint32_t bits)
 {
     const int exponent = (int)exponent_of(bits), code = exponent - (made->exponent >> EXPONENT_SHIFT);
     return !exponent ? 0 : code > 0 && code < CODES ? code : -1;
+}
+
+typedef struct rows {
+    ptrdiff_t first, end, panel;               /* inputs; outputs */
+    uint32_t *plain;
+} rows;
+
+static rows rows_of(const compression *c, size_t tile)
+{
+    const fc_compressed *made = c->made;
+    const ptrdiff_t first = (ptrdiff_t)tile / made->panels * made->part;
+    return (rows){
+        .first = first, .end = min(made->inputs, first + made->part), .panel = (ptrdiff_t)tile % made->panels,
+        .plain = c->plain + (ptrdiff_t)tile * made->words,
+    };
 }
 
 static void count_exponents(void *context, size_t part, int thread)
@@ -85,23 +99,22 @@ static int choose_exponent(const compression *c)
 }
 
 /* Marks a tile's plain rows, and finds its length. */
-static void mark_tile(void *context, size_t i, int thread)
+static void mark_tile(void *context, size_t tile, int thread)
 {
     (void)thread;
     const compression *c = context;
-    const fc_compressed *made = c->made;
-    const ptrdiff_t tile = (ptrdiff_t)i, d0 = tile / made->panels * made->part;
-    const ptrdiff_t rows = min(made->part, made->inputs - d0);
-    uint32_t *plain = c->plain + tile * c->words, row[FC_ROW_FLOATS];
-    memset(plain, 0, (size_t)c->words * sizeof *plain);
-    c->tile[i] = 0;
-    for (ptrdiff_t d = 0; d < rows; d++) {
-        read_row(c, d0 + d, tile % made->panels, row);
+    const rows r = rows_of(c, tile);
+    uint32_t row[FC_ROW_FLOATS];
+    memset(r.plain, 0, (size_t)c->made->words * sizeof *r.plain);
+    c->tile[tile] = 0;
+    for (ptrdiff_t d = r.first; d < r.end; d++) {
+        const ptrdiff_t at = d - r.first;
+        read_row(c, d, r.panel, row);
         int fits = 1;
         for (int k = 0; k < FC_ROW_FLOATS; k++)
-            fits &= code_of(made, row[k]) >= 0;
-        plain[d / FC_ROW_TERMS] |= (uint32_t)!fits << d % FC_ROW_TERMS;
-        c->tile[i] += fits ? FC_ROW_WORDS : FC_ROW_FLOATS;
+            fits &= code_of(c->made, row[k]) >= 0;
+        r.plain[at / FC_ROW_TERMS] |= (uint32_t)!fits << at % FC_ROW_TERMS;
+        c->tile[tile] += fits ? FC_ROW_WORDS : FC_ROW_FLOATS;
     }
 }
 
@@ -130,23 +143,21 @@ static void compress_row(const fc_compressed *made, const uint32_t row[FC_ROW_FL
     }
 }
 
-static void write_tile(void *context, size_t i, int thread)
+static void write_tile(void *context, size_t tile, int thread)
 {
     (void)thread;
     const compression *c = context;
-    const fc_compressed *made = c->made;
-    const ptrdiff_t tile = (ptrdiff_t)i, d0 = tile / made->panels * made->part;
-    const ptrdiff_t rows = min(made->part, made->inputs - d0);
-    const uint32_t *plain = c->plain + tile * c->words;
-    float *to = made->data + c->tile[i];
+    const rows r = rows_of(c, tile);
+    float *to = c->made->data + c->tile[tile];
     uint32_t row[FC_ROW_FLOATS], words[FC_ROW_WORDS];
-    for (ptrdiff_t d = 0; d < rows; d++) {
-        read_row(c, d0 + d, tile % made->panels, row);
-        if (plain[d / FC_ROW_TERMS] >> d % FC_ROW_TERMS & 1) {
+    for (ptrdiff_t d = r.first; d < r.end; d++) {
+        const ptrdiff_t at = d - r.first;
+        read_row(c, d, r.panel, row);
+        if (r.plain[at / FC_ROW_TERMS] >> at % FC_ROW_TERMS & 1) {
             memcpy(to, row, sizeof row);
             to += FC_ROW_FLOATS;
         } else {
-            compress_row(made, row, words);
+            compress_row(c->made, row, words);
             memcpy(to, words, sizeof words);
             to += FC_ROW_WORDS;
         }
@@ -158,13 +169,14 @@ int fc_compress(const fc_tensor *w, fc_compressed *made)
     *made = (fc_compressed){.outputs = w->size[0], .inputs = w->size[1], .part = fc_correlation_part(w->size[1], 1)};
     made->parts = ceil_div(made->inputs, made->part);
     made->panels = ceil_div(made->outputs, FC_ROW_FLOATS);
-    compression c = {.w = w, .made = made, .words = ceil_div(made->part, FC_ROW_TERMS)};
+    made->words = ceil_div(made->part, FC_ROW_TERMS);
+    compression c = {.w = w, .made = made};
     const size_t tiles = (size_t)(made->parts * made->panels);
     if (fc_kernels_active()->lanes < FC_ROW_LANES)
         return 0;
     const double weights = (double)made->outputs * (double)made->inputs;
     const int threads = fc_team_size(weights * WEIGHT_NS);
-    c.tile = fc_alloc(tiles * (sizeof *c.tile + (size_t)c.words * sizeof *c.plain));
+    c.tile = fc_alloc(tiles * (sizeof *c.tile + (size_t)made->words * sizeof *c.plain));
     if (!c.tile)
         return -1;
     c.plain = (uint32_t *)(c.tile + tiles);
@@ -174,7 +186,7 @@ int fc_compress(const fc_tensor *w, fc_compressed *made)
     made->floats = place_tiles(&c, tiles);
     made->tile = c.tile;
     made->plain = c.plain;
-    if ((double)made->floats >= (1 - LEAST_GAIN) * weights) {
+    if ((double)made->floats >= (1 - LEAST_SAVING) * weights) {
         fc_compressed_free(made);
         return 0;
     }

@@ -12,19 +12,24 @@ enum { TASK_FLOATS = 1 << 13 };
 typedef struct copy {
     const fc_kernels *kernels;
     fc_tensor x, y;                     /* with one row an image where rows of pixels follow each other */
-    ptrdiff_t block, blocks;            /* pixels of a task, tasks of a row */
+    ptrdiff_t rows, pixels;             /* of a task */
+    ptrdiff_t pixel_tasks;              /* of a row */
 } copy;
 
-static void copy_block(void *context, size_t i, int thread)
+static void copy_rows(void *context, size_t i, int thread)
 {
     (void)thread;
     const copy *c = context;
     const fc_tensor *x = &c->x, *y = &c->y;
-    const ptrdiff_t row = (ptrdiff_t)i / c->blocks, n = row / x->size[2], h = row % x->size[2];
-    const ptrdiff_t first = (ptrdiff_t)i % c->blocks * c->block, pixels = min(c->block, x->size[3] - first);
-    const float *from = x->data + n * x->stride[0] + h * x->stride[2] + first * x->stride[3];
-    float *to = y->data + n * y->stride[0] + h * y->stride[2] + first * y->stride[3];
-    fc_copy_matrix(c->kernels, pixels, x->size[1], from, x->stride[3], x->stride[1], to, y->stride[3], y->stride[1]);
+    const ptrdiff_t first = (ptrdiff_t)i % c->pixel_tasks * c->pixels, pixels = min(c->pixels, x->size[3] - first);
+    const ptrdiff_t begin = (ptrdiff_t)i / c->pixel_tasks * c->rows, end = min(x->size[0] * x->size[2], begin + c->rows);
+    for (ptrdiff_t row = begin; row < end; row++) {
+        const ptrdiff_t n = row / x->size[2], h = row % x->size[2];
+        const float *from = x->data + n * x->stride[0] + h * x->stride[2] + first * x->stride[3];
+        float *to = y->data + n * y->stride[0] + h * y->stride[2] + first * y->stride[3];
+        fc_copy_matrix(c->kernels, pixels, x->size[1], from, x->stride[3], x->stride[1], to, y->stride[3],
+                       y->stride[1]);
+    }
 }
 
 void fc_copy(const fc_tensor *x, const fc_tensor *y)
@@ -36,9 +41,11 @@ void fc_copy(const fc_tensor *x, const fc_tensor *y)
         c.x.size[3] = c.y.size[3] = x->size[2] * x->size[3];
         c.x.size[2] = c.y.size[2] = 1;
     }
-    c.block = max(1, (ptrdiff_t)round_up(TASK_FLOATS / x->size[1]));
-    c.blocks = ceil_div(c.x.size[3], c.block);
-    const ptrdiff_t tasks = x->size[0] * c.x.size[2] * c.blocks;
-    const double floats = (double)x->size[0] * (double)x->size[1] * (double)x->size[2] * (double)x->size[3];
-    fc_parallel_for((size_t)tasks, fc_team_size(floats * FC_FLOAT_NS), 0, copy_block, &c);
+    const ptrdiff_t rows = x->size[0] * c.x.size[2];
+    c.pixels = min(c.x.size[3], (ptrdiff_t)round_up(max(1, TASK_FLOATS / x->size[1])));
+    c.rows = max(1, TASK_FLOATS / (x->size[1] * c.pixels));
+    c.pixel_tasks = ceil_div(c.x.size[3], c.pixels);
+    const double floats = (double)rows * (double)c.x.size[3] * (double)x->size[1];
+    fc_parallel_for((size_t)(ceil_div(rows, c.rows) * c.pixel_tasks), fc_team_size(floats * FC_FLOAT_NS), 0, copy_rows,
+                    &c);
 }

@@ -79,7 +79,7 @@ static void multiply_tile(const forward *f, ptrdiff_t part, ptrdiff_t panel)
     const fc_compressed *w = f->compressed;
     const ptrdiff_t tile = part * w->panels + panel, k0 = panel * FC_ROW_FLOATS;
     const ptrdiff_t d0 = part * w->part, rows = min(w->part, w->inputs - d0);
-    const uint32_t *plain = w->plain + tile * ceil_div(w->part, FC_ROW_TERMS);
+    const uint32_t *plain = w->plain + tile * w->words;
     fc_outer product = {
         .n = (size_t)min(FC_ROW_FLOATS, f->outputs - k0),
         .a_step = 1,

@@ -71,6 +71,7 @@ int fc_conv2d_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const 
 /* Linear layers: the images of the batch are one row of pixels, the filter is 1x1. x and y have contiguous channels. */
 int fc_linear_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor *weight,
                       const fc_conv2d_extras *extras, const fc_tensor *y);
+int fc_linear_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw);
 
 /* A weight in some 7/8 of its bytes, without loss, for layers of few images: tiles of a part of the inputs and
  * FC_ROW_FLOATS outputs, of one row an input, compressed (see kernels/compressed.h) or, where a weight's exponent is
@@ -82,13 +83,13 @@ typedef struct fc_compressed {
     size_t floats;                       /* of data                                                     */
     float *data;                         /* NULL: it would hardly be smaller                            */
     const size_t *tile;                  /* [part][panel]: where in data each begins                    */
-    const uint32_t *plain;               /* [part][panel][part / FC_ROW_TERMS]: a bit for each row, set
-                                            where it is not compressed                                  */
+    ptrdiff_t words;                     /* of a tile's bits                                            */
+    const uint32_t *plain;               /* [part][panel][words]: a bit for each row, set where it is not
+                                            compressed                                                  */
 } fc_compressed;
 int fc_compress(const fc_tensor *weight, fc_compressed *compressed);
 void fc_compressed_free(fc_compressed *compressed);
 int fc_linear_compressed(const fc_compressed *weight, const fc_tensor *x, const float *bias, const fc_tensor *y);
-int fc_linear_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw);
 
 /* Sum over images and pixels of each channel of a dense array, NCHW or channels-last. */
 int fc_sum_channels(const fc_tensor *x, float *sum);

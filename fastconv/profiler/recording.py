@@ -10,7 +10,7 @@ import inspect
 import threading
 import weakref
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import wraps
 
 from .. import _core, plan
 from ..layers import Layer
@@ -57,6 +57,7 @@ class Recording:
         self._wants_counters = counters
         self._counters = None
         self._calls = []
+        self._made, self._read = [], 0  # records of so many calls
         self._began = None
         self.counters_note = None
 
@@ -81,17 +82,15 @@ class Recording:
 
     @property
     def records(self):
-        """The calls so far, in the order in which they ended."""
+        """The calls so far that began in the profile, in the order in which they ended."""
         with _lock:
             _collect()
-        calls = self._calls
-        if len(self._made) < len(calls):
-            self._made.extend(self._record(*call) for call in calls[len(self._made):])
-        return sorted(self._made, key=lambda record: record.start + record.seconds)
-
-    @cached_property
-    def _made(self):
-        return []
+            calls = self._calls[self._read:]
+            if calls:
+                self._read += len(calls)
+                self._made += [self._record(*call) for call in calls if call[4] >= self._began]
+                self._made.sort(key=lambda record: record.start + record.seconds)
+            return list(self._made)
 
     def _record(self, op, layer, isa, allowed, start, end, threads, phases, counts, facts, thread):
         *arguments, result = facts
@@ -133,15 +132,17 @@ def _open(recording):
 
 def _close(recording):
     with _lock:
-        _collect()
-        _lists.pop(_open_ones.index(recording))
-        _open_ones.remove(recording)
-        _count()
-        if not _open_ones:
-            _core.time_phases(False)
-            while _originals:
-                setattr(*_originals.pop())
-            _networks.clear()
+        try:
+            _collect()
+        finally:
+            _lists.pop(_open_ones.index(recording))
+            _open_ones.remove(recording)
+            _count()
+            if not _open_ones:
+                _core.time_phases(False)
+                while _originals:
+                    setattr(*_originals.pop())
+                _networks.clear()
 
 
 def _collect():
