@@ -31,7 +31,7 @@ typedef fc_correlation_plan plan;
 typedef fc_phase phase;
 
 enum {
-    BLOCKS_A_THREAD = 4,
+    BLOCKS_A_THREAD = 8,           /* of processors that are never quite as fast as each other */
     /* Steps of a tile's sum in one part, about: its weights, [PART_STEPS][16 to 64], fit the L2 cache,
      * and loading and storing the accumulators is lost among them. */
     PART_STEPS = 1152,
