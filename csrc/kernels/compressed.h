@@ -9,8 +9,8 @@
  *   words 64 .. 95     sign and upper 7 bits, a byte for each of 4 v
  *   words 96 .. 111    the codes, 4 bits for each of 8 v
  *
- * so that a float is put together by shifts and masks of whole vectors. With vectors of 16 that takes a third of the
- * time that its bytes take from memory; with those of 8 no time is saved, of 4 it is lost. */
+ * so that a float is put together by shifts and masks of whole vectors. With vectors of 16 that is done while the next
+ * ones arrive from memory; with those of 8 no time is saved, with those of 4 it is lost. */
 #ifndef FC_COMPRESSED_H
 #define FC_COMPRESSED_H
 

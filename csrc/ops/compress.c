@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: MIT */
+/* Compresses weights of linear layers to the rows that kernels/compressed.h multiplies by: counts exponents, chooses the
+ * window of the codes, finds out which rows fit it and how long each tile becomes, writes the tiles. */
 #include <stdatomic.h>
 #include <string.h>
 
