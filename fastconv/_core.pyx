@@ -291,6 +291,11 @@ cdef object seen(object value):
         return None
 
 
+cdef tuple phases_of(const long long *ns):
+    """Nanoseconds of each of PHASES but the first."""
+    return ns[1], ns[2], ns[3], ns[4], ns[5]
+
+
 cdef tuple seen_in_c(const fc_tensor *t):
     """The same of an array of a call from C."""
     return shape_of(t), (4 * t.stride[0], 4 * t.stride[1], 4 * t.stride[2], 4 * t.stride[3]), 4
@@ -310,7 +315,7 @@ cdef tuple call_from_c(const fc_kept_call *kept):
                 (p.dilation[0], p.dilation[1]), bool(p.count_include_pad), bool(p.adaptive))
     arrays = tuple([None if call.arrays[i] == NULL else seen_in_c(&kept.arrays[i]) for i in range(FC_CALL_ARRAYS)])
     return (call.op.decode(), "", kept.isa, kept.allowed, call.start, kept.end, kept.threads,
-            (kept.ns[1], kept.ns[2], kept.ns[3], kept.ns[4], kept.ns[5]), None,
+            phases_of(kept.ns), None,
             (arrays, conv, pool, bool(call.bias), call.argmax, bool(call.relu), bool(call.training)), kept.thread)
 
 
@@ -391,7 +396,7 @@ cdef class Timed:
                     tuple facts) except -1:
         cdef object one
         cdef tuple record = (self.name, layer, fc_kernels_active().isa, fc_threads_allowed(), start, end,
-                             threads, (ns[1], ns[2], ns[3], ns[4], ns[5]), counts, facts, get_ident())
+                             threads, phases_of(ns), counts, facts, get_ident())
         for one in self.records:
             (<list>one).append(record)
         return 0

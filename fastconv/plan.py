@@ -133,6 +133,7 @@ class Planner:
 
     def __init__(self, input_shape, names):
         self.x = Value(Storage(input_shape[0], 0), input_shape, None)
+        self.core_cache_bytes = _core.process_info()["cache_bytes"][1] or 1 << 20  # of level 2
         self.steps = []
         self._names, self._name = names, ""
 
@@ -296,7 +297,7 @@ class Plan:
         model.output_shape(input_shape)  # raises what forward would raise
         planner = Planner(input_shape, {id(layer): name for name, layer in model.named_modules()})
         self._x = planner.x
-        caches = (_core.process_info()["cache_bytes"][1] or 1 << 20) * _core.get_num_threads()
+        caches = planner.core_cache_bytes * _core.get_num_threads()
         self._y, self._stretches = planner.finish(planner.add(model, planner.x), TURN_CACHES * caches)
         storages = planner.storages(self._y)
         offsets, self.memory_bytes = arrange([(one.bytes, one.first, one.last) for one in storages])

@@ -8,13 +8,11 @@
 
 static fc_calls *last;                         /* under fc_lock */
 
-static int is_on(void) { return atomic_load_explicit(&fc_timers_are_on, memory_order_relaxed); }
-
 void fc_call_begin(fc_call *call)
 {
     long long earlier[FC_CLOCKS];
     call->start = 0;
-    if (!is_on())
+    if (!fc_timers_on())
         return;
     fc_timers_take(earlier);
     call->start = fc_now();

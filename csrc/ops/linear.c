@@ -44,24 +44,24 @@ typedef struct forward {
     fc_tasks products, additions;
 } forward;
 
-/* Where the results of a part lie. */
-static float *sums_of(const forward *f, ptrdiff_t part)
+/* A part's product for at most so many outputs from k0 on, but for its terms. */
+static fc_outer product_of(const forward *f, ptrdiff_t part, ptrdiff_t k0, ptrdiff_t most)
 {
-    return part ? f->sums + (part - 1) * f->images * f->outputs : f->y->data;
+    return (fc_outer){
+        .n = (size_t)min(most, f->outputs - k0),
+        .a_step = 1,
+        .a_row = f->x->stride[3],
+        .y = (part ? f->sums + (part - 1) * f->images * f->outputs : f->y->data) + k0,
+        .y_row = part ? f->outputs : f->y->stride[3],
+    };
 }
 
 /* One part and block of outputs: each result one chain. */
 static void multiply_part(const forward *f, ptrdiff_t part, ptrdiff_t k0)
 {
     const ptrdiff_t d0 = part * f->part, d1 = min(f->inputs, d0 + f->part);
-    fc_outer product = {
-        .n = (size_t)min(f->block, f->outputs - k0),
-        .a_step = 1,
-        .a_row = f->x->stride[3],
-        .b_step = f->w->stride[1],
-        .y = sums_of(f, part) + k0,
-        .y_row = part ? f->outputs : f->y->stride[3],
-    };
+    fc_outer product = product_of(f, part, k0, f->block);
+    product.b_step = f->w->stride[1];
     ptrdiff_t d = d0;
     do {
         product.terms = (size_t)min(f->images > FEW_IMAGES ? MANY_ROWS : FEW_ROWS, d1 - d);
@@ -77,18 +77,12 @@ static void multiply_part(const forward *f, ptrdiff_t part, ptrdiff_t k0)
 static void multiply_tile(const forward *f, ptrdiff_t part, ptrdiff_t panel)
 {
     const fc_compressed *w = f->compressed;
-    const ptrdiff_t tile = part * w->panels + panel, k0 = panel * FC_ROW_FLOATS;
+    const ptrdiff_t tile = part * w->panels + panel;
     const ptrdiff_t d0 = part * w->part, rows = min(w->part, w->inputs - d0);
     const uint32_t *plain = w->plain + tile * w->words;
-    fc_outer product = {
-        .n = (size_t)min(FC_ROW_FLOATS, f->outputs - k0),
-        .a_step = 1,
-        .a_row = f->x->stride[3],
-        .b = w->data + w->tile[tile],
-        .y = sums_of(f, part) + k0,
-        .y_row = part ? f->outputs : f->y->stride[3],
-        .exponent = w->exponent,
-    };
+    fc_outer product = product_of(f, part, panel * FC_ROW_FLOATS, FC_ROW_FLOATS);
+    product.b = w->data + w->tile[tile];
+    product.exponent = w->exponent;
     for (ptrdiff_t d = 0; d < rows; d += (ptrdiff_t)product.terms) {
         const uint32_t ahead = plain[d / FC_ROW_TERMS] >> d % FC_ROW_TERMS;
         const ptrdiff_t left = min(rows - d, FC_ROW_TERMS - d % FC_ROW_TERMS);

@@ -114,7 +114,7 @@ static void run_one(int flush_denormals, void (*body)(void *, int, int), void *c
 
 void fc_team_run(int threads, int flush_denormals, void (*body)(void *, int, int), void *context)
 {
-    fc_times *times = atomic_load_explicit(&fc_timers_are_on, memory_order_relaxed) ? fc_timers_here() : NULL;
+    fc_times *times = fc_timers_on() ? fc_timers_here() : NULL;
 #if defined(_OPENMP)
     if (threads > 1) {
         atomic_store(&had_team, 1);

@@ -23,11 +23,16 @@ int fc_timers_take(long long ns[FC_CLOCKS]);   /* reads and clears those; return
 void fc_timers_begin(void);
 void fc_timers_end(fc_times *times, int threads);
 
+static inline int fc_timers_on(void)
+{
+    return __builtin_expect(atomic_load_explicit(&fc_timers_are_on, memory_order_relaxed), 0);
+}
+
 /* From here on the time of this thread goes to this clock. */
 void fc_timers_enter(int clock);
 static inline void fc_clock(int clock)
 {
-    if (__builtin_expect(atomic_load_explicit(&fc_timers_are_on, memory_order_relaxed), 0))
+    if (fc_timers_on())
         fc_timers_enter(clock);
 }
 

@@ -208,7 +208,7 @@ class Linear(Layer):
 
     def plan(self, planner, x, out=None):
         weight, bias = self.weight.data, None if self.bias is None else self.bias.data
-        if x.shape[0] == 1 and weight.nbytes > (_core.process_info()["cache_bytes"][1] or 1 << 20):
+        if x.shape[0] == 1 and weight.nbytes > planner.core_cache_bytes:
             weight = F.compress_weight(weight) or weight
         y = planner.place(out, (x.shape[0], self.out_features))
         return planner.step(_core.linear, x, weight, bias, y)
