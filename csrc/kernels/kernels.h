@@ -140,6 +140,16 @@ typedef struct fc_gather {
     const float *scale;                        /* [terms] factor of a source                 */
 } fc_gather;
 
+/* Rows of windows that lie side by side, channels-last (see pool_apart.h): of results, or of dy and argmax, without
+ * gaps; `row` floats from one row of pixels to the next. */
+enum { FC_APART_WIDTH = 4 };
+
+typedef struct fc_apart {
+    size_t channels, rows, windows;            /* windows of a row                           */
+    size_t height, width;                      /* of a window: width <= FC_APART_WIDTH       */
+    ptrdiff_t row;
+} fc_apart;
+
 /* Local response normalisation: windows of `terms` values, `step` floats apart (see lrn.h). */
 typedef struct fc_lrn {
     size_t terms;
@@ -170,6 +180,8 @@ typedef struct fc_kernels {
     void (*log_softmax_row)(size_t n, const float *x, float *y);
     void (*max_pool)(const fc_gather *g, float *y, void *argmax, int wide);
     void (*max_pool_backward)(const fc_gather *g, float *dx, const void *argmax, int wide);
+    void (*max_pool_apart)(const fc_apart *a, const float *x, float *y, uint8_t *argmax);
+    void (*max_pool_apart_backward)(const fc_apart *a, const float *dy, const uint8_t *argmax, float *dx);
     void (*weighted_sum)(const fc_gather *g, float *y);
     void (*moments)(size_t channels, size_t pixels, const float *x, ptrdiff_t x_pixel, float *mean, float *delta,
                     float *m2);

@@ -163,6 +163,23 @@ FC_INLINE vi   vload_bytes(const uint8_t *p)   { vb v; memcpy(&v, p, sizeof v); 
 FC_INLINE void vstore_bytes(uint8_t *p, vi v)  { vb b = __builtin_convertvector(v, vb); memcpy(p, &b, sizeof b); }
 #endif
 
+/* Lanes from[0], from[1], ... of low and, from FC_LANES on, of high. */
+FC_INLINE vf vlanes_of(vf low, vf high, vi from)
+{
+#if FC_LANES == 16
+    return (vf)_mm512_permutex2var_ps((__m512)low, (__m512i)from, (__m512)high);
+#elif FC_LANES == 8
+    const __m256 of_low = _mm256_permutevar8x32_ps((__m256)low, (__m256i)from);
+    const __m256 of_high = _mm256_permutevar8x32_ps((__m256)high, (__m256i)from);
+    return vpick(from < FC_LANES, (vf)of_low, (vf)of_high);
+#else
+    vf v;
+    for (int i = 0; i < FC_LANES; i++)
+        v[i] = from[i] < FC_LANES ? low[from[i]] : high[from[i] - FC_LANES];
+    return v;
+#endif
+}
+
 /* The first `count` lanes only; memory behind them is neither read nor written. */
 #if FC_LANES == 16
 FC_INLINE __mmask16 vmask(size_t count)        { return (__mmask16)((1u << count) - 1); }

@@ -8,13 +8,16 @@
  *
  *   channels-last  lanes are the channels of a pixel; arrays of other layouts are copied to scratch first
  *   planar         lanes are the columns of a row (NCHW): rows are dealt out by the stride, so that what
- *                  neighbouring targets gather lies side by side */
+ *                  neighbouring targets gather lies side by side
+ *
+ * Maxima of windows that do not overlap, channels-last, have a faster way (pool_apart.c). */
 #include <string.h>
 
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
 #include "integers.h"
+#include "pool_apart.h"
 #include "rows.h"
 
 enum {
@@ -404,6 +407,12 @@ static int pool_run(const fc_pool2d *pool, operation op, const fc_tensor *source
     for (int i = 0; i < 4; i++)
         if (!target->size[i])
             return 0;
+    plan.planar = fc_pool2d_is_planar(pool, image, pooled);
+    const int of_maxima = op == MAXIMUM || op == MAXIMUM_BACKWARD;
+    if (of_maxima && !plan.planar && fc_pools_apart(pool, image, pooled, backward)) {
+        fc_max_pool_apart(pool, image, pooled, argmax, backward);
+        return 0;
+    }
     plan.argmax_size[0] = pooled->size[2];
     plan.argmax_size[1] = pooled->size[3];
     plan.taps = pool->kernel[1];
@@ -422,7 +431,6 @@ static int pool_run(const fc_pool2d *pool, operation op, const fc_tensor *source
         build_axis(pool, d, image->size[2 + d], pooled->size[2 + d], backward, axes[d], tables + (d ? words[0] : 0));
     plan.runs = (run *)(tables + words[0] + words[1]);
     const ptrdiff_t channels = source->size[1], rows = plan.rows.targets;
-    plan.planar = fc_pool2d_is_planar(pool, image, pooled);
     plan.block_channels = channels;
     if (plan.planar) {
         plan.row_runs = plan.runs + target->size[3];

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/* Maxima of windows that lie side by side, channels-last, as of a filter of 2 x 2 pixels and a stride of 2: no pixel
+ * is in two of them, so that a row of windows goes once through its rows of pixels.
+ *
+ * Of few channels several windows are taken together, so that they fill a vector of results: their pixels of a row are
+ * two vectors at most, from which the lanes of a tap, or to which those of a gradient, are permuted. */
+#ifndef FC_POOL_APART_H
+#define FC_POOL_APART_H
+
+#include "kernels.h"
+#include "pool.h"
+#include "simd.h"
+
+enum { MOST_TOGETHER_LANES = 2 * FC_LANES };
+
+/* 0: not even the pixels of one window are two vectors. */
+FC_INLINE size_t windows_together(const fc_apart *a)
+{
+    const size_t of_results = FC_LANES / a->channels, of_pixels = MOST_TOGETHER_LANES / (a->width * a->channels);
+    return of_results < of_pixels ? of_results : of_pixels;
+}
+
+/* All lanes where the row goes on behind these, in which case what is stored too much is stored over, else `used`. */
+FC_INLINE size_t lanes_within(size_t at, size_t row, size_t used) { return at + FC_LANES <= row ? FC_LANES : used; }
+
+FC_INLINE void max_of_windows(int keep, size_t width, size_t together, const vi *from, const fc_apart *a, const float *x,
+                              float *y, uint8_t *argmax)
+{
+    const size_t row = a->windows * a->channels;
+    for (size_t at = 0; at < row; at += together * a->channels) {
+        const size_t results = row - at < together * a->channels ? row - at : together * a->channels;
+        const size_t first = results * width < FC_LANES ? results * width : FC_LANES;
+        vf best = {0};
+        vi where = {0};
+        for (size_t r = 0; r < a->height; r++) {
+            const float *pixels = x + (ptrdiff_t)r * a->row + at * width;
+            const vf low = vload_part(pixels, first), high = vload_part(pixels + first, results * width - first);
+            for (size_t s = 0; s < width; s++) {
+                const vf value = vlanes_of(low, high, from[s]);
+                if (!r && !s)
+                    best = value;
+                else if (keep)
+                    vkeep_larger(value, (int32_t)(r * width + s), &best, &where);
+                else
+                    best = vmaximum(best, value);
+            }
+        }
+        const size_t lanes = lanes_within(at, row, results);
+        vstore_lanes(y + at, best, lanes);
+        if (keep)
+            store_positions(argmax, (ptrdiff_t)at, where, lanes, 0);
+    }
+}
+
+/* Few channels only: windows_together(a) > 1. */
+static void max_pool_apart(const fc_apart *a, const float *x, float *y, uint8_t *argmax)
+{
+    const size_t together = windows_together(a);
+    vi from[FC_APART_WIDTH];
+    for (size_t s = 0; s < a->width; s++)
+        for (size_t lane = 0; lane < FC_LANES; lane++)
+            from[s][lane] = (int32_t)((lane / a->channels * a->width + s) * a->channels + lane % a->channels);
+    for (size_t i = 0; i < a->rows; i++, x += (ptrdiff_t)a->height * a->row, y += a->windows * a->channels) {
+        if (!argmax)
+            max_of_windows(0, a->width, together, from, a, x, y, NULL);
+        else if (a->width == 2)
+            max_of_windows(1, 2, together, from, a, x, y, argmax);
+        else
+            max_of_windows(1, a->width, together, from, a, x, y, argmax);
+        argmax += argmax ? a->windows * a->channels : 0;
+    }
+}
+
+/* The gradients that have position `here`, of others 0. As of a sum, it has no negative zero. */
+FC_INLINE vf where_largest(vf dy, vi where, vi here) { return (vf)((vi)dy & (where == here)) + 0.0f; }
+
+FC_INLINE void spread_together(size_t together, const vi from[2], const vi tap[2], const fc_apart *a, const float *dy,
+                               const uint8_t *argmax, float *dx)
+{
+    const size_t row = a->windows * a->channels, all = row * a->width;
+    for (size_t at = 0; at < row; at += together * a->channels) {
+        const size_t results = row - at < together * a->channels ? row - at : together * a->channels;
+        const size_t lanes = lanes_within(at, row, results), pixels = results * a->width;
+        const vf value = vload_lanes(dy + at, lanes), where = (vf)load_positions(argmax, (ptrdiff_t)at, lanes, 0);
+        FC_UNROLL(2)
+        for (size_t v = 0; v < 2; v++) {
+            const size_t begin = v * FC_LANES, to = at * a->width + begin;
+            if (begin >= pixels)
+                break;
+            const vf spread = vlanes_of(value, value, from[v]);
+            const vi position = (vi)vlanes_of(where, where, from[v]);
+            const size_t left = pixels - begin < FC_LANES ? pixels - begin : FC_LANES;
+            for (size_t r = 0; r < a->height; r++)
+                vstore_lanes(dx + (ptrdiff_t)r * a->row + to,
+                             where_largest(spread, position, tap[v] + (int32_t)(r * a->width)),
+                             lanes_within(to, all, left));
+        }
+    }
+}
+
+/* Lanes of one window of many channels. */
+FC_INLINE void spread_lanes(size_t lanes, const fc_apart *a, const float *dy, const uint8_t *argmax, float *dx)
+{
+    const vf value = vload_lanes(dy, lanes);
+    const vi where = load_positions(argmax, 0, lanes, 0);
+    for (size_t r = 0; r < a->height; r++)
+        for (size_t s = 0; s < a->width; s++)
+            vstore_lanes(dx + (ptrdiff_t)r * a->row + s * a->channels,
+                         where_largest(value, where, (int32_t)(r * a->width + s) - (vi){0}), lanes);
+}
+
+static void max_pool_apart_backward(const fc_apart *a, const float *dy, const uint8_t *argmax, float *dx)
+{
+    const size_t together = windows_together(a), row = a->windows * a->channels;
+    vi from[2] = {{0}}, tap[2] = {{0}};
+    for (size_t i = 0; together && i < MOST_TOGETHER_LANES; i++) {
+        const size_t pixel = i / a->channels;
+        from[i / FC_LANES][i % FC_LANES] = (int32_t)(pixel / a->width * a->channels + i % a->channels);
+        tap[i / FC_LANES][i % FC_LANES] = (int32_t)(pixel % a->width);
+    }
+    for (size_t i = 0; i < a->rows; i++, dx += (ptrdiff_t)a->height * a->row, dy += row, argmax += row) {
+        if (together) {
+            spread_together(together, from, tap, a, dy, argmax, dx);
+            continue;
+        }
+        for (size_t at = 0; at < row; at += a->channels)
+            for (size_t c = 0; c < a->channels; c += FC_LANES) {
+                float *to = dx + at * a->width + c;
+                if (a->channels - c >= FC_LANES)
+                    spread_lanes(FC_LANES, a, dy + at + c, argmax + at + c, to);
+                else
+                    spread_lanes(a->channels - c, a, dy + at + c, argmax + at + c, to);
+            }
+    }
+}
+
+#endif
