@@ -66,8 +66,8 @@ typedef struct plan {
     int dense;                         /* s and c are one contiguous run */
     int dy_in_place;                   /* likewise, in blocks behind which spilt_pixels more follow */
     ptrdiff_t spilt_pixels;            /* into which the lanes behind the last output read on */
-    int by_taps;                       /* lanes are [S-1-s][k]; x is copied to planes of x_rows */
-    ptrdiff_t x_rows;
+    int by_taps;                       /* lanes are [S-1-s][k]; x is planes, or copied to such of x_rows */
+    ptrdiff_t x_rows, x_plane;
     ptrdiff_t chunks, chunk_images;
     ptrdiff_t block_rows, block_images;
     ptrdiff_t task_panels, task_parts; /* panels of a task, tasks of a (chunk, group) */
@@ -186,31 +186,46 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines a
     }
 }
 
+/* Rows of dy of an image, between pixels of zeros. Those stay from block to block of a task. */
+static void copy_padded(const plan *plan, const block *b, ptrdiff_t n, float *out)
+{
+    const fc_tensor *dy = &plan->dy;
+    const ptrdiff_t first = plan->conv.pad[1][0] - (plan->dw.size[3] - 1), rows = b->p1 - b->p0;
+    if (!b->first && first <= 0 && dy->stride[1] == 1 && dy->stride[3] == plan->outputs) {
+        plan->kernels->copy_spans((size_t)rows, (size_t)(dy->size[3] * plan->outputs),
+                                  dy->data + n * dy->stride[0] + b->p0 * dy->stride[2], dy->stride[2],
+                                  out - first * plan->outputs, b->dy_row);
+        return;
+    }
+    for (ptrdiff_t p = 0; p < rows; p++)
+        fc_copy_row(plan->kernels, dy, n, b->group * plan->outputs, plan->outputs, b->p0 + p, first,
+                    plan->columns + plan->dw.size[3] - 1, out + p * b->dy_row, plan->outputs);
+}
+
 /* The same by taps: a row of dy is as wide as one of x, and S - 1 pixels more. */
-static void add_block_by_taps(const plan *plan, const block *b, float *sums)
+static void add_block_by_taps(const plan *plan, const block *b, lines ahead[AHEAD], float *sums)
 {
     const fc_kernels *kernels = plan->kernels;
-    const ptrdiff_t filter_rows = plan->dw.size[2], filter_columns = plan->dw.size[3], stride = plan->conv.stride[0];
+    const ptrdiff_t filter_rows = plan->dw.size[2], stride = plan->conv.stride[0];
     const ptrdiff_t vectors = plan->panel_width / (ptrdiff_t)kernels->lanes;
     const ptrdiff_t tiles = ceil_div(filter_rows, (ptrdiff_t)kernels->max_rows[vectors]);
     const ptrdiff_t tile = ceil_div(filter_rows, tiles);
 
     fc_clock(FC_COPY);
     size_t runs = 0;
-    for (ptrdiff_t n = 0; n < b->images; n++)
+    for (ptrdiff_t n = 0; n < b->images; n++) {
         for (ptrdiff_t p = b->p0; p < b->p1; p++, runs++) {
             b->x_run[runs] = n * plan->x_image + (p - b->p0) * stride * plan->x_row;
             b->dy_run[runs] = n * b->dy_image + (p - b->p0) * b->dy_row;
-            fc_copy_row(kernels, &plan->dy, b->n + n, b->group * plan->outputs, plan->outputs, p,
-                        plan->conv.pad[1][0] - (filter_columns - 1), plan->columns + filter_columns - 1,
-                        b->dy + b->dy_run[runs], plan->outputs);
         }
+        copy_padded(plan, b, b->n + n, b->dy + n * b->dy_image);
+    }
 
     fc_clock(FC_MULTIPLY);
     for (ptrdiff_t c = 0; c < plan->channels; c++)
         for (ptrdiff_t r = 0; r < filter_rows; r += tile) {
-            const fc_tile t = {
-                .a = b->x + (c * plan->x_rows + r * plan->conv.dilation[0]) * plan->x_row,
+            fc_tile t = {
+                .a = b->x + c * plan->x_plane + r * plan->conv.dilation[0] * plan->x_row,
                 .a_row = plan->conv.dilation[0] * plan->x_row,
                 .a_step = 1,
                 .b = b->dy,
@@ -224,6 +239,7 @@ static void add_block_by_taps(const plan *plan, const block *b, float *sums)
                 .last_lanes = kernels->lanes,
                 .accumulate = !b->first,
             };
+            fetch_ahead(ahead, (ptrdiff_t)runs * plan->columns, &t);
             kernels->tile_rows[vectors][min(tile, filter_rows - r)](&t);
         }
 }
@@ -257,20 +273,24 @@ static void find_rows(const plan *plan, block *b, float *copy)
 }
 
 /* The same by taps: planes, with rows of zeros where the filter reaches over the image. */
-static void copy_planes(const plan *plan, block *b, float *copy)
+static void find_planes(const plan *plan, block *b, float *copy)
 {
-    const ptrdiff_t from = b->p0 * plan->conv.stride[0] - plan->conv.pad[0][0], plane = plan->x_rows * plan->x_row;
+    const ptrdiff_t from = b->p0 * plan->conv.stride[0] - plan->conv.pad[0][0];
     b->x = copy;
     fc_clock(FC_COPY);
+    if (plan->in_place) {
+        b->x = plan->x.data + b->n * plan->x_image + b->group * plan->channels * plan->x_plane + from * plan->x_row;
+        return;
+    }
     for (ptrdiff_t n = 0; n < b->images; n++)
         for (ptrdiff_t i = 0; i < plan->x_rows; i++) {
             float *row = copy + n * plan->x_image + i * plan->x_row;
             if (from + i >= 0 && from + i < plan->x.size[2])
                 fc_copy_row_planar(plan->kernels, &plan->x, b->n + n, b->group * plan->channels, plan->channels,
-                                   from + i, 0, plan->columns, row, plane);
+                                   from + i, 0, plan->columns, row, plan->x_plane);
             else
                 for (ptrdiff_t c = 0; c < plan->channels; c++)
-                    memset(row + c * plane, 0, (size_t)plan->columns * sizeof(float));
+                    memset(row + c * plan->x_plane, 0, (size_t)plan->columns * sizeof(float));
         }
 }
 
@@ -317,11 +337,11 @@ static void fetch_panel(const plan *plan, const block *b, ptrdiff_t panel, lines
         ahead[line] = (lines){from - before + 16 * line, dy->stride[3], b->images * (b->p1 - b->p0) * dy->size[3]};
 }
 
-/* What of x, and of dy where it lies, a block meets. */
+/* What a block meets of x, and of dy unless it is packed for each panel. */
 static void fetch_block(const plan *plan, const block *b, lines ahead[AHEAD])
 {
     const fc_tensor *x = &plan->x, *dy = &plan->dy;
-    if (plan->dy_in_place && is_dense(dy))
+    if ((plan->dy_in_place || plan->by_taps) && is_dense(dy))
         ahead[NEXT_DY] = (lines){dy->data + b->n * dy->stride[0] + b->p0 * dy->stride[2], 16,
                            b->images * (b->p1 - b->p0) * dy->stride[2] / 16};
     if (is_dense(x)) {
@@ -351,13 +371,13 @@ static void run_task(const plan *plan, ptrdiff_t task, float *scratch)
         lines ahead[AHEAD] = {{.at = NULL}};
         more = next_block(plan, &b, n_end, &next);
         find_gradient(plan, &b);
+        if (more)
+            fetch_block(plan, &next, ahead);
         if (plan->by_taps) {
-            copy_planes(plan, &b, scratch);
-            add_block_by_taps(plan, &b, sums);
+            find_planes(plan, &b, scratch);
+            add_block_by_taps(plan, &b, ahead, sums);
         } else {
             find_rows(plan, &b, scratch);
-            if (more)
-                fetch_block(plan, &next, ahead);
             for (ptrdiff_t panel = first_panel; panel < last_panel; panel++) {
                 const int last = panel + 1 == last_panel;
                 if (!plan->dy_in_place && is_dense(&plan->dy) && (more || !last))
@@ -517,8 +537,10 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     if (plan.by_taps) {
         plan.panels = 1;
         plan.panel_width = ceil_div(plan.outputs * dweight->size[3], lanes) * lanes;
-        plan.in_place = 0;
         plan.columns = plan.pitch = plan.x_row = x->size[3];
+        plan.in_place = x->stride[3] == 1 && !conv->pad[0][0] && !conv->pad[0][1];
+        if (plan.in_place)
+            plan.x_row = x->stride[2];
     }
     plan.dense = plan.pitch == plan.channels && conv->dilation[1] == 1;
     const ptrdiff_t spilt = ceil_div(plan.outputs, lanes) * lanes - plan.outputs;
@@ -547,8 +569,10 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
 
     plan.x_rows = (plan.block_rows - 1) * conv->stride[0] + (dweight->size[2] - 1) * conv->dilation[0] + 1;
     plan.x_image = plan.in_place ? x->stride[0] : min(plan.x_rows, x->size[2]) * plan.x_row;
-    if (plan.by_taps)
-        plan.x_image = plan.channels * plan.x_rows * plan.x_row;
+    if (plan.by_taps) {
+        plan.x_plane = plan.in_place ? x->stride[1] : plan.x_rows * plan.x_row;
+        plan.x_image = plan.in_place ? x->stride[0] : plan.channels * plan.x_plane;
+    }
     if (!plan.in_place)
         plan.x_floats = round_up(plan.block_images * plan.x_image) + 16;
     if (plan.by_taps)
