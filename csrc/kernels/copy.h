@@ -145,13 +145,11 @@ static void copy_spans(size_t spans, size_t n, const float *restrict x, ptrdiff_
         }
 }
 
-static void add_span(size_t n, const float *x, float *y)
+/* y[i*y_step + i] += x[i*x_step + i] likewise. */
+static void add_spans(size_t spans, size_t n, const float *x, ptrdiff_t x_step, float *y, ptrdiff_t y_step)
 {
-    size_t i = 0;
-    for (; i + FC_LANES <= n; i += FC_LANES)
-        vstore(y + i, vload(y + i) + vload(x + i));
-    if (i < n)
-        vstore_part(y + i, vload_part(y + i, n - i) + vload_part(x + i, n - i), n - i);
+    for (size_t span = 0; span < spans; span++, x += x_step, y += y_step)
+        FC_OVER_LANES(n, vstore_lanes(y + i, vload_lanes(y + i, lanes) + vload_lanes(x + i, lanes), lanes));
 }
 
 #endif

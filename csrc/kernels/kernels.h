@@ -173,7 +173,7 @@ typedef struct fc_kernels {
     void (*deal)(size_t n, size_t parts, const float *x, float *y, ptrdiff_t part);
     void (*collect)(size_t n, size_t parts, const float *x, ptrdiff_t part, float *y);
     void (*copy_spans)(size_t spans, size_t n, const float *x, ptrdiff_t x_step, float *y, ptrdiff_t y_step);
-    void (*add_span)(size_t n, const float *x, float *y);        /* y += x                           */
+    void (*add_spans)(size_t spans, size_t n, const float *x, ptrdiff_t x_step, float *y, ptrdiff_t y_step);
     void (*activation[FC_ACTIVATIONS])(size_t n, const float *x, float *y);
     void (*activation_backward[FC_ACTIVATIONS])(size_t n, const float *dy, const float *y, float *dx);
     void (*softmax_row)(size_t n, const float *x, float *y);

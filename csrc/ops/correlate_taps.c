@@ -153,9 +153,8 @@ static void run_task(void *context, size_t task, int thread)
     const ptrdiff_t before = max(0, plan->plan->column_max), skipped = before - plan->plan->column_max;
     /* Row by row, for what was just stored cannot be loaded again at once where it lies otherwise in its vector. */
     for (ptrdiff_t w = 0; w < in_columns; w++)
-        for (ptrdiff_t i = 0; i < u1 - u0; i++)
-            kernels->add_span((size_t)plan->span, t + (i * in_columns + w) * plan->width,
-                              rows + i * plan->row_floats + (w + skipped) * outputs);
+        kernels->add_spans((size_t)(u1 - u0), (size_t)plan->span, t + w * plan->width, in_columns * plan->width,
+                           rows + (w + skipped) * outputs, plan->row_floats);
     for (ptrdiff_t u = u0; u < u1; u++)
         store_row(plan, n, u, rows + (u - u0) * plan->row_floats + before * outputs);
 }

@@ -399,7 +399,7 @@ static void write_panel(const plan *plan, ptrdiff_t index)
     const size_t panels = (size_t)(plan->conv.groups * plan->panels);
     float *sums = plan->sums + (size_t)index * plan->sum_floats;
     for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
-        plan->kernels->add_span(plan->sum_floats, sums + (size_t)chunk * panels * plan->sum_floats, sums);
+        plan->kernels->add_spans(1, plan->sum_floats, sums + (size_t)chunk * panels * plan->sum_floats, 0, sums, 0);
     const ptrdiff_t group = index / plan->panels, panel = index % plan->panels;
     const ptrdiff_t k_first = panel * plan->panel_width, used = min(plan->panel_width, plan->outputs - k_first);
     const fc_tensor *dw = &plan->dw;
