@@ -3,6 +3,7 @@
 #ifndef FC_COPY_H
 #define FC_COPY_H
 
+#include "kernels.h"
 #include "simd.h"
 
 /* Lanes FIRST, FIRST + 1, ... of every group of 4 in a and b, taken by turns RUN at a time. */
@@ -50,10 +51,50 @@ FC_INLINE void transpose_lanes(vf row[FC_LANES])
     }
 }
 
+#if FC_LANES == 16
+/* Of the floats of `rows` rows taken by turns, from float `first` on: the column of each, + FC_LANES in every second
+ * row; and whether it is in one of the two rows from `row` on. */
+#define FC_TURN(L, ROWS, FIRST) (((L) + (FIRST)) / (ROWS) + ((L) + (FIRST)) % (ROWS) % 2 * FC_LANES)
+#define FC_OF_ROWS(L, ROWS, FIRST, ROW) (((L) + (FIRST)) % (ROWS) / 2 == (ROW) / 2 ? -1 : 0)
+
+/* y[c*rows + r] = x[r*x_row + c] for r < rows, c < cols: few rows, of at least FC_LANES columns. */
+FC_INLINE void interleave(int rows, size_t cols, const float *x, ptrdiff_t x_row, float *y)
+{
+    for (size_t done = 0; done < cols; done += FC_LANES) {
+        const size_t c = cols - done < FC_LANES ? cols - FC_LANES : done;      /* some of them once more */
+        vf row[FC_MOST_INTERLEAVED + 1] = {0};
+        FC_UNROLL(8)
+        for (int r = 0; r < rows; r++)
+            row[r] = vload(x + r * x_row + c);
+        FC_UNROLL(8)
+        for (int first = 0; first < rows * FC_LANES; first += FC_LANES) {
+            vf v = vlanes_of(row[0], row[1], (vi){FC_EACH_LANE(FC_TURN, rows, first)});
+            FC_UNROLL(4)
+            for (int r = 2; r < rows; r += 2)
+                v = vpick((vi){FC_EACH_LANE(FC_OF_ROWS, rows, first, r)},
+                          vlanes_of(row[r], row[r + 1], (vi){FC_EACH_LANE(FC_TURN, rows, first)}), v);
+            vstore(y + c * (size_t)rows + first, v);
+        }
+    }
+}
+#endif
+
 /* y[c*y_row + r] = x[r*x_row + c] for r < rows, c < cols. */
 static void transpose(size_t rows, size_t cols, const float *restrict x, ptrdiff_t x_row, float *restrict y,
                       ptrdiff_t y_row)
 {
+#if FC_LANES == 16
+    if (y_row == (ptrdiff_t)rows && cols >= FC_LANES)
+        switch (rows) {
+        case 2: interleave(2, cols, x, x_row, y); return;
+        case 3: interleave(3, cols, x, x_row, y); return;
+        case 4: interleave(4, cols, x, x_row, y); return;
+        case 5: interleave(5, cols, x, x_row, y); return;
+        case 6: interleave(6, cols, x, x_row, y); return;
+        case 7: interleave(7, cols, x, x_row, y); return;
+        case 8: interleave(8, cols, x, x_row, y); return;
+        }
+#endif
     /* Few rows side by side: a whole vector may be stored where the next columns will overwrite its rest. */
     const size_t overlapping = rows < FC_LANES && y_row == (ptrdiff_t)rows && cols * rows > FC_LANES
                                    ? cols - (FC_LANES + rows - 1) / rows : 0;

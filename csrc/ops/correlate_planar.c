@@ -2,8 +2,8 @@
 /* Direct correlation for few output channels: lanes stand for neighbouring pixels, rows for output channels.
  *
  *   task = (image, group, block of rows, unit of columns):
- *       copy its input to planes [c][h][w], zero-padded                                             (L2)
- *       for each phase, row, tile of outputs, tile of pixels: kernels->tile_cols             (registers)
+ *       copy its input to planes [c][h][w], zero-padded, unless it is one that lies so              (L2)
+ *       for each phase, some rows, tile of outputs, tile of pixels: kernels->tile_cols       (registers)
  *
  * With K outputs of FC_LANES lanes the other way (correlate_block.c) wastes all but K of them. The chain of
  * multiply-adds of an output is the same, r, s, c, so the choice does not change a bit. */
@@ -21,6 +21,9 @@ typedef struct planar {
     ptrdiff_t tile_outputs, output_tiles, vectors;
     ptrdiff_t unit_columns, units, block_rows, row_blocks;
     ptrdiff_t in_columns, plane;            /* of the copy */
+    ptrdiff_t joined, stage_plane;          /* rows that are computed together; floats of an output of them */
+    int in_place;                           /* x is read where it lies, up to `spilt` floats beyond a block */
+    ptrdiff_t spilt;
     int staged;                             /* results are not rows of y */
     ptrdiff_t *runs;                        /* [phase] a_run[most_runs], b_run[most_runs] */
     size_t most_runs;
@@ -71,8 +74,9 @@ typedef struct block {
     float *stage;
 } block;
 
-/* Output row u of one phase: `columns` pixels from b->v0. */
-static void multiply_row(const planar *plan, const block *b, size_t phase, ptrdiff_t u, ptrdiff_t columns)
+/* Output rows u .. u + together - 1 of one phase, which meet the same taps: `columns` pixels of each from b->v0. */
+static void multiply_rows(const planar *plan, const block *b, size_t phase, ptrdiff_t u, ptrdiff_t together,
+                          ptrdiff_t columns)
 {
     const fc_correlation *p = plan->p;
     const fc_tensor *y = &p->y;
@@ -81,6 +85,7 @@ static void multiply_row(const planar *plan, const block *b, size_t phase, ptrdi
     const ptrdiff_t lanes = (ptrdiff_t)plan->plan->kernels->lanes, span = plan->vectors * lanes;
     const int joined = joins_columns(plan, across);
     const ptrdiff_t runs_a_row = joined ? 1 : across->count;
+    const ptrdiff_t pixels = (together - 1) * plan->in_columns + columns;
     ptrdiff_t first, last;
     fc_valid_taps(rows, u * p->x_step[0], p->x.size[2], &first, &last);
 
@@ -91,16 +96,18 @@ static void multiply_row(const planar *plan, const block *b, size_t phase, ptrdi
                      (at[1] + b->v0 * p->y_step[1]) * y->stride[3];
         const float *residual = p->residual ? p->residual + (out - y->data) : NULL;
         if (residual && plan->staged) {
-            const fc_tensor row = {
+            const fc_tensor added = {
                 .data = (float *)residual,
-                .size = {1, outputs, 1, columns},
-                .stride = {0, y->stride[1], 0, y->stride[3] * p->y_step[1]},
+                .size = {1, outputs, together, columns},
+                .stride = {0, y->stride[1], y->stride[2], y->stride[3] * p->y_step[1]},
             };
-            fc_copy_row_planar(plan->plan->kernels, &row, 0, 0, outputs, 0, 0, columns, b->stage, plan->unit_columns);
+            for (ptrdiff_t i = 0; i < together; i++)
+                fc_copy_row_planar(plan->plan->kernels, &added, 0, 0, outputs, i, 0, columns,
+                                   b->stage + i * plan->in_columns, plan->stage_plane);
             residual = b->stage;
         }
-        for (ptrdiff_t v = 0; v < columns; v += span) {
-            const ptrdiff_t used = min(span, columns - v), vectors = ceil_div(used, lanes);
+        for (ptrdiff_t v = 0; v < pixels; v += span) {
+            const ptrdiff_t used = min(span, pixels - v), vectors = ceil_div(used, lanes);
             const fc_tile t = {
                 .a = plan->weights + phase * plan->phase_floats +
                      (size_t)(b->group * plan->output_tiles + tile) * plan->tile_floats,
@@ -113,7 +120,7 @@ static void multiply_row(const planar *plan, const block *b, size_t phase, ptrdi
                 .runs = (size_t)((last - first) * runs_a_row),
                 .depth = (size_t)(joined ? across->count : plan->plan->channels),
                 .y = (plan->staged ? b->stage : out) + v,
-                .y_row = plan->staged ? plan->unit_columns : y->stride[1],
+                .y_row = plan->staged ? plan->stage_plane : y->stride[1],
                 .last_lanes = (size_t)(used - (vectors - 1) * lanes),
                 .row_bias = p->bias ? p->bias + k : NULL,
                 .residual = residual ? residual + v : NULL,
@@ -123,11 +130,22 @@ static void multiply_row(const planar *plan, const block *b, size_t phase, ptrdi
         }
         if (plan->staged) {
             fc_clock(FC_STORE);
-            fc_store_row(plan->plan->kernels, b->stage, plan->unit_columns, outputs, columns, out,
-                         y->stride[3] * p->y_step[1], y->stride[1]);
+            for (ptrdiff_t i = 0; i < together; i++)
+                fc_store_row(plan->plan->kernels, b->stage + i * plan->in_columns, plan->stage_plane, outputs, columns,
+                             out + i * y->stride[2], y->stride[3] * p->y_step[1], y->stride[1]);
             fc_clock(FC_MULTIPLY);
         }
     }
+}
+
+/* How many of `most` rows from u on meet the same taps as u: all or one. */
+static ptrdiff_t meet_same_taps(const fc_correlation *p, size_t phase, ptrdiff_t u, ptrdiff_t most)
+{
+    const fc_taps *rows = &p->taps[0][(ptrdiff_t)phase / p->phases[1]];
+    ptrdiff_t first, last, first_then, last_then;
+    fc_valid_taps(rows, u * p->x_step[0], p->x.size[2], &first, &last);
+    fc_valid_taps(rows, (u + most - 1) * p->x_step[0], p->x.size[2], &first_then, &last_then);
+    return first == first_then && last == last_then ? most : 1;
 }
 
 static void run_task(void *context, size_t task, int thread)
@@ -150,17 +168,23 @@ static void run_task(void *context, size_t task, int thread)
     b.u1 = min(plan->plan->rows, b.u0 + plan->block_rows);
     b.h0 = max(0, b.u0 * p->x_step[0] + plan->plan->row_min);
     const ptrdiff_t h_end = min(p->x.size[2], (b.u1 - 1) * p->x_step[0] + plan->plan->row_max + 1);
-    for (ptrdiff_t h = b.h0; h < h_end; h++)
-        fc_copy_row_planar(plan->plan->kernels, &p->x, b.n, b.group * plan->plan->channels, plan->plan->channels, h,
-                           b.v0 + plan->plan->column_min, plan->in_columns, copy + (h - b.h0) * plan->in_columns,
-                           plan->plane);
+    if (plan->in_place && (p->x.size[0] - 1 - b.n) * p->x.stride[0] >= plan->spilt)
+        b.x = p->x.data + b.n * p->x.stride[0] + b.h0 * p->x.stride[2];
+    else
+        for (ptrdiff_t h = b.h0; h < h_end; h++)
+            fc_copy_row_planar(plan->plan->kernels, &p->x, b.n, b.group * plan->plan->channels, plan->plan->channels,
+                               h, b.v0 + plan->plan->column_min, plan->in_columns,
+                               copy + (h - b.h0) * plan->in_columns, plan->plane);
     fc_clock(FC_MULTIPLY);
     for (size_t phase = 0; phase < plan->plan->phase_count; phase++) {
         const ptrdiff_t i = (ptrdiff_t)phase / p->phases[1], j = (ptrdiff_t)phase % p->phases[1];
         const ptrdiff_t rows = ceil_div(p->y.size[2] - i, p->y_step[0]);
         const ptrdiff_t columns = min(plan->unit_columns, ceil_div(p->y.size[3] - j, p->y_step[1]) - b.v0);
-        for (ptrdiff_t u = b.u0; u < min(b.u1, rows) && columns > 0; u++)
-            multiply_row(plan, &b, phase, u, columns);
+        for (ptrdiff_t u = b.u0, end = min(b.u1, rows); u < end && columns > 0;) {
+            const ptrdiff_t together = meet_same_taps(p, phase, u, min(plan->joined, end - u));
+            multiply_rows(plan, &b, phase, u, together, columns);
+            u += together;
+        }
     }
 }
 
@@ -186,9 +210,10 @@ int fc_correlate_planar(const fc_correlation_plan *correlation)
     plan.output_tiles = ceil_div(correlation->outputs, (ptrdiff_t)kernels->max_rows[1]);
     plan.tile_outputs = ceil_div(correlation->outputs, plan.output_tiles);
     plan.output_tiles = ceil_div(correlation->outputs, plan.tile_outputs);
-    plan.vectors = min(FC_MAX_VECTORS, ceil_div(correlation->columns, lanes));
-    while ((ptrdiff_t)kernels->max_rows[plan.vectors] < plan.tile_outputs)
-        plan.vectors--;
+    ptrdiff_t most_vectors = FC_MAX_VECTORS;
+    while ((ptrdiff_t)kernels->max_rows[most_vectors] < plan.tile_outputs)
+        most_vectors--;
+    plan.vectors = min(most_vectors, ceil_div(correlation->columns, lanes));
     plan.staged = p->y.stride[3] != 1 || p->y_step[1] != 1;
 
     /* A block's planes fill a quarter of the L2 cache. A long row is cut so that several fit. */
@@ -199,6 +224,16 @@ int fc_correlate_planar(const fc_correlation_plan *correlation)
     plan.unit_columns = min(correlation->columns, max(span, (fit / (channels * 3 * height) - reach) / span * span));
     plan.units = ceil_div(correlation->columns, plan.unit_columns);
     plan.in_columns = plan.unit_columns + reach;
+    /* Rows behind each other in the planes fill tiles as one, together with the columns between them. */
+    plan.joined = 1;
+    if (plan.staged && p->x_step[0] == 1 && p->y_step[0] == 1 && most_vectors * lanes >= 2 * plan.in_columns) {
+        plan.joined = most_vectors * lanes / plan.in_columns;
+        plan.vectors = most_vectors;
+    }
+    plan.stage_plane = (plan.joined - 1) * plan.in_columns + plan.unit_columns;
+    plan.in_place = channels == 1 && p->groups == 1 && plan.units == 1 && !correlation->column_min &&
+                    p->x.stride[3] == 1 && p->x.size[3] == plan.in_columns && p->x.stride[2] == plan.in_columns;
+    plan.spilt = FC_MAX_VECTORS * lanes + reach;
     plan.block_rows = (fit / (channels * plan.in_columns) - height) / p->x_step[0] + 1;
     plan.block_rows = max(1, min(correlation->rows, plan.block_rows));
 
@@ -216,7 +251,7 @@ int fc_correlate_planar(const fc_correlation_plan *correlation)
     const ptrdiff_t in_rows = min(p->x.size[2], (plan.block_rows - 1) * p->x_step[0] + height);
     plan.plane = (ptrdiff_t)(round_up(in_rows * plan.in_columns) | 16);
     plan.copy_floats = round_up(channels * plan.plane) + (size_t)(FC_MAX_VECTORS * lanes);
-    plan.scratch_floats = plan.copy_floats + (plan.staged ? round_up(plan.tile_outputs * plan.unit_columns) : 0);
+    plan.scratch_floats = plan.copy_floats + (plan.staged ? round_up(plan.tile_outputs * plan.stage_plane) : 0);
 
     plan.most_runs = (size_t)(correlation->most_taps[0] * correlation->most_taps[1]);
     plan.tile_floats = plan.most_runs * (size_t)(channels * plan.tile_outputs);

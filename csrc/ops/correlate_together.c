@@ -12,9 +12,23 @@
 #include "correlate_plan.h"
 #include "integers.h"
 
-/* Of the steps by block. A step of the planar way takes longer, and to transpose what it computes as long as so many
- * steps of each sum. */
-static const double LEAST_GAIN = 0.8, PLANAR_STEP = 1.25, TRANSPOSING_STEPS = 16;
+/* Of the steps by block. */
+static const double LEAST_GAIN = 0.8;
+
+/* What the planar way takes for a vector of pixels, in steps of a sum: a step; to bring an output among the others, by
+ * wide vectors of few of them or by transposing; to copy pixels of several channels to planes, and for each channel. */
+static const double PLANAR_STEP = 1.15, INTERLEAVED_OUTPUT = 2, TRANSPOSED_OUTPUT = 16, COPY = 50, COPIED_CHANNEL = 11;
+
+static double planar_steps(const fc_correlation_plan *plan)
+{
+    const fc_correlation *p = &plan->p;
+    const ptrdiff_t lanes = (ptrdiff_t)plan->kernels->lanes, outputs = plan->outputs;
+    const double sum = PLANAR_STEP * (double)(p->taps[0]->count * p->taps[1]->count * plan->channels);
+    const int interleaved = lanes == FC_MAX_LANES && outputs <= FC_MOST_INTERLEAVED;
+    const double copy = p->x.stride[3] == 1 ? 0 : COPY + COPIED_CHANNEL * (double)plan->channels;
+    return (double)ceil_div(plan->columns, lanes) *
+           ((double)outputs * (sum + (interleaved ? INTERLEAVED_OUTPUT : TRANSPOSED_OUTPUT)) + copy);
+}
 
 /* Columns that are taken together; 1: none. */
 static ptrdiff_t choose_together(const fc_correlation_plan *plan)
@@ -27,12 +41,10 @@ static ptrdiff_t choose_together(const fc_correlation_plan *plan)
         plan->parts > 1 ||
         fc_correlation_part(plan->channels, p->taps[0]->count * (taps + together - 1)) < plan->channels)
         return 1;                       /* two parts would add up in another order */
-    const double depth = (double)(p->taps[0]->count * taps * plan->channels);
-    const double steps = (double)(plan->columns / together * (taps + together - 1));
-    const double of_blocks = (double)(plan->columns * taps);
-    const double of_planes = PLANAR_STEP * (1 + TRANSPOSING_STEPS / depth) *
-                             (double)(plan->outputs * taps * ceil_div(plan->columns, lanes));
-    return steps < LEAST_GAIN * of_blocks && steps < of_planes ? together : 1;
+    const double depth = (double)(p->taps[0]->count * plan->channels);
+    const double steps = depth * (double)(plan->columns / together * (taps + together - 1));
+    const double of_blocks = depth * (double)(plan->columns * taps);
+    return steps < LEAST_GAIN * of_blocks && steps < planar_steps(plan) ? together : 1;
 }
 
 int fc_together_is_better(const fc_correlation_plan *plan) { return choose_together(plan) > 1; }
