@@ -93,7 +93,8 @@ cdef extern from "ops/ops.h":
         float *data
     int fc_compress(const fc_tensor *weight, fc_compressed *) nogil
     void fc_compressed_free(fc_compressed *) nogil
-    int fc_linear_compressed(const fc_compressed *, const fc_tensor *x, const float *bias, const fc_tensor *y) nogil
+    int fc_linear_compressed(const fc_compressed *, const fc_tensor *x, const fc_conv2d_extras *,
+                             const fc_tensor *y) nogil
     int fc_linear_backward_weight(const fc_conv2d *, const fc_tensor *dy, const fc_tensor *x,
                                   const fc_tensor *dweight) nogil
     int fc_sum_channels(const fc_tensor *x, float *sum) nogil
@@ -1198,7 +1199,7 @@ def compress_weight(weight):
     return None if compressed.made.data == NULL else compressed
 
 
-def linear(x, weight, bias, out):
+def linear(x, weight, bias, bint relu, out):
     cdef fc_tensor tx, tw, ty
     cdef fc_conv2d_extras extras
     cdef float *bias_data
@@ -1224,12 +1225,12 @@ def linear(x, weight, bias, out):
         hy = output(None, (tx.size[0], tw.size[0]), False, &ty)
     as_row(&tx)
     as_row(&ty)
-    extras.bias, extras.residual, extras.relu, extras.filters = bias_data, NULL, False, NULL
+    extras.bias, extras.residual, extras.relu, extras.filters = bias_data, NULL, relu, NULL
     with nogil:
         if compressed is None:
             status = fc_linear_forward(&POINTWISE, &tx, &tw, &extras, &ty)
         else:
-            status = fc_linear_compressed(&compressed.made, &tx, bias_data, &ty)
+            status = fc_linear_compressed(&compressed.made, &tx, &extras, &ty)
     raise_for_status(status, "linear")
     return delivered(hy, out)
 

@@ -144,14 +144,15 @@ def conv2d_backward_bias(grad_output, *, out=None):
 # ---- linear -----------------------------------------------------------------------------------------
 
 
-def linear(x, weight, bias=None, *, out=None):
+def linear(x, weight, bias=None, *, activation=None, out=None):
     """Fully connected layer: x (N, D), weight (K, D), bias (K,) -> x weight^T + bias, (N, K).
 
+    activation: "relu", applied to the result, or None.
     Fastest when the output features are the fastest axis of weight in memory (weight.T contiguous); of one
     row faster still by what compress_weight made of it.
     Raises ValueError or TypeError for shapes and dtypes that do not fit, MemoryError.
     """
-    return _core.linear(x, weight, bias, out)
+    return _core.linear(x, weight, bias, _relu_asked(activation), out)
 
 
 def compress_weight(weight):

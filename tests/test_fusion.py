@@ -10,7 +10,7 @@ from guard import guard_pages
 
 import fastconv
 from fastconv import functional as F
-from fastconv.layers import BatchNorm2d, Concat, Conv2d, Layer, MaxPool2d, ReLU, Residual, Sequential
+from fastconv.layers import BatchNorm2d, Concat, Conv2d, Layer, Linear, MaxPool2d, ReLU, Residual, Sequential
 from fastconv.optim import SGD, Adam, clip_grad_norm
 
 SHAPES = [(2, 1, 9, 7), (3, 19, 5, 7), (2, 64, 7, 7), (50, 33, 1, 1), (1, 3, 17, 1), (4, 16, 57, 61),
@@ -459,6 +459,24 @@ def test_a_layer_with_a_backward_of_its_own_adds_nothing(rng):
     assert not Sequential(Halved(6, 6, 1, rng=rng)).backward_adds
     assert not Sequential().backward_adds
     assert Sequential(Sequential(Conv2d(6, 6, 1, rng=rng))).backward_adds
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_relu_behind_linear_gives_the_bits_of_layers_alone(training, rng):
+    class Alone(Linear):
+        fuses = ()
+
+    x = floats(rng, (3, 7))
+    models = [Sequential(kind(7, 5, rng=np.random.default_rng(1)), ReLU(),
+                         kind(5, 2, rng=np.random.default_rng(2))) for kind in (Linear, Alone)]
+    models[0][1].forward = models[0][1].backward = None
+    together, alone = (model.train(training)(x) for model in models)
+    assert_same_bits(together, alone, "output")
+    assert_same_bits(models[0].compile(x.shape)(x), alone, "plan")
+    dy = floats(rng, alone.shape)
+    assert_same_bits(models[0].backward(dy), models[1].backward(dy), "gradient of x")
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert_same_bits(one.grad, other.grad, "gradient of a parameter")
 
 
 def test_layers_work_together_where_they_can(rng):

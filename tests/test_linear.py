@@ -113,6 +113,25 @@ def test_a_batch_of_any_size_gives_the_bits_of_its_rows(features, rng):
         assert_same_bits(y, expected[:rows], f"{rows} rows, weight in {order} order")
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_activation_gives_the_bits_of_relu_behind(case, bias, rng):
+    rows, features, outputs = CASES[case]
+    x, b = FILLS["integers"](rng, rows, features), FILLS["integers"](rng, outputs) if bias else None
+    if x.size:
+        x[0, 0] = np.nan
+    for isa in fastconv.available_isas():
+        with using_isa(isa):
+            for by_output in (True, False):
+                shape = (outputs, features)[::1 if by_output else -1]
+                weight = FILLS["floats"](rng, *shape)
+                weight = weight if by_output else weight.T
+                assert_same_bits(functional.linear(x, weight, b, activation="relu"),
+                                 functional.relu(functional.linear(x, weight, b)), isa)
+    with pytest.raises(ValueError, match="activation must be None or \"relu\", got 'tanh'"):
+        functional.linear(x, weight, b, activation="tanh")
+
+
 def test_no_features_leave_the_bias(rng):
     bias = FILLS["floats"](rng, 7)
     y = functional.linear(np.ones((4, 0), np.float32), np.ones((7, 0), np.float32), bias)
@@ -161,10 +180,10 @@ def test_compressed_weights_give_the_bits_of_the_weights(size, special, rng):
     assert compressed.shape == size
     for rows, isa in itertools.product((0, 1, 2, 5, 40), fastconv.available_isas()):
         x = rng.standard_normal((rows, size[1]), np.float32)
-        for threads, b in ((1, bias), (3, None)):
+        for threads, b, activation in ((1, bias, None), (3, None, "relu")):
             with using_isa(isa), fastconv.num_threads(threads):
-                expected = functional.linear(x, weight, b)
-                y = functional.linear(x, compressed, b)
+                expected = functional.linear(x, weight, b, activation=activation)
+                y = functional.linear(x, compressed, b, activation=activation)
             assert_same_bits(y, expected, f"{rows} rows, {isa}, {threads} threads")
 
 

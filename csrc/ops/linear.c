@@ -37,6 +37,7 @@ typedef struct forward {
     const fc_tensor *x, *w, *y;
     const fc_compressed *compressed;     /* or NULL, then w */
     const float *bias;
+    int relu;
     ptrdiff_t images, outputs, inputs;
     ptrdiff_t block, blocks;             /* outputs of a task                                           */
     ptrdiff_t part, parts;               /* inputs of one                                               */
@@ -95,7 +96,8 @@ static void multiply_tile(const forward *f, ptrdiff_t part, ptrdiff_t panel)
     }
 }
 
-static void add_parts(const forward *f, ptrdiff_t n, ptrdiff_t k0)
+/* Adds up the parts of some outputs of an image and the bias, and cuts off what is below zero. */
+static void finish(const forward *f, ptrdiff_t n, ptrdiff_t k0)
 {
     const size_t outputs = (size_t)min(SPAN, f->outputs - k0);
     float *y = f->y->data + n * f->y->stride[3] + k0;
@@ -103,6 +105,8 @@ static void add_parts(const forward *f, ptrdiff_t n, ptrdiff_t k0)
         f->kernels->add_spans(1, outputs, f->sums + ((part - 1) * f->images + n) * f->outputs + k0, 0, y, 0);
     if (f->bias)
         f->kernels->add_spans(1, outputs, f->bias + k0, 0, y, 0);
+    if (f->relu)
+        f->kernels->activation[FC_RELU](outputs, y, y);
 }
 
 static void forward_body(void *context, int thread, int threads)
@@ -114,13 +118,13 @@ static void forward_body(void *context, int thread, int threads)
             multiply_tile(f, hand.task / f->blocks, hand.task % f->blocks);
         else
             multiply_part(f, hand.task / f->blocks, hand.task % f->blocks * f->block);
-    if (f->parts == 1 && !f->bias)
+    if (f->parts == 1 && !f->bias && !f->relu)
         return;
     fc_team_barrier(threads);
     fc_clock(FC_STORE);
     const ptrdiff_t spans = ceil_div(f->outputs, SPAN);
     for (fc_hand hand = fc_hand_of(&f->additions, f->images * spans, thread, threads); fc_take(&hand);)
-        add_parts(f, hand.task / spans, hand.task % spans * SPAN);
+        finish(f, hand.task / spans, hand.task % spans * SPAN);
 }
 
 static int run_forward(forward *f)
@@ -150,7 +154,7 @@ int fc_linear_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
                       const fc_tensor *y)
 {
     forward f = {
-        .x = x, .w = w, .y = y, .bias = extras->bias,
+        .x = x, .w = w, .y = y, .bias = extras->bias, .relu = extras->relu,
         .images = x->size[3], .outputs = w->size[0], .inputs = w->size[1],
     };
     if (f.images > MOST_IMAGES || w->stride[0] != 1)
@@ -158,10 +162,11 @@ int fc_linear_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
     return f.images && f.outputs ? run_forward(&f) : 0;
 }
 
-int fc_linear_compressed(const fc_compressed *w, const fc_tensor *x, const float *bias, const fc_tensor *y)
+int fc_linear_compressed(const fc_compressed *w, const fc_tensor *x, const fc_conv2d_extras *extras,
+                         const fc_tensor *y)
 {
     forward f = {
-        .x = x, .compressed = w, .y = y, .bias = bias,
+        .x = x, .compressed = w, .y = y, .bias = extras->bias, .relu = extras->relu,
         .images = x->size[3], .outputs = w->outputs, .inputs = w->inputs,
     };
     return f.images ? run_forward(&f) : 0;

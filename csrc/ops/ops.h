@@ -89,7 +89,8 @@ typedef struct fc_compressed {
 } fc_compressed;
 int fc_compress(const fc_tensor *weight, fc_compressed *compressed);
 void fc_compressed_free(fc_compressed *compressed);
-int fc_linear_compressed(const fc_compressed *weight, const fc_tensor *x, const float *bias, const fc_tensor *y);
+int fc_linear_compressed(const fc_compressed *weight, const fc_tensor *x, const fc_conv2d_extras *extras,
+                         const fc_tensor *y);
 
 /* Sum over images and pixels of each channel of a dense array, NCHW or channels-last. */
 int fc_sum_channels(const fc_tensor *x, float *sum);

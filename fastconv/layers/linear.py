@@ -187,17 +187,22 @@ class Linear(Layer):
     weight (out_features, in_features) and bias (out_features,) or None; rng draws their values.
     """
 
+    fuses = ("activation",)
+
     def __init__(self, in_features, out_features, bias=True, *, rng=None):
         self.in_features = _count("in_features", in_features)
         self.out_features = _count("out_features", out_features)
         self.weight, self.bias = _initial(_aligned(self.in_features, self.out_features).T, bias, rng)
 
-    def forward(self, x):
+    def forward(self, x, *, activation=None):
         bias = None if self.bias is None else self.bias.data
-        return self._save(F.linear(x, self.weight.data, bias), x)
+        y = F.linear(x, self.weight.data, bias, activation=activation)
+        return self._save(y, x, None if activation is None else y)
 
     def backward(self, grad_output):
-        (x,) = self._restore(grad_output)
+        x, y = self._restore(grad_output)
+        if y is not None:
+            grad_output = F.relu_backward(grad_output, y)
         self.weight.accumulate(lambda out: F.linear_backward_weight(grad_output, x, out=out))
         if self.bias is not None:
             self.bias.accumulate(lambda out: F.linear_backward_bias(grad_output, out=out))
@@ -206,12 +211,12 @@ class Linear(Layer):
     def _fold(self, scale, shift):
         self.bias = _scale(self.weight, self.bias, scale, shift)
 
-    def plan(self, planner, x, out=None):
+    def plan(self, planner, x, out=None, *, activation=None):
         weight, bias = self.weight.data, None if self.bias is None else self.bias.data
         if x.shape[0] == 1 and weight.nbytes > planner.core_cache_bytes:
             weight = F.compress_weight(weight) or weight
         y = planner.place(out, (x.shape[0], self.out_features))
-        return planner.step(_core.linear, x, weight, bias, y)
+        return planner.step(_core.linear, x, weight, bias, activation is not None, y)
 
     def multiply_adds(self, input_shape):
         """in_features for each of the N*out_features outputs."""

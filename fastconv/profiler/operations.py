@@ -137,7 +137,7 @@ def _prepare(a, result):
 
 def _linear(a, result):
     x, weight, bias, y = map(_array, (*a[:3], result))
-    flops = 2 * y.size * weight.shape[1] + (y.size if bias is not None else 0)
+    flops = 2 * y.size * weight.shape[1] + y.size * ((bias is not None) + bool(a[3]))
     return Work(_text(x.shape, weight.shape, y.shape), "", "", flops, _bytes(x, weight, bias, y))
 
 
@@ -345,7 +345,7 @@ _FROM_C = {
     "conv2d_backward_weight": lambda o, dy, x, dw, _: (dy, x, dw[0], *o.conv, None, dw),
     "sum_channels": lambda o, dy, *_: (dy, None, _vector(dy, 1)),
     "linear": lambda o, x, weight, y, _:
-        (_rows(x), _rows(weight), _vector(weight, 0) if o.bias else None, None, _rows(y)),
+        (_rows(x), _rows(weight), _vector(weight, 0) if o.bias else None, o.relu, None, _rows(y)),
     "linear_backward_input": lambda o, dy, weight, dx, _: (_rows(dy), _rows(weight), None, _rows(dx)),
     "linear_backward_weight": lambda o, dy, x, dw, _: (_rows(dy), _rows(x), None, _rows(dw)),
     "max_pool2d": lambda o, x, y, *_:
