@@ -52,6 +52,7 @@ CASES = {
     "few outputs, long rows": dict(x=(1, 48, 4, 700), w=(3, 48, 3, 3), padding=1),
     "few outputs, many tiles": dict(x=(2, 3, 9, 33), w=(29, 3, 2, 3)),
     "few outputs, strided rows": dict(x=(2, 4, 17, 21), w=(5, 4, 3, 2), stride=(2, 1)),
+    "few outputs, padding behind": dict(x=(3, 1, 40, 30), w=(2, 1, 5, 3), padding=((0, 0), (1, 9))),
     "few outputs, dilated": dict(x=(2, 1, 20, 40), w=(2, 1, 3, 3), dilation=3),
     "few outputs, grouped": dict(x=(2, 6, 10, 35), w=(6, 2, 3, 3), groups=3, padding=(0, 2)),
     "few outputs, many taps": dict(x=(2, 4, 13, 17), w=(4, 2, 5, 5), groups=2, stride=(2, 1), padding=(2, 1),

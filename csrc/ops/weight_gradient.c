@@ -191,15 +191,16 @@ static void copy_padded(const plan *plan, const block *b, ptrdiff_t n, float *ou
 {
     const fc_tensor *dy = &plan->dy;
     const ptrdiff_t first = plan->conv.pad[1][0] - (plan->dw.size[3] - 1), rows = b->p1 - b->p0;
+    const ptrdiff_t count = plan->columns + plan->dw.size[3] - 1;
     if (!b->first && first <= 0 && dy->stride[1] == 1 && dy->stride[3] == plan->outputs) {
-        plan->kernels->copy_spans((size_t)rows, (size_t)(dy->size[3] * plan->outputs),
-                                  dy->data + n * dy->stride[0] + b->p0 * dy->stride[2], dy->stride[2],
-                                  out - first * plan->outputs, b->dy_row);
+        plan->kernels->copy_spans((size_t)rows, (size_t)(min(dy->size[3], count + first) * plan->outputs),
+                                  dy->data + n * dy->stride[0] + b->p0 * dy->stride[2] + b->group * plan->outputs,
+                                  dy->stride[2], out - first * plan->outputs, b->dy_row);
         return;
     }
     for (ptrdiff_t p = 0; p < rows; p++)
-        fc_copy_row(plan->kernels, dy, n, b->group * plan->outputs, plan->outputs, b->p0 + p, first,
-                    plan->columns + plan->dw.size[3] - 1, out + p * b->dy_row, plan->outputs);
+        fc_copy_row(plan->kernels, dy, n, b->group * plan->outputs, plan->outputs, b->p0 + p, first, count,
+                    out + p * b->dy_row, plan->outputs);
 }
 
 /* The same by taps: a row of dy is as wide as one of x, and S - 1 pixels more. */
