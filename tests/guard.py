@@ -57,7 +57,7 @@ def _protect(guard):
         raise OSError(ctypes.get_errno(), "mprotect failed")
 
 
-def _copy(values, name, order=None, at="end"):
+def _copy(values, name, order=None, at="end", apart=False):
     """As _place, without guards."""
     order = tuple(order or range(values.ndim))
     array = np.empty([values.shape[axis] for axis in order], values.dtype).transpose(np.argsort(order))
@@ -65,21 +65,27 @@ def _copy(values, name, order=None, at="end"):
     return array
 
 
-def _place(faults, values, name, order=None, at="end"):
+def _place(faults, values, name, order=None, at="end", apart=False):
     """A copy of `values` whose memory ends (or starts, at="start") where a guard starts (or ends).
 
-    order: the axes as they lie in memory, slowest first; default: contiguous."""
+    order: the axes as they lie in memory, slowest first; default: contiguous.
+    apart: so does that of each entry of the slowest axis."""
     order = tuple(order or range(values.ndim))
-    room = -(-max(values.nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
-    offset = GUARD_BYTES + (room - values.nbytes if at == "end" else 0)
-    mapping = mmap.mmap(-1, room + 2 * GUARD_BYTES)
+    shape = [values.shape[axis] for axis in order]
+    pieces = shape[0] if apart else 1
+    nbytes = values.nbytes // pieces
+    room = -(-max(nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+    offset, pitch = GUARD_BYTES + (room - nbytes if at == "end" else 0), room + GUARD_BYTES
+    mapping = mmap.mmap(-1, GUARD_BYTES + pieces * pitch)
     base = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
-    stored = np.ndarray([values.shape[axis] for axis in order], values.dtype, mapping, offset)
+    strides = np.empty(shape, values.dtype).strides
+    stored = np.ndarray(shape, values.dtype, mapping, offset, (pitch, *strides[1:]) if apart else strides)
     array = stored.transpose(np.argsort(order))
     array[...] = values
-    for guard in (base, base + GUARD_BYTES + room):
-        _guards[guard] = (faults, name, base + offset, base + offset + values.nbytes)
-        _protect(guard)
+    for i in range(pieces + 1):
+        first = base + offset + max(0, i - 1) * pitch
+        _guards[base + i * pitch] = (faults, name, first, first + nbytes)
+        _protect(base + i * pitch)
     return array
 
 

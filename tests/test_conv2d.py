@@ -192,6 +192,17 @@ def test_gradients_that_fill_no_vector_are_read_inside_alone(filters, groups, rn
             assert_same_bits(gradient(overlapping), gradient(overlapping.copy()), isa)
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_plane_is_read_inside_alone(apart, rng):
+    """Vectors of pixels read on into the next image only where one lies behind."""
+    x, w = rng.standard_normal((3, 1, 32, 32), np.float32), rng.standard_normal((6, 1, 5, 5), np.float32)
+    for isa, at in itertools.product(fastconv.available_isas(), ("start", "end")):
+        with using_isa(isa), guard_pages(f"conv2d with {isa}, guard at the {at}") as place:
+            out = place(np.empty((3, 6, 28, 28), np.float32), "out", (0, 2, 3, 1), at)
+            functional.conv2d(place(x, "x", None, at, apart), w, algorithm="direct", out=out)
+            assert_same_bits(out, functional.conv2d(x, w, algorithm="direct"), isa)
+
+
 def test_nan_and_infinity_reach_only_the_outputs_that_meet_them(rng):
     x = rng.standard_normal((1, 3, 9, 9)).astype(np.float32)
     w = rng.standard_normal((20, 3, 3, 3)).astype(np.float32)

@@ -50,6 +50,17 @@ def test_guards_that_are_there_at_once_are_apart():
         outer()
 
 
+def test_entries_that_lie_apart_have_guards_between():
+    def read():
+        with guard_pages("reading") as place:
+            x = place(np.arange(10, dtype=np.float32).reshape(2, 5), "x", apart=True)
+            np.testing.assert_array_equal(x, np.arange(10).reshape(2, 5))
+            ctypes.string_at(x[0].ctypes.data + 23, 1)
+
+    with pytest.raises(AssertionError, match=r"touched memory 3 bytes behind the end of x(\n|$)"):
+        read()
+
+
 def test_the_array_itself_may_be_used():
     with guard_pages("using") as place:
         for at in ("start", "end"):

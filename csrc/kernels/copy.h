@@ -84,6 +84,7 @@ static void transpose(size_t rows, size_t cols, const float *restrict x, ptrdiff
                       ptrdiff_t y_row)
 {
 #if FC_LANES == 16
+    _Static_assert(FC_MOST_INTERLEAVED == 8, "the cases below");
     if (y_row == (ptrdiff_t)rows && cols >= FC_LANES)
         switch (rows) {
         case 2: interleave(2, cols, x, x_row, y); return;
@@ -186,7 +187,7 @@ static void copy_spans(size_t spans, size_t n, const float *restrict x, ptrdiff_
         }
 }
 
-/* y[i*y_step + i] += x[i*x_step + i] likewise. */
+/* y[i*y_step + j] += x[i*x_step + j] for i < spans, j < n. */
 static void add_spans(size_t spans, size_t n, const float *x, ptrdiff_t x_step, float *y, ptrdiff_t y_step)
 {
     for (size_t span = 0; span < spans; span++, x += x_step, y += y_step)

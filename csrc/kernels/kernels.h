@@ -159,7 +159,7 @@ typedef struct fc_lrn {
 
 enum { FC_CHAINS = 12 };        /* independent sums of multiply_add_chains (see peak.h) */
 
-enum { FC_MOST_INTERLEAVED = 8 };
+enum { FC_MOST_INTERLEAVED = 8 };        /* rows that are transposed by permutations (see copy.h) */
 
 enum { FC_RELU, FC_SIGMOID, FC_TANH, FC_ACTIVATIONS };
 
@@ -171,7 +171,6 @@ typedef struct fc_kernels {
     fc_tile_fn tile_rows[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_step == 1      */
     fc_tile_fn tile_cols[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_row == 1       */
     fc_winograd winograd[FC_WINOGRAD_MOST_TAPS - FC_WINOGRAD_LEAST_TAPS + 1];     /* of 2 x 2 taps to 5 x 5 */
-    /* Of FC_MAX_LANES lanes, up to FC_MOST_INTERLEAVED rows are interleaved faster: y_row == rows. */
     void (*transpose)(size_t rows, size_t cols, const float *x, ptrdiff_t x_row, float *y, ptrdiff_t y_row);
     void (*deal)(size_t n, size_t parts, const float *x, float *y, ptrdiff_t part);
     void (*collect)(size_t n, size_t parts, const float *x, ptrdiff_t part, float *y);
@@ -215,5 +214,10 @@ typedef struct fc_kernels {
                                     const float *dh, float *dc, float *dz);
     void (*multiply_add_chains)(size_t rounds, const float *start, float *result);
 } fc_kernels;
+
+static inline void fc_add_span(const fc_kernels *kernels, size_t n, const float *x, float *y)
+{
+    kernels->add_spans(1, n, x, 0, y, 0);
+}
 
 #endif

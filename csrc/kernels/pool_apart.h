@@ -23,8 +23,8 @@ FC_INLINE size_t windows_together(const fc_apart *a)
 /* All lanes where the row goes on behind these, in which case what is stored too much is stored over, else `used`. */
 FC_INLINE size_t lanes_within(size_t at, size_t row, size_t used) { return at + FC_LANES <= row ? FC_LANES : used; }
 
-FC_INLINE void max_of_windows(int keep, size_t width, size_t together, const vi *from, const fc_apart *a, const float *x,
-                              float *y, uint8_t *argmax)
+FC_INLINE void max_of_windows(int keep, size_t width, size_t together, const vi *from, const fc_apart *a,
+                              const float *x, float *y, uint8_t *argmax)
 {
     const size_t row = a->windows * a->channels;
     for (size_t at = 0; at < row; at += together * a->channels) {
@@ -56,9 +56,9 @@ FC_INLINE void max_of_windows(int keep, size_t width, size_t together, const vi 
 static void max_pool_apart(const fc_apart *a, const float *x, float *y, uint8_t *argmax)
 {
     const size_t together = windows_together(a);
-    vi from[FC_APART_WIDTH];
+    vi from[FC_APART_WIDTH] = {{0}};
     for (size_t s = 0; s < a->width; s++)
-        for (size_t lane = 0; lane < FC_LANES; lane++)
+        for (size_t lane = 0; lane < together * a->channels; lane++)
             from[s][lane] = (int32_t)((lane / a->channels * a->width + s) * a->channels + lane % a->channels);
     for (size_t i = 0; i < a->rows; i++, x += (ptrdiff_t)a->height * a->row, y += a->windows * a->channels) {
         if (!argmax)

@@ -163,7 +163,7 @@ FC_INLINE vi   vload_bytes(const uint8_t *p)   { vb v; memcpy(&v, p, sizeof v); 
 FC_INLINE void vstore_bytes(uint8_t *p, vi v)  { vb b = __builtin_convertvector(v, vb); memcpy(p, &b, sizeof b); }
 #endif
 
-/* Lanes from[0], from[1], ... of low and, from FC_LANES on, of high. */
+/* Lanes from[0], from[1], ... of low and, from FC_LANES on, of high; each below 2 * FC_LANES. */
 FC_INLINE vf vlanes_of(vf low, vf high, vi from)
 {
 #if FC_LANES == 16

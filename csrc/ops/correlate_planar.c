@@ -22,8 +22,7 @@ typedef struct planar {
     ptrdiff_t unit_columns, units, block_rows, row_blocks;
     ptrdiff_t in_columns, plane;            /* of the copy */
     ptrdiff_t joined, stage_plane;          /* rows that are computed together; floats of an output of them */
-    int in_place;                           /* x is read where it lies, up to `spilt` floats beyond a block */
-    ptrdiff_t spilt;
+    int in_place;                           /* x is read where it lies, as far as vectors end in it */
     int staged;                             /* results are not rows of y */
     ptrdiff_t *runs;                        /* [phase] a_run[most_runs], b_run[most_runs] */
     size_t most_runs;
@@ -168,7 +167,8 @@ static void run_task(void *context, size_t task, int thread)
     b.u1 = min(plan->plan->rows, b.u0 + plan->block_rows);
     b.h0 = max(0, b.u0 * p->x_step[0] + plan->plan->row_min);
     const ptrdiff_t h_end = min(p->x.size[2], (b.u1 - 1) * p->x_step[0] + plan->plan->row_max + 1);
-    if (plan->in_place && (p->x.size[0] - 1 - b.n) * p->x.stride[0] >= plan->spilt)
+    /* The last vector of a block may end up to a vector behind it: in the next image. */
+    if (plan->in_place && b.n + 1 < p->x.size[0])
         b.x = p->x.data + b.n * p->x.stride[0] + b.h0 * p->x.stride[2];
     else
         for (ptrdiff_t h = b.h0; h < h_end; h++)
@@ -231,9 +231,10 @@ int fc_correlate_planar(const fc_correlation_plan *correlation)
         plan.vectors = most_vectors;
     }
     plan.stage_plane = (plan.joined - 1) * plan.in_columns + plan.unit_columns;
+    const ptrdiff_t image = p->x.size[2] * plan.in_columns;
     plan.in_place = channels == 1 && p->groups == 1 && plan.units == 1 && !correlation->column_min &&
-                    p->x.stride[3] == 1 && p->x.size[3] == plan.in_columns && p->x.stride[2] == plan.in_columns;
-    plan.spilt = FC_MAX_VECTORS * lanes + reach;
+                    p->x.stride[3] == 1 && p->x.size[3] == plan.in_columns && p->x.stride[2] == plan.in_columns &&
+                    p->x.stride[0] == image && image >= lanes;
     plan.block_rows = (fit / (channels * plan.in_columns) - height) / p->x_step[0] + 1;
     plan.block_rows = max(1, min(correlation->rows, plan.block_rows));
 

@@ -102,9 +102,9 @@ static void finish(const forward *f, ptrdiff_t n, ptrdiff_t k0)
     const size_t outputs = (size_t)min(SPAN, f->outputs - k0);
     float *y = f->y->data + n * f->y->stride[3] + k0;
     for (ptrdiff_t part = 1; part < f->parts; part++)
-        f->kernels->add_spans(1, outputs, f->sums + ((part - 1) * f->images + n) * f->outputs + k0, 0, y, 0);
+        fc_add_span(f->kernels, outputs, f->sums + ((part - 1) * f->images + n) * f->outputs + k0, y);
     if (f->bias)
-        f->kernels->add_spans(1, outputs, f->bias + k0, 0, y, 0);
+        fc_add_span(f->kernels, outputs, f->bias + k0, y);
     if (f->relu)
         f->kernels->activation[FC_RELU](outputs, y, y);
 }

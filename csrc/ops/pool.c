@@ -10,7 +10,8 @@
  *   planar         lanes are the columns of a row (NCHW): rows are dealt out by the stride, so that what
  *                  neighbouring targets gather lies side by side
  *
- * Maxima of windows that do not overlap, channels-last, have a faster way (pool_apart.c). */
+ * Windows side by side, channels-last, have a faster way to their maxima's gradient, and to the maxima of few channels
+ * (pool_apart.c). */
 #include <string.h>
 
 #include "../runtime/dispatch.h"

@@ -117,7 +117,7 @@ static void run_backward(const plan *p, ptrdiff_t first, ptrdiff_t sequences)
         const fc_tensor *c = i ? &r->cells : &r->c0;
         for (ptrdiff_t n = first; n < first + sequences; n++) {
             float *dh = at(&r->dh, n, 0), *dz = at(&r->dgates, n, t);
-            kernels->add_spans(1, hidden, at(&r->dy, n, t), 0, dh, 0);
+            fc_add_span(kernels, hidden, at(&r->dy, n, t), dh);
             if (r->lstm)
                 kernels->lstm_cell_backward_span(hidden, at(&r->gates, n, t), at(c, n, before), at(&r->cells, n, t),
                                                  dh, at(&r->dc, n, 0), dz);

@@ -66,7 +66,7 @@ typedef struct plan {
     int dense;                         /* s and c are one contiguous run */
     int dy_in_place;                   /* likewise, in blocks behind which spilt_pixels more follow */
     ptrdiff_t spilt_pixels;            /* into which the lanes behind the last output read on */
-    int by_taps;                       /* lanes are [S-1-s][k]; x is planes, or copied to such of x_rows */
+    int by_taps;                       /* lanes are [S-1-s][k]; x is read as planes, or copied to planes of x_rows */
     ptrdiff_t x_rows, x_plane;
     ptrdiff_t chunks, chunk_images;
     ptrdiff_t block_rows, block_images;
@@ -400,7 +400,7 @@ static void write_panel(const plan *plan, ptrdiff_t index)
     const size_t panels = (size_t)(plan->conv.groups * plan->panels);
     float *sums = plan->sums + (size_t)index * plan->sum_floats;
     for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
-        plan->kernels->add_spans(1, plan->sum_floats, sums + (size_t)chunk * panels * plan->sum_floats, 0, sums, 0);
+        fc_add_span(plan->kernels, plan->sum_floats, sums + (size_t)chunk * panels * plan->sum_floats, sums);
     const ptrdiff_t group = index / plan->panels, panel = index % plan->panels;
     const ptrdiff_t k_first = panel * plan->panel_width, used = min(plan->panel_width, plan->outputs - k_first);
     const fc_tensor *dw = &plan->dw;

@@ -235,7 +235,7 @@ static void body(void *context, int thread, int threads)
                 continue;
             float *sums = plan->sums + hand.task * plan->sum_plane;
             for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
-                plan->kernels->add_spans(1, (size_t)plan->sum_plane, sums + chunk * plan->chunk_sums, 0, sums, 0);
+                fc_add_span(plan->kernels, (size_t)plan->sum_plane, sums + chunk * plan->chunk_sums, sums);
         }
         fc_team_barrier(threads);
         fc_clock(FC_STORE);
