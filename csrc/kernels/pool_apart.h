@@ -11,16 +11,16 @@
 #include "pool.h"
 #include "simd.h"
 
-enum { MOST_TOGETHER_LANES = 2 * FC_LANES };
+enum { PIXEL_LANES = 2 * FC_LANES };   /* of windows that are taken together */
 
-/* 0: not even the pixels of one window are two vectors. */
+/* How many; 0 where a row of one window's pixels is more than two vectors. */
 FC_INLINE size_t windows_together(const fc_apart *a)
 {
-    const size_t of_results = FC_LANES / a->channels, of_pixels = MOST_TOGETHER_LANES / (a->width * a->channels);
+    const size_t of_results = FC_LANES / a->channels, of_pixels = PIXEL_LANES / (a->width * a->channels);
     return of_results < of_pixels ? of_results : of_pixels;
 }
 
-/* All lanes where the row goes on behind these, in which case what is stored too much is stored over, else `used`. */
+/* All lanes where so much of the row is left: what is stored too much is stored over by what follows. Else `used`. */
 FC_INLINE size_t lanes_within(size_t at, size_t row, size_t used) { return at + FC_LANES <= row ? FC_LANES : used; }
 
 FC_INLINE void max_of_windows(int keep, size_t width, size_t together, const vi *from, const fc_apart *a,
@@ -113,7 +113,7 @@ static void max_pool_apart_backward(const fc_apart *a, const float *dy, const ui
 {
     const size_t together = windows_together(a), row = a->windows * a->channels;
     vi from[2] = {{0}}, tap[2] = {{0}};
-    for (size_t i = 0; together && i < MOST_TOGETHER_LANES; i++) {
+    for (size_t i = 0; together && i < PIXEL_LANES; i++) {
         const size_t pixel = i / a->channels;
         from[i / FC_LANES][i % FC_LANES] = (int32_t)(pixel / a->width * a->channels + i % a->channels);
         tap[i / FC_LANES][i % FC_LANES] = (int32_t)(pixel % a->width);
