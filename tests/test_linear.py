@@ -117,15 +117,13 @@ def test_a_batch_of_any_size_gives_the_bits_of_its_rows(features, rng):
 @pytest.mark.parametrize("case", CASES)
 def test_activation_gives_the_bits_of_relu_behind(case, bias, rng):
     rows, features, outputs = CASES[case]
-    x, b = FILLS["integers"](rng, rows, features), FILLS["integers"](rng, outputs) if bias else None
+    integers, floats = FILLS["integers"], FILLS["floats"]
+    x, b = integers(rng, rows, features), integers(rng, outputs) if bias else None
     if x.size:
         x[0, 0] = np.nan
     for isa in fastconv.available_isas():
         with using_isa(isa):
-            for by_output in (True, False):
-                shape = (outputs, features)[::1 if by_output else -1]
-                weight = FILLS["floats"](rng, *shape)
-                weight = weight if by_output else weight.T
+            for weight in (floats(rng, outputs, features), floats(rng, features, outputs).T):
                 assert_same_bits(functional.linear(x, weight, b, activation="relu"),
                                  functional.relu(functional.linear(x, weight, b)), isa)
     with pytest.raises(ValueError, match="activation must be None or \"relu\", got 'tanh'"):

@@ -180,11 +180,8 @@ static void collect(size_t n, size_t parts, const float *restrict x, ptrdiff_t p
 static void copy_spans(size_t spans, size_t n, const float *restrict x, ptrdiff_t x_step, float *restrict y,
                        ptrdiff_t y_step)
 {
-    for (size_t i = 0; i < spans; i++, x += x_step, y += y_step)
-        for (size_t j = 0; j < n; j += FC_LANES) {
-            const size_t left = n - j, lanes = left < FC_LANES ? left : FC_LANES;
-            vstore_lanes(y + j, vload_lanes(x + j, lanes), lanes);
-        }
+    for (size_t span = 0; span < spans; span++, x += x_step, y += y_step)
+        FC_OVER_LANES(n, vstore_lanes(y + i, vload_lanes(x + i, lanes), lanes));
 }
 
 /* y[i*y_step + j] += x[i*x_step + j] for i < spans, j < n. */

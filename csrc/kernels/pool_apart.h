@@ -118,19 +118,13 @@ static void max_pool_apart_backward(const fc_apart *a, const float *dy, const ui
         from[i / FC_LANES][i % FC_LANES] = (int32_t)(pixel / a->width * a->channels + i % a->channels);
         tap[i / FC_LANES][i % FC_LANES] = (int32_t)(pixel % a->width);
     }
-    for (size_t i = 0; i < a->rows; i++, dx += (ptrdiff_t)a->height * a->row, dy += row, argmax += row) {
+    for (size_t left = a->rows; left; left--, dx += (ptrdiff_t)a->height * a->row, dy += row, argmax += row) {
         if (together) {
             spread_together(together, from, tap, a, dy, argmax, dx);
             continue;
         }
         for (size_t at = 0; at < row; at += a->channels)
-            for (size_t c = 0; c < a->channels; c += FC_LANES) {
-                float *to = dx + at * a->width + c;
-                if (a->channels - c >= FC_LANES)
-                    spread_lanes(FC_LANES, a, dy + at + c, argmax + at + c, to);
-                else
-                    spread_lanes(a->channels - c, a, dy + at + c, argmax + at + c, to);
-            }
+            FC_OVER_LANES(a->channels, spread_lanes(lanes, a, dy + at + i, argmax + at + i, dx + at * a->width + i));
     }
 }
 

@@ -21,7 +21,7 @@ typedef struct planar {
     ptrdiff_t tile_outputs, output_tiles, vectors;
     ptrdiff_t unit_columns, units, block_rows, row_blocks;
     ptrdiff_t in_columns, plane;            /* of the copy */
-    ptrdiff_t joined, stage_plane;          /* rows that are computed together; floats of an output of them */
+    ptrdiff_t joined_rows, stage_plane;     /* that are computed at once; floats of an output of them */
     int in_place;                           /* x is read where it lies, as far as vectors end in it */
     int staged;                             /* results are not rows of y */
     ptrdiff_t *runs;                        /* [phase] a_run[most_runs], b_run[most_runs] */
@@ -73,8 +73,8 @@ typedef struct block {
     float *stage;
 } block;
 
-/* Output rows u .. u + together - 1 of one phase, which meet the same taps: `columns` pixels of each from b->v0. */
-static void multiply_rows(const planar *plan, const block *b, size_t phase, ptrdiff_t u, ptrdiff_t together,
+/* Output rows u .. u + joined_rows - 1 of one phase, which meet the same taps: `columns` pixels of each from b->v0. */
+static void multiply_rows(const planar *plan, const block *b, size_t phase, ptrdiff_t u, ptrdiff_t joined_rows,
                           ptrdiff_t columns)
 {
     const fc_correlation *p = plan->p;
@@ -84,7 +84,7 @@ static void multiply_rows(const planar *plan, const block *b, size_t phase, ptrd
     const ptrdiff_t lanes = (ptrdiff_t)plan->plan->kernels->lanes, span = plan->vectors * lanes;
     const int joined = joins_columns(plan, across);
     const ptrdiff_t runs_a_row = joined ? 1 : across->count;
-    const ptrdiff_t pixels = (together - 1) * plan->in_columns + columns;
+    const ptrdiff_t pixels = (joined_rows - 1) * plan->in_columns + columns;
     ptrdiff_t first, last;
     fc_valid_taps(rows, u * p->x_step[0], p->x.size[2], &first, &last);
 
@@ -97,10 +97,10 @@ static void multiply_rows(const planar *plan, const block *b, size_t phase, ptrd
         if (residual && plan->staged) {
             const fc_tensor added = {
                 .data = (float *)residual,
-                .size = {1, outputs, together, columns},
+                .size = {1, outputs, joined_rows, columns},
                 .stride = {0, y->stride[1], y->stride[2], y->stride[3] * p->y_step[1]},
             };
-            for (ptrdiff_t i = 0; i < together; i++)
+            for (ptrdiff_t i = 0; i < joined_rows; i++)
                 fc_copy_row_planar(plan->plan->kernels, &added, 0, 0, outputs, i, 0, columns,
                                    b->stage + i * plan->in_columns, plan->stage_plane);
             residual = b->stage;
@@ -129,7 +129,7 @@ static void multiply_rows(const planar *plan, const block *b, size_t phase, ptrd
         }
         if (plan->staged) {
             fc_clock(FC_STORE);
-            for (ptrdiff_t i = 0; i < together; i++)
+            for (ptrdiff_t i = 0; i < joined_rows; i++)
                 fc_store_row(plan->plan->kernels, b->stage + i * plan->in_columns, plan->stage_plane, outputs, columns,
                              out + i * y->stride[2], y->stride[3] * p->y_step[1], y->stride[1]);
             fc_clock(FC_MULTIPLY);
@@ -181,9 +181,9 @@ static void run_task(void *context, size_t task, int thread)
         const ptrdiff_t rows = ceil_div(p->y.size[2] - i, p->y_step[0]);
         const ptrdiff_t columns = min(plan->unit_columns, ceil_div(p->y.size[3] - j, p->y_step[1]) - b.v0);
         for (ptrdiff_t u = b.u0, end = min(b.u1, rows); u < end && columns > 0;) {
-            const ptrdiff_t together = meet_same_taps(p, phase, u, min(plan->joined, end - u));
-            multiply_rows(plan, &b, phase, u, together, columns);
-            u += together;
+            const ptrdiff_t joined_rows = meet_same_taps(p, phase, u, min(plan->joined_rows, end - u));
+            multiply_rows(plan, &b, phase, u, joined_rows, columns);
+            u += joined_rows;
         }
     }
 }
@@ -225,12 +225,12 @@ int fc_correlate_planar(const fc_correlation_plan *correlation)
     plan.units = ceil_div(correlation->columns, plan.unit_columns);
     plan.in_columns = plan.unit_columns + reach;
     /* Rows behind each other in the planes fill tiles as one, together with the columns between them. */
-    plan.joined = 1;
+    plan.joined_rows = 1;
     if (plan.staged && p->x_step[0] == 1 && p->y_step[0] == 1 && most_vectors * lanes >= 2 * plan.in_columns) {
-        plan.joined = most_vectors * lanes / plan.in_columns;
+        plan.joined_rows = most_vectors * lanes / plan.in_columns;
         plan.vectors = most_vectors;
     }
-    plan.stage_plane = (plan.joined - 1) * plan.in_columns + plan.unit_columns;
+    plan.stage_plane = (plan.joined_rows - 1) * plan.in_columns + plan.unit_columns;
     const ptrdiff_t image = p->x.size[2] * plan.in_columns;
     plan.in_place = channels == 1 && p->groups == 1 && plan.units == 1 && !correlation->column_min &&
                     p->x.stride[3] == 1 && p->x.size[3] == plan.in_columns && p->x.stride[2] == plan.in_columns &&

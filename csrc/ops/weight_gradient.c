@@ -68,6 +68,7 @@ typedef struct plan {
     ptrdiff_t spilt_pixels;            /* into which the lanes behind the last output read on */
     int by_taps;                       /* lanes are [S-1-s][k]; x is read as planes, or copied to planes of x_rows */
     ptrdiff_t x_rows, x_plane;
+    ptrdiff_t dy_columns;              /* by taps: of a row of dy, zeros on both sides included */
     ptrdiff_t chunks, chunk_images;
     ptrdiff_t block_rows, block_images;
     ptrdiff_t task_panels, task_parts; /* panels of a task, tasks of a (chunk, group) */
@@ -191,16 +192,15 @@ static void copy_padded(const plan *plan, const block *b, ptrdiff_t n, float *ou
 {
     const fc_tensor *dy = &plan->dy;
     const ptrdiff_t first = plan->conv.pad[1][0] - (plan->dw.size[3] - 1), rows = b->p1 - b->p0;
-    const ptrdiff_t count = plan->columns + plan->dw.size[3] - 1;
     if (!b->first && first <= 0 && dy->stride[1] == 1 && dy->stride[3] == plan->outputs) {
-        plan->kernels->copy_spans((size_t)rows, (size_t)(min(dy->size[3], count + first) * plan->outputs),
+        plan->kernels->copy_spans((size_t)rows, (size_t)(min(dy->size[3], plan->dy_columns + first) * plan->outputs),
                                   dy->data + n * dy->stride[0] + b->p0 * dy->stride[2] + b->group * plan->outputs,
                                   dy->stride[2], out - first * plan->outputs, b->dy_row);
         return;
     }
     for (ptrdiff_t p = 0; p < rows; p++)
-        fc_copy_row(plan->kernels, dy, n, b->group * plan->outputs, plan->outputs, b->p0 + p, first, count,
-                    out + p * b->dy_row, plan->outputs);
+        fc_copy_row(plan->kernels, dy, n, b->group * plan->outputs, plan->outputs, b->p0 + p, first,
+                    plan->dy_columns, out + p * b->dy_row, plan->outputs);
 }
 
 /* The same by taps: a row of dy is as wide as one of x, and S - 1 pixels more. */
@@ -306,8 +306,7 @@ static int is_dense(const fc_tensor *t)
 static void find_gradient(const plan *plan, block *b)
 {
     const fc_tensor *dy = &plan->dy;
-    const ptrdiff_t row = plan->by_taps ? (plan->columns + plan->dw.size[3] - 1) * plan->outputs
-                                        : dy->size[3] * plan->panel_width;
+    const ptrdiff_t row = plan->by_taps ? plan->dy_columns * plan->outputs : dy->size[3] * plan->panel_width;
     const ptrdiff_t behind = ((dy->size[0] - b->n) * dy->size[2] - b->p0 - b->images * (b->p1 - b->p0)) * dy->size[3];
     b->dy_in_place = plan->dy_in_place && behind >= plan->spilt_pixels;
     b->dy_pixel = b->dy_in_place ? dy->stride[3] : plan->panel_width;
@@ -538,10 +537,10 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     if (plan.by_taps) {
         plan.panels = 1;
         plan.panel_width = ceil_div(plan.outputs * dweight->size[3], lanes) * lanes;
-        plan.columns = plan.pitch = plan.x_row = x->size[3];
+        plan.columns = plan.pitch = x->size[3];
+        plan.dy_columns = plan.columns + dweight->size[3] - 1;
         plan.in_place = x->stride[3] == 1 && !conv->pad[0][0] && !conv->pad[0][1];
-        if (plan.in_place)
-            plan.x_row = x->stride[2];
+        plan.x_row = plan.in_place ? x->stride[2] : plan.columns;
     }
     plan.dense = plan.pitch == plan.channels && conv->dilation[1] == 1;
     const ptrdiff_t spilt = ceil_div(plan.outputs, lanes) * lanes - plan.outputs;
@@ -569,16 +568,14 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
         plan.block_images = max(1, min(plan.chunk_images, block_pixels / max(1, dy->size[2] * dy->size[3])));
 
     plan.x_rows = (plan.block_rows - 1) * conv->stride[0] + (dweight->size[2] - 1) * conv->dilation[0] + 1;
-    plan.x_image = plan.in_place ? x->stride[0] : min(plan.x_rows, x->size[2]) * plan.x_row;
-    if (plan.by_taps) {
-        plan.x_plane = plan.in_place ? x->stride[1] : plan.x_rows * plan.x_row;
-        plan.x_image = plan.in_place ? x->stride[0] : plan.channels * plan.x_plane;
-    }
+    plan.x_plane = plan.in_place ? x->stride[1] : plan.x_rows * plan.x_row;
+    plan.x_image = plan.in_place  ? x->stride[0]
+                   : plan.by_taps ? plan.channels * plan.x_plane
+                                  : min(plan.x_rows, x->size[2]) * plan.x_row;
     if (!plan.in_place)
         plan.x_floats = round_up(plan.block_images * plan.x_image) + 16;
     if (plan.by_taps)
-        plan.dy_floats = round_up(plan.block_images * plan.block_rows * (plan.columns + dweight->size[3] - 1) *
-                                  plan.outputs + FC_MAX_LANES);
+        plan.dy_floats = round_up(plan.block_images * plan.block_rows * plan.dy_columns * plan.outputs + FC_MAX_LANES);
     else if (!plan.dy_in_place || spilt)
         plan.dy_floats = round_up(plan.block_images * plan.block_rows * dy->size[3] * plan.panel_width);
     plan.scratch_floats = plan.x_floats + plan.dy_floats + 2 * 2 * (size_t)(plan.block_images * plan.block_rows) + 15;
