@@ -76,8 +76,16 @@ cdef extern from "ops/ops.h":
         FC_FORWARD
         FC_BACKWARD_INPUT
         FC_BACKWARD_WEIGHT
-    int fc_conv2d_choice(fc_pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride,
-                         ptrdiff_t height, ptrdiff_t width, ptrdiff_t images, double *costs) nogil
+    ctypedef struct fc_conv2d_shape:
+        ptrdiff_t groups
+        ptrdiff_t outputs
+        ptrdiff_t channels
+        ptrdiff_t taps
+        ptrdiff_t stride
+        ptrdiff_t height
+        ptrdiff_t width
+        ptrdiff_t images
+    int fc_conv2d_choice(fc_pass, const fc_conv2d_shape *, double *costs) nogil
     int fc_conv2d_prepare(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_tensor *y,
                           fc_filters *) nogil
     int fc_conv2d_forward(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_conv2d_extras *,
@@ -938,6 +946,7 @@ def conv2d_choices(tuple x_shape, tuple w_shape, tuple stride, tuple padding, tu
     cdef ptrdiff_t size[2]
     cdef double costs[3]
     cdef int axis, chosen
+    cdef fc_conv2d_shape shape
     geometry(&conv, x_shape, w_shape, stride, padding, dilation, groups, "auto", size)
     for axis in range(4):
         weight.size[axis] = w_shape[axis]
@@ -952,7 +961,8 @@ def conv2d_choices(tuple x_shape, tuple w_shape, tuple stride, tuple padding, tu
              -(-x_shape[3] // stride[1])),
             ("backward_weight", FC_BACKWARD_WEIGHT, outputs, channels, size[0], size[1])):
         if both:
-            chosen = fc_conv2d_choice(of_pass, k, c, w_shape[2], stride[0], height, width, x_shape[0], costs)
+            shape = fc_conv2d_shape(groups, k, c, w_shape[2], stride[0], height, width, x_shape[0])
+            chosen = fc_conv2d_choice(of_pass, &shape, costs)
             choices.append((name, ALGORITHMS[chosen], {ALGORITHMS[i]: groups * costs[i]
                                                        for i in (FC_DIRECT, FC_WINOGRAD)}))
         else:

@@ -45,6 +45,12 @@ CASES = {
     "2 x 2": dict(x=(2, 20, 9, 12), w=(17, 20, 2, 2), padding=1),
     "4 x 4": dict(x=(2, 20, 9, 11), w=(17, 20, 4, 4), padding=(1, 2)),
     "no images": dict(x=(0, 20, 8, 8), w=(17, 20, 3, 3)),
+    "images in lanes": dict(x=(37, 6, 14, 14), w=(16, 6, 5, 5)),
+    "images in lanes, 2 x 2": dict(x=(17, 3, 7, 8), w=(19, 3, 2, 2), padding=1),
+    "images in lanes, 3 x 3": dict(x=(35, 5, 9, 11), w=(9, 5, 3, 3), padding=((2, 0), (1, 3))),
+    "images in lanes, 4 x 4": dict(x=(18, 7, 5, 6), w=(6, 7, 4, 4), padding=((0, 5), (4, 0))),
+    "images in lanes, panels": dict(x=(16, 4, 6, 6), w=(70, 4, 3, 3)),
+    "lanes, no images": dict(x=(0, 6, 14, 14), w=(16, 6, 5, 5)),
     "stride 2": dict(x=(2, 20, 28, 27), w=(33, 20, 3, 3), stride=2, padding=1),
     "stride 2, no padding": dict(x=(2, 17, 14, 15), w=(20, 17, 3, 3), stride=2),
     "stride 2, odd padding": dict(x=(1, 5, 10, 13), w=(6, 5, 3, 3), stride=2, padding=((0, 1), (5, 2))),
@@ -76,6 +82,8 @@ LARGE = {
     "many images, many weights": dict(x=(40, 96, 7, 7), w=(96, 96, 3, 3), padding=1),
     "chunks of images, many weights": dict(x=(800, 90, 2, 2), w=(96, 90, 3, 3), padding=1),
     "5 x 5": dict(x=(3, 33, 28, 27), w=(48, 33, 5, 5), padding=2),
+    "images in lanes": dict(x=(300, 6, 14, 14), w=(16, 6, 5, 5)),
+    "images in lanes, 3 x 3": dict(x=(250, 8, 13, 14), w=(24, 8, 3, 3), padding=1),
     "stride 2, many tiles": dict(x=(3, 64, 56, 55), w=(96, 64, 3, 3), stride=2, padding=1),
     "stride 2, several blocks": dict(x=(8, 48, 56, 56), w=(64, 48, 3, 3), stride=2, padding=1),
     "stride 2, few channels": dict(x=(3, 3, 96, 97), w=(40, 3, 7, 7), stride=2, padding=3),
@@ -126,6 +134,23 @@ def test_points_made_in_registers_are_those_that_are_stored(taps, size, channels
     for image, stored in zip(x[:, None], F.conv2d(x, w, **options)[:, None], strict=True):
         assert_same_bits(F.conv2d(image, w, **options), stored, "of an image")
         assert_same_bits(F.conv2d(image, w, **options, filters=filters), stored, "of an image, prepared")
+
+
+@pytest.mark.parametrize("images", [1, 5, 40])
+@pytest.mark.parametrize("shape", [(16, 6, 5, 5), (40, 3, 3, 3), (5, 7, 2, 2)])
+def test_residuals_and_kept_filters_in_lanes(images, shape, rng):
+    """With filters kept as points, or as taps for few tiles; by tile, as one image is, and by image."""
+    x, w = in_layout(gaussian(rng, images, shape[1], 12, 9), "channels-last"), gaussian(rng, *shape)
+    options = dict(padding=1, algorithm="winograd")
+    plain = F.conv2d(x, w, **options)
+    residual = in_layout(gaussian(rng, *plain.shape), "channels-last")
+    for size in (None, (3, 3), (19, 19)):
+        filters = size and F.prepare_conv2d(w, (1, shape[1], *size), **options)
+        assert_same_bits(F.conv2d(x, w, **options, filters=filters), plain, f"filters made for {size}")
+        for activation in (None, "relu"):
+            y = F.conv2d(x, w, **options, filters=filters, residual=residual, activation=activation)
+            expected = plain + residual
+            assert_same_bits(y, np.maximum(expected, 0) if activation else expected, f"{activation}, {size}")
 
 
 @pytest.mark.parametrize(("taps", "stride", "size"), [(3, 2, 17), (3, 2, 19), (5, 2, 13), (5, 3, 20)])

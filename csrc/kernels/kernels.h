@@ -118,6 +118,23 @@ typedef struct fc_winograd_few {
     const float *next;          /* to fetch meanwhile to the L2 cache: a sixth of the taps   */
 } fc_winograd_few;
 
+/* As many tiles, one of each of other images or of one image, as a vector has lanes (see winograd_lanes.h). */
+enum { FC_LANE_OUTPUTS = 8 };   /* whose products are made at once */
+
+typedef struct fc_winograd_lanes {
+    size_t inputs, outputs;     /* channels of x and y, or of dy and dx                      */
+    const float *x;             /* [row][pixel][input][lane], from the tile's first pixel on */
+    ptrdiff_t x_row, x_pixel;
+    const float *u;             /* [panel][plane][input][u_width]: points of the weights     */
+    ptrdiff_t u_width, u_plane, u_panel;
+    float *y;                   /* [row][pixel][output][lane]; backward adds to it           */
+    ptrdiff_t y_row, y_pixel;
+    float *points, *products;   /* scratch: [plane][input][lane], [plane][FC_LANE_OUTPUTS][lane] */
+    ptrdiff_t points_plane, products_plane;
+    const float *bias;          /* forward: added when not NULL, one value an output         */
+    int relu;                   /* forward: at last, negative values become 0                */
+} fc_winograd_lanes;
+
 /* The kernels for one size of filter. */
 typedef struct fc_winograd {
     void (*data)(const fc_winograd_input *in);         /* of x, for outputs                                */
@@ -126,6 +143,8 @@ typedef struct fc_winograd {
     void (*output)(const fc_winograd_output *out);     /* y                                                */
     void (*weight)(const fc_winograd_output *out);     /* dw, tiles standing for channels                  */
     void (*few)(const fc_winograd_few *few);           /* NULL where registers are too few                 */
+    void (*lanes_forward)(const fc_winograd_lanes *tile);
+    void (*lanes_transposed)(const fc_winograd_lanes *tile);
 } fc_winograd;
 
 /* Pixels that each gather `terms` source pixels, channels-last (see pool.h). Strides and offsets are in
@@ -176,6 +195,8 @@ typedef struct fc_kernels {
     void (*collect)(size_t n, size_t parts, const float *x, ptrdiff_t part, float *y);
     void (*copy_spans)(size_t spans, size_t n, const float *x, ptrdiff_t x_step, float *y, ptrdiff_t y_step);
     void (*add_spans)(size_t spans, size_t n, const float *x, ptrdiff_t x_step, float *y, ptrdiff_t y_step);
+    void (*gather_lanes)(size_t n, const float *const *rows, float *y, ptrdiff_t y_step);
+    void (*scatter_lanes)(size_t n, const float *x, ptrdiff_t x_step, float *const *rows, size_t count);
     void (*activation[FC_ACTIVATIONS])(size_t n, const float *x, float *y);
     void (*activation_backward[FC_ACTIVATIONS])(size_t n, const float *dy, const float *y, float *dx);
     void (*softmax_row)(size_t n, const float *x, float *y);

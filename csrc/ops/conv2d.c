@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* conv2d forward and backward_input, as correlations, and the choice of their algorithm. */
+#include <math.h>
+
 #include "../runtime/memory.h"
 #include "correlate.h"
 #include "integers.h"
@@ -17,54 +19,100 @@ static const double NEAR_SUMS = 4 << 20, STEPS_COST = 6e5;
 /* Winograd must be this much faster on paper: it rounds more and needs more memory. */
 static const double LEAST_GAIN = 1.2;
 
+/* In lanes of images or tiles, of a channel: the 36 pixels of x or dx; points of y or dy, and each of its pixels. */
+static const double LANES_DATA_COST = 300, LANES_POINTS_COST = 100, LANES_PIXEL_COST = 14;
+
+/* An image that is copied, tile by tile, is to stay in the L2 cache. With fewer products of channels, transforms outweigh
+ * what they save. */
+enum { MOST_LANES_FLOATS = 1 << 16, LEAST_LANES_PRODUCTS = 24 };
+
 /* Outputs that the direct sum computes at full speed in the time of these: lanes behind the last vector's are idle, and
  * of less than a vector of outputs lanes stand for pixels, half as well. */
-static double outputs_at_full_speed(ptrdiff_t outputs, ptrdiff_t lanes)
+static double outputs_at_full_speed(ptrdiff_t outputs)
 {
-    return outputs < lanes ? 0.5 * (double)(lanes + outputs) : (double)(ceil_div(outputs, lanes) * lanes);
+    return outputs < FC_MAX_LANES ? 0.5 * (double)(FC_MAX_LANES + outputs)
+                                  : (double)(ceil_div(outputs, FC_MAX_LANES) * FC_MAX_LANES);
 }
 
-/* Sizes of images that are yet to be made may be any: they are multiplied as floating-point numbers. */
-int fc_conv2d_choice(fc_pass pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride,
-                     ptrdiff_t height, ptrdiff_t width, ptrdiff_t images, double costs[FC_ALGORITHMS])
+static double tiles_of(const fc_conv2d_shape *shape, ptrdiff_t m)
 {
-    const ptrdiff_t folds = pass == FC_BACKWARD_INPUT ? 1 : fc_winograd_folds(channels, taps, stride);
-    const ptrdiff_t phases_along = stride / folds, lanes = 16;
+    return (double)ceil_div(shape->height, m) * (double)ceil_div(shape->width, m);
+}
+
+/* Of winograd.c and winograd_gradient.c. */
+static double blocks_cost(fc_pass pass, const fc_conv2d_shape *shape)
+{
+    const ptrdiff_t taps = shape->taps, stride = shape->stride;
+    const ptrdiff_t folds = pass == FC_BACKWARD_INPUT ? 1 : fc_winograd_folds(shape->channels, taps, stride);
+    const ptrdiff_t phases_along = stride / folds;
     const ptrdiff_t r = fc_winograd_taps(taps, stride), m = fc_winograd_outputs(r);
-    const double tiles = (double)ceil_div(height, m) * (double)ceil_div(width, m);
     double rows = 0, columns = 0, points = 0;          /* of all tiles; of one, along an axis: over all phases */
     for (ptrdiff_t first = 0; first < phases_along; first++) {
         const int finite = folds == 1 && ceil_div(taps - first, stride) < r;
-        rows += fc_tile_points(m, height, finite);
-        columns += fc_tile_points(m, width, finite);
+        rows += fc_tile_points(m, shape->height, finite);
+        columns += fc_tile_points(m, shape->width, finite);
         points += FC_WINOGRAD_POINTS - finite;
     }
-    const double all_outputs = (double)(ceil_div(outputs, lanes) * lanes);
-    const ptrdiff_t folded = folds * folds * channels;
+    const double all_outputs = (double)(ceil_div(shape->outputs, FC_MAX_LANES) * FC_MAX_LANES);
+    const ptrdiff_t folded = folds * folds * shape->channels;
     const double sums = (double)folded * all_outputs * points * points;
     const double shared = sums * (sums > NEAR_SUMS ? FAR_SUM_COST : SUM_COST) + STEPS_COST;
-    const double all_channels = (double)(ceil_div(folded, lanes) * lanes);
-    costs[FC_AUTO] = 0;
-    const double direct_outputs = pass == FC_BACKWARD_WEIGHT ? (double)outputs : outputs_at_full_speed(outputs, lanes);
-    costs[FC_DIRECT] = direct_outputs * (double)channels * (double)(taps * taps) * (double)height * (double)width;
+    const double all_channels = (double)(ceil_div(folded, FC_MAX_LANES) * FC_MAX_LANES);
     const double phases = (double)(phases_along * phases_along);
-    costs[FC_WINOGRAD] = (double)folded * all_outputs * (rows * columns + FILTER_COST * phases) +
-                         tiles * phases * (DATA_COST * all_channels + OUTPUT_COST * all_outputs) +
-                         (pass == FC_BACKWARD_WEIGHT ? shared / (double)max(1, images) : 0);
+    return (double)folded * all_outputs * (rows * columns + FILTER_COST * phases) +
+           tiles_of(shape, m) * phases * (DATA_COST * all_channels + OUTPUT_COST * all_outputs) +
+           (pass == FC_BACKWARD_WEIGHT ? shared / (double)max(1, shape->images) : 0);
+}
+
+/* Of winograd_lanes.c; INFINITY where it is not to be taken. */
+static double lanes_cost(fc_pass pass, const fc_conv2d_shape *shape)
+{
+    const double channels = (double)shape->channels, outputs = (double)shape->outputs, taps = (double)shape->taps;
+    const double pixels = ((double)shape->height + taps) * ((double)shape->width + taps);
+    if (pass == FC_BACKWARD_WEIGHT || shape->groups > 1 || shape->stride > 1 ||
+        channels * outputs < LEAST_LANES_PRODUCTS || pixels * (channels + outputs) > MOST_LANES_FLOATS)
+        return INFINITY;
+    const ptrdiff_t m = fc_winograd_outputs(shape->taps);
+    const double of_y = pass == FC_FORWARD ? outputs : channels, of_x = pass == FC_FORWARD ? channels : outputs;
+    return tiles_of(shape, m) * (FC_WINOGRAD_PLANES * channels * outputs + LANES_DATA_COST * of_x +
+                                 (LANES_POINTS_COST + LANES_PIXEL_COST * (double)(m * m)) * of_y);
+}
+
+/* Sizes of images that are yet to be made may be any: they are multiplied as floating-point numbers. */
+int fc_conv2d_choice(fc_pass pass, const fc_conv2d_shape *shape, double costs[FC_ALGORITHMS])
+{
+    const double outputs =
+        pass == FC_BACKWARD_WEIGHT ? (double)shape->outputs : outputs_at_full_speed(shape->outputs);
+    costs[FC_AUTO] = 0;
+    costs[FC_DIRECT] = outputs * (double)shape->channels * (double)(shape->taps * shape->taps) *
+                       (double)shape->height * (double)shape->width;
+    costs[FC_WINOGRAD] = fmin(blocks_cost(pass, shape), lanes_cost(pass, shape));
     return LEAST_GAIN * costs[FC_WINOGRAD] < costs[FC_DIRECT] ? FC_WINOGRAD : FC_DIRECT;
 }
 
-static int algorithm_of(int wanted, const fc_correlation *p)
+static fc_conv2d_shape shape_of(const fc_correlation *p)
+{
+    return (fc_conv2d_shape){
+        .groups = p->groups,
+        .outputs = p->w.size[0],
+        .channels = p->w.size[1],
+        .taps = p->w.size[2],
+        .stride = p->x_step[0] * p->y_step[0],
+        .height = ceil_div(p->y.size[2], p->y_step[0]),
+        .width = ceil_div(p->y.size[3], p->y_step[1]),
+        .images = p->y.size[0],
+    };
+}
+
+static int algorithm_of(fc_pass pass, int wanted, const fc_correlation *p)
 {
     double costs[FC_ALGORITHMS];
     if (wanted != FC_AUTO)
         return wanted;
     if (!fc_winograd_supports(p))
         return FC_DIRECT;
-    const fc_pass pass = p->y_step[0] > 1 ? FC_BACKWARD_INPUT : FC_FORWARD;    /* alike at stride 1 */
-    return fc_conv2d_choice(pass, p->w.size[0], p->w.size[1], p->w.size[2], p->x_step[0] * p->y_step[0],
-                            ceil_div(p->y.size[2], p->y_step[0]), ceil_div(p->y.size[3], p->y_step[1]),
-                            p->y.size[0], costs);
+    const fc_conv2d_shape shape = shape_of(p);
+    return fc_conv2d_choice(pass, &shape, costs);
 }
 
 int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *dweight)
@@ -76,18 +124,30 @@ int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, con
         return conv->algorithm;
     if (!fc_conv2d_supports(&winograd, dweight))
         return FC_DIRECT;
-    return fc_conv2d_choice(FC_BACKWARD_WEIGHT, dweight->size[0] / conv->groups, dweight->size[1], dweight->size[2],
-                            conv->stride[0], dy->size[2], dy->size[3], dy->size[0], costs);
+    const fc_conv2d_shape shape = {
+        .groups = conv->groups,
+        .outputs = dweight->size[0] / conv->groups,
+        .channels = dweight->size[1],
+        .taps = dweight->size[2],
+        .stride = conv->stride[0],
+        .height = dy->size[2],
+        .width = dy->size[3],
+        .images = dy->size[0],
+    };
+    return fc_conv2d_choice(FC_BACKWARD_WEIGHT, &shape, costs);
 }
 
-static int correlate(int wanted, const fc_correlation *p, const fc_filters *filters)
+static int correlate(fc_pass pass, int wanted, const fc_correlation *p, const fc_filters *filters)
 {
-    const int algorithm = algorithm_of(wanted, p);
+    const int algorithm = algorithm_of(pass, wanted, p);
     if (filters && (filters->algorithm != algorithm || !filters->data))
         filters = NULL;
     if (algorithm == FC_DIRECT)
         return fc_correlate(p, filters);
-    return fc_correlate_winograd(p, filters);
+    const fc_conv2d_shape shape = shape_of(p);
+    if (blocks_cost(pass, &shape) <= lanes_cost(pass, &shape))
+        return fc_correlate_winograd(p, filters);
+    return pass == FC_FORWARD ? fc_correlate_in_lanes(p, filters) : fc_spread_in_lanes(p);
 }
 
 int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight)
@@ -146,7 +206,7 @@ int fc_conv2d_forward(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
     forward.bias = extras->bias;
     forward.residual = extras->residual;
     forward.relu = extras->relu;
-    const int status = correlate(conv->algorithm, &forward, extras->filters);
+    const int status = correlate(FC_FORWARD, conv->algorithm, &forward, extras->filters);
     fc_free(taps);
     return status;
 }
@@ -158,7 +218,7 @@ int fc_conv2d_prepare(const fc_conv2d *conv, const fc_tensor *x, const fc_tensor
     fc_taps *taps = forward_correlation(conv, x, weight, y, &forward);
     if (!taps)
         return -1;
-    const int is_winograd = algorithm_of(conv->algorithm, &forward) == FC_WINOGRAD;
+    const int is_winograd = algorithm_of(FC_FORWARD, conv->algorithm, &forward) == FC_WINOGRAD;
     const int status = (is_winograd ? fc_winograd_prepare : fc_correlate_prepare)(&forward, filters);
     fc_free(taps);
     return status;
@@ -211,7 +271,7 @@ int fc_conv2d_backward_input(const fc_conv2d *conv, const fc_tensor *dy, const f
     backward.w.size[1] = weight->size[0] / conv->groups;
     backward.w.stride[0] = weight->stride[1];
     backward.w.stride[1] = weight->stride[0];
-    const int status = correlate(conv->algorithm, &backward, NULL);
+    const int status = correlate(FC_BACKWARD_INPUT, conv->algorithm, &backward, NULL);
     fc_free(taps);
     return status;
 }

@@ -33,11 +33,15 @@ int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight);
 
 typedef enum fc_pass { FC_FORWARD, FC_BACKWARD_INPUT, FC_BACKWARD_WEIGHT } fc_pass;
 
+/* What the choice goes by: outputs and channels of a group as the pass has them, taps x taps filters, height x width of
+ * y, or of dx over the stride; images of the batch, over which backward_weight sums: the others do not ask. */
+typedef struct fc_conv2d_shape {
+    ptrdiff_t groups, outputs, channels, taps, stride, height, width, images;
+} fc_conv2d_shape;
+
 /* What FC_AUTO takes where both are supported, and what it expects them to cost, in multiply-adds of a lane, for one
- * group and image: outputs and channels of a group as the pass has them, square filters, height x width of y, or of dx
- * over the stride; images: of the batch, over which backward_weight sums; the others do not ask. */
-int fc_conv2d_choice(fc_pass pass, ptrdiff_t outputs, ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride,
-                     ptrdiff_t height, ptrdiff_t width, ptrdiff_t images, double costs[FC_ALGORITHMS]);
+ * group and image. */
+int fc_conv2d_choice(fc_pass pass, const fc_conv2d_shape *shape, double costs[FC_ALGORITHMS]);
 
 /* A weight as an algorithm multiplies by it, for many calls on this instruction set. */
 typedef struct fc_filters {

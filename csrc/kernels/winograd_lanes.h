@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: MIT */
+/* Winograd's algorithm (see winograd.h) where lanes stand for images: one tile of as many images as a vector has lanes,
+ * for channels so few that they would leave lanes idle.
+ *
+ *   y  = A^T [ U . (B^T x B) ] A       forward, U = G w G^T
+ *   dx = B [ U . (A dy A^T) ] B^T      backward_input: the same map transposed, to which all tiles that overlap add
+ *
+ * Blocks are [row][pixel][channel][lane]. */
+#ifndef FC_WINOGRAD_LANES_H
+#define FC_WINOGRAD_LANES_H
+
+#include "copy.h"
+#include "kernels.h"
+#include "simd.h"
+#include "winograd.h"
+
+/* y[c*y_step + l] = rows[l][c], c < n: a vector of lanes for each of n floats of FC_LANES rows. */
+static void gather_lanes(size_t n, const float *const *rows, float *y, ptrdiff_t y_step)
+{
+    for (size_t c = 0; c < n; c += FC_LANES) {
+        const size_t width = n - c < FC_LANES ? n - c : FC_LANES;
+        vf block[FC_LANES];
+        FC_UNROLL(16)
+        for (int l = 0; l < FC_LANES; l++)
+            block[l] = vload_lanes(rows[l] + c, width);
+        transpose_lanes(block);
+        FC_UNROLL(16)
+        for (size_t i = 0; i < FC_LANES; i++)
+            if (i < width)
+                vstore(y + (ptrdiff_t)(c + i) * y_step, block[i]);
+    }
+}
+
+/* The way back, to the first `count` rows: rows[l][c] = x[c*x_step + l], or += */
+FC_INLINE void lanes_to_rows(int add, size_t n, const float *x, ptrdiff_t x_step, float *const *rows, size_t count)
+{
+    for (size_t c = 0; c < n; c += FC_LANES) {
+        const size_t width = n - c < FC_LANES ? n - c : FC_LANES;
+        vf block[FC_LANES] = {0};
+        FC_UNROLL(16)
+        for (size_t i = 0; i < FC_LANES; i++)
+            if (i < width)
+                block[i] = vload(x + (ptrdiff_t)(c + i) * x_step);
+        transpose_lanes(block);
+        FC_UNROLL(16)
+        for (size_t l = 0; l < FC_LANES; l++)
+            if (l < count)
+                vstore_lanes(rows[l] + c, add ? vload_lanes(rows[l] + c, width) + block[l] : block[l], width);
+    }
+}
+
+static void scatter_lanes(size_t n, const float *x, ptrdiff_t x_step, float *const *rows, size_t count)
+{
+    lanes_to_rows(0, n, x, x_step, rows, count);
+}
+
+/* A y, of m values. */
+FC_INLINE void points_of_outputs(int m, const vf *y, vf out[6])
+{
+    FC_UNROLL(2)
+    for (int half = 0; half < 2; half++) {
+        vf power[5], even, odd;
+        float to_the = 1;
+        FC_UNROLL(5)
+        for (int i = 0; i < m; i++, to_the *= half ? 1.5f : 0.625f)
+            power[i] = vset1(to_the);
+        sum_terms(m, power, y, &even, &odd);
+        out[1 + 2 * half] = even + odd;
+        out[2 + 2 * half] = even - odd;
+    }
+    out[0] = y[0];
+    out[5] = y[m - 1];
+}
+
+/* B p: six pixels. */
+FC_INLINE void data_of_points(const vf p[6], vf x[6])
+{
+    const vf even1 = p[1] + p[2], odd1 = p[1] - p[2], even2 = p[3] + p[4], odd2 = p[3] - p[4];
+    const vf far = vset1(-2.640625f), one = vset1(0.87890625f);
+    x[0] = vproduct(one, p[0]);        /* not fused with what it is added to */
+    x[1] = vfma(vset1(-1.40625f), odd1, vfma(vset1(-0.5859375f), odd2, vproduct(one, p[5])));
+    x[2] = vfma(vset1(-2.25f), even1, vfma(vset1(-0.390625f), even2, vproduct(far, p[0])));
+    x[3] = vfma(vset1(0.625f), odd1, vfma(vset1(1.5f), odd2, vproduct(far, p[5])));
+    x[4] = (p[0] + even1) + even2;
+    x[5] = p[5];
+}
+
+/* Planes at once: so many chains of multiply-adds that they need not wait for each other, as registers allow. */
+enum { LANE_PLANES = FC_REGISTERS == 32 ? 2 : 1 };
+
+/* products[plane][k] = sum over c of u[plane][c][k] points[plane][c], of some outputs. */
+FC_INLINE void lane_products(int outputs, const fc_winograd_lanes *t, const float *u)
+{
+    const ptrdiff_t u_width = t->u_width, u_plane = t->u_plane, v_plane = t->points_plane, m_plane = t->products_plane;
+    const size_t inputs = t->inputs;
+    const float *points = t->points;
+    float *products = t->products;
+    for (int plane = 0; plane < FC_WINOGRAD_PLANES; plane += LANE_PLANES) {
+        vf sum[LANE_PLANES][FC_LANE_OUTPUTS] = {{{0}}};
+        const float *v = points, *factor = u;
+        for (size_t c = 0; c < inputs; c++, v += FC_LANES, factor += u_width)
+            FC_UNROLL(2)
+            for (int p = 0; p < LANE_PLANES; p++) {
+                const vf value = vload(v + p * v_plane);
+                FC_UNROLL(8)
+                for (int k = 0; k < outputs; k++)
+                    sum[p][k] = vfma(vset1(factor[p * u_plane + k]), value, sum[p][k]);
+            }
+        FC_UNROLL(2)
+        for (int p = 0; p < LANE_PLANES; p++)
+            FC_UNROLL(8)
+            for (int k = 0; k < outputs; k++)
+                vstore(products + p * m_plane + k * FC_LANES, sum[p][k]);
+        points += LANE_PLANES * v_plane;
+        u += LANE_PLANES * u_plane;
+        products += LANE_PLANES * m_plane;
+    }
+}
+
+/* Of outputs first .. first + outputs - 1: FC_LANE_OUTPUTS, or the last ones. */
+static void products_of_lanes(const fc_winograd_lanes *t, size_t first, size_t outputs)
+{
+    const size_t width = (size_t)t->u_width;
+    const float *u = t->u + (ptrdiff_t)(first / width) * t->u_panel + first % width;
+    _Static_assert(FC_LANE_OUTPUTS == 8, "the cases below");
+    switch (outputs) {
+    case 1: lane_products(1, t, u); break;
+    case 2: lane_products(2, t, u); break;
+    case 3: lane_products(3, t, u); break;
+    case 4: lane_products(4, t, u); break;
+    case 5: lane_products(5, t, u); break;
+    case 6: lane_products(6, t, u); break;
+    case 7: lane_products(7, t, u); break;
+    default: lane_products(8, t, u);
+    }
+}
+
+/* The number of outputs from `first` on that are made at once. */
+FC_INLINE size_t outputs_at_once(const fc_winograd_lanes *t, size_t first)
+{
+    return t->outputs - first < FC_LANE_OUTPUTS ? t->outputs - first : FC_LANE_OUTPUTS;
+}
+
+/* A tile of y. */
+FC_INLINE void lanes_forward(int m, const fc_winograd_lanes *t)
+{
+    const fc_winograd_output out = {
+        .plane = t->products_plane, .y = t->y, .y_row = t->y_row, .y_pixel = t->y_pixel, .height = m, .width = m,
+        .relu = t->relu,
+    };
+    for (size_t c = 0; c < t->inputs; c++)
+        transform_tile(1, 6, 6, 6, t->x + c * FC_LANES, t->x_row, t->x_pixel, t->points + c * FC_LANES, t->points_plane);
+    for (size_t first = 0; first < t->outputs; first += FC_LANE_OUTPUTS) {
+        const size_t outputs = outputs_at_once(t, first);
+        products_of_lanes(t, first, outputs);
+        for (size_t k = 0; k < outputs; k++)
+            output_tile(m, m, m, FC_LANES, &out, t->products + k * FC_LANES, (ptrdiff_t)((first + k) * FC_LANES),
+                        vset1(t->bias ? t->bias[first + k] : 0));
+    }
+}
+
+/* The points of a tile of dy, of m x m pixels: A dy A^T. */
+FC_INLINE void spread_tile(int m, const float *tile, ptrdiff_t row, ptrdiff_t pixel, float *to, ptrdiff_t plane)
+{
+    vf down[5][6];
+    FC_UNROLL(5)
+    for (int j = 0; j < m; j++) {
+        vf y[5];
+        FC_UNROLL(5)
+        for (int i = 0; i < m; i++)
+            y[i] = vload(tile + i * row + j * pixel);
+        points_of_outputs(m, y, down[j]);
+    }
+    FC_UNROLL(6)
+    for (int i = 0; i < 6; i++) {
+        vf y[5], points[6];
+        FC_OPAQUE(to);
+        FC_UNROLL(5)
+        for (int j = 0; j < m; j++)
+            y[j] = down[j][i];
+        points_of_outputs(m, y, points);
+        FC_UNROLL(6)
+        for (int j = 0; j < 6; j++, to += plane)
+            vstore(to, points[j]);
+    }
+}
+
+/* Adds B p B^T to a tile of dx. In two halves of columns, whose 18 vectors fit the registers. */
+FC_INLINE void add_tile(const float *points, ptrdiff_t plane, float *tile, ptrdiff_t row, ptrdiff_t pixel)
+{
+    vf across[6][6];
+    FC_UNROLL(6)
+    for (int i = 0; i < 6; i++) {
+        vf p[6];
+        FC_OPAQUE(points);
+        FC_UNROLL(6)
+        for (int j = 0; j < 6; j++, points += plane)
+            p[j] = vload(points);
+        data_of_points(p, across[i]);
+    }
+    FC_UNROLL(6)
+    for (int j = 0; j < 6; j++, tile += pixel) {
+        vf p[6], x[6];
+        float *to = tile;
+        FC_OPAQUE(to);
+        FC_UNROLL(6)
+        for (int i = 0; i < 6; i++)
+            p[i] = across[i][j];
+        data_of_points(p, x);
+        FC_UNROLL(6)
+        for (int i = 0; i < 6; i++, to += row)
+            vstore(to, vload(to) + x[i]);
+    }
+}
+
+/* A tile of dy, added to dx. */
+FC_INLINE void lanes_transposed(int m, const fc_winograd_lanes *t)
+{
+    for (size_t k = 0; k < t->inputs; k++)
+        spread_tile(m, t->x + k * FC_LANES, t->x_row, t->x_pixel, t->points + k * FC_LANES, t->points_plane);
+    for (size_t first = 0; first < t->outputs; first += FC_LANE_OUTPUTS) {
+        const size_t outputs = outputs_at_once(t, first);
+        products_of_lanes(t, first, outputs);
+        for (size_t c = 0; c < outputs; c++)
+            add_tile(t->products + c * FC_LANES, t->products_plane, t->y + (first + c) * FC_LANES, t->y_row, t->y_pixel);
+    }
+}
+
+#define FC_LANES_KERNELS(R)                                                                       \
+    static void lanes_forward_##R(const fc_winograd_lanes *t) { lanes_forward(7 - R, t); }       \
+    static void lanes_transposed_##R(const fc_winograd_lanes *t) { lanes_transposed(7 - R, t); }
+FC_LANES_KERNELS(2)
+FC_LANES_KERNELS(3)
+FC_LANES_KERNELS(4)
+FC_LANES_KERNELS(5)
+#undef FC_LANES_KERNELS
+
+#endif
