@@ -194,9 +194,11 @@ int fc_planar_is_better(const fc_correlation_plan *plan)
     const ptrdiff_t lanes = (ptrdiff_t)plan->kernels->lanes;
     const ptrdiff_t block_steps = plan->columns * ceil_div(plan->outputs, lanes);
     const ptrdiff_t planar_steps = plan->outputs * ceil_div(plan->columns, lanes);
-    /* Each way transposes arrays of the other's layout. */
+    /* Each way transposes arrays of the other's layout. By block, a tile of one vector loads as much as it multiplies, which
+     * is slower, and one of two is faster, where processors multiply two vectors of this size at a time. */
     const int planes = p->x.stride[3] == 1 && p->y.stride[3] == 1 && p->y_step[1] == 1;
-    const double allowed = planes ? 1 : 0.8;
+    const int one_tile = plan->outputs <= (ptrdiff_t)plan->kernels->max_rows[2];
+    const double allowed = planes ? 1 : lanes == FC_MAX_LANES ? 0.8 : one_tile ? 0.9 : 0;
     return p->x_step[1] == 1 && plan->channels && plan->parts == 1 && p->w.size[2] * p->w.size[3] > 1 &&
            (double)planar_steps <= allowed * (double)block_steps;
 }
@@ -207,7 +209,8 @@ int fc_correlate_planar(const fc_correlation_plan *correlation)
     planar plan = {.p = p, .plan = correlation};
     const fc_kernels *kernels = correlation->kernels;
     const ptrdiff_t lanes = (ptrdiff_t)kernels->lanes, channels = correlation->channels;
-    plan.output_tiles = ceil_div(correlation->outputs, (ptrdiff_t)kernels->max_rows[1]);
+    /* Of two vectors: of one, they load as much as they multiply. */
+    plan.output_tiles = ceil_div(correlation->outputs, (ptrdiff_t)kernels->max_rows[2]);
     plan.tile_outputs = ceil_div(correlation->outputs, plan.output_tiles);
     plan.output_tiles = ceil_div(correlation->outputs, plan.tile_outputs);
     ptrdiff_t most_vectors = FC_MAX_VECTORS;

@@ -40,7 +40,7 @@ enum {
     PARTIAL_FLOATS = 1 << 20,      /* of all chunks' sums together; beyond it there is one chunk        */
     MOST_CHUNKS = 16,
     FEW_PANELS = 8,                /* a copy of x that is read so often costs more than it saves,       */
-    HIDDEN_STEPS = 4,              /* multiply-adds of a vector in the latency of one                   */
+    HIDDEN_STEPS = 4,              /* multiply-adds of a widest vector in the latency of one            */
 };
 
 /* Likewise of dy, for so many sums of an output channel, times lanes * lanes: with narrow vectors tiles have fewer rows
@@ -203,12 +203,22 @@ static void copy_padded(const plan *plan, const block *b, ptrdiff_t n, float *ou
                     plan->dy_columns, out + p * b->dy_row, plan->outputs);
 }
 
+/* Vectors of a tile by taps: of all of them, where it has all rows of the filter; else two, for few rows load nearly as
+ * much as they multiply. */
+static ptrdiff_t vectors_by_taps(const fc_kernels *kernels, ptrdiff_t filter_rows, ptrdiff_t vectors)
+{
+    while (vectors > 2 && (ptrdiff_t)kernels->max_rows[vectors] < filter_rows)
+        vectors--;
+    return vectors;
+}
+
 /* The same by taps: a row of dy is as wide as one of x, and S - 1 pixels more. */
 static void add_block_by_taps(const plan *plan, const block *b, lines ahead[AHEAD], float *sums)
 {
     const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t filter_rows = plan->dw.size[2], stride = plan->conv.stride[0];
-    const ptrdiff_t vectors = plan->panel_width / (ptrdiff_t)kernels->lanes;
+    const ptrdiff_t lanes = (ptrdiff_t)kernels->lanes, all_vectors = plan->panel_width / lanes;
+    const ptrdiff_t vectors = vectors_by_taps(kernels, filter_rows, all_vectors);
     const ptrdiff_t tiles = ceil_div(filter_rows, (ptrdiff_t)kernels->max_rows[vectors]);
     const ptrdiff_t tile = ceil_div(filter_rows, tiles);
 
@@ -223,26 +233,27 @@ static void add_block_by_taps(const plan *plan, const block *b, lines ahead[AHEA
     }
 
     fc_clock(FC_MULTIPLY);
-    for (ptrdiff_t c = 0; c < plan->channels; c++)
-        for (ptrdiff_t r = 0; r < filter_rows; r += tile) {
-            fc_tile t = {
-                .a = b->x + c * plan->x_plane + r * plan->conv.dilation[0] * plan->x_row,
-                .a_row = plan->conv.dilation[0] * plan->x_row,
-                .a_step = 1,
-                .b = b->dy,
-                .b_step = plan->outputs,
-                .a_run = b->x_run,
-                .b_run = b->dy_run,
-                .runs = runs,
-                .depth = (size_t)plan->columns,
-                .y = sums + (c * filter_rows + r) * plan->panel_width,
-                .y_row = plan->panel_width,
-                .last_lanes = kernels->lanes,
-                .accumulate = !b->first,
-            };
-            fetch_ahead(ahead, (ptrdiff_t)runs * plan->columns, &t);
-            kernels->tile_rows[vectors][min(tile, filter_rows - r)](&t);
-        }
+    const ptrdiff_t all_tiles = ceil_div(all_vectors, vectors) * tiles;
+    for (ptrdiff_t i = 0; i < plan->channels * all_tiles; i++) {
+        const ptrdiff_t c = i / all_tiles, v = i % all_tiles / tiles * vectors, r = i % tiles * tile;
+        fc_tile t = {
+            .a = b->x + c * plan->x_plane + r * plan->conv.dilation[0] * plan->x_row,
+            .a_row = plan->conv.dilation[0] * plan->x_row,
+            .a_step = 1,
+            .b = b->dy + v * lanes,
+            .b_step = plan->outputs,
+            .a_run = b->x_run,
+            .b_run = b->dy_run,
+            .runs = runs,
+            .depth = (size_t)plan->columns,
+            .y = sums + (c * filter_rows + r) * plan->panel_width + v * lanes,
+            .y_row = plan->panel_width,
+            .last_lanes = kernels->lanes,
+            .accumulate = !b->first,
+        };
+        fetch_ahead(ahead, (ptrdiff_t)runs * plan->columns, &t);
+        kernels->tile_rows[min(vectors, all_vectors - v)][min(tile, filter_rows - r)](&t);
+    }
 }
 
 /* The rows of x that a block meets: the first, and the one behind the last. */
@@ -474,16 +485,18 @@ static int exchange_sides(plan *plan)
     return 1;
 }
 
-/* Whether lanes that stand for taps too take fewer steps: as many as tap rows a channel and pixel, at least those that
- * hide the latency of a multiply-add. */
+/* Whether lanes that stand for taps too take fewer steps: as many as sums of a tile a channel and pixel, at least those
+ * that hide the latency of a multiply-add, twice as many of vectors that are multiplied two at a time. */
 static int by_taps_is_better(const plan *plan)
 {
     const ptrdiff_t rows = plan->dw.size[2], columns = plan->dw.size[3], lanes = (ptrdiff_t)plan->kernels->lanes;
+    const ptrdiff_t hidden = lanes == FC_MAX_LANES ? HIDDEN_STEPS : 2 * HIDDEN_STEPS;
     const ptrdiff_t vectors = ceil_div(columns * plan->outputs, lanes);
-    const ptrdiff_t steps = plan->x.size[3] * max(rows * vectors, HIDDEN_STEPS);
-    const ptrdiff_t other_steps = plan->dy.size[3] * rows * columns * plan->panels * plan->vectors;
+    const ptrdiff_t steps = plan->x.size[3] * max(rows * vectors, hidden);
+    const ptrdiff_t of_row = max(columns * plan->channels * plan->vectors, hidden);
+    const double other_steps = (double)(plan->dy.size[3] * rows * of_row * plan->panels) / (double)plan->channels;
     return plan->conv.stride[1] == 1 && plan->conv.dilation[1] == 1 && vectors <= FC_MAX_VECTORS &&
-           (double)steps < LEAST_GAIN * (double)other_steps;
+           (double)steps < LEAST_GAIN * other_steps;
 }
 
 /* Panels of a task: they share the copy of x, but with too few tasks some thread has more to do than others. */
