@@ -100,9 +100,11 @@ static void transpose(size_t rows, size_t cols, const float *restrict x, ptrdiff
     const size_t overlapping = rows < FC_LANES && y_row == (ptrdiff_t)rows && cols * rows > FC_LANES
                                    ? cols - (FC_LANES + rows - 1) / rows : 0;
     for (size_t r = 0; r < rows; r += FC_LANES)
-        for (size_t c = 0; c < cols; c += FC_LANES) {
+        for (size_t done = 0; done < cols; done += FC_LANES) {
+            /* Of the last columns some once more, so that they are a whole block too. */
+            const size_t c = cols - done < FC_LANES && cols >= FC_LANES ? cols - FC_LANES : done;
             const size_t height = rows - r < FC_LANES ? rows - r : FC_LANES;
-            const size_t width = cols - c < FC_LANES ? cols - c : FC_LANES;
+            const size_t width = cols < FC_LANES ? cols : FC_LANES;
             vf block[FC_LANES] = {0};
             if (height == FC_LANES && width == FC_LANES) {
                 FC_UNROLL(16)

@@ -120,7 +120,7 @@ static void multiply_rows(const planar *plan, const block *b, size_t phase, ptrd
                 .depth = (size_t)(joined ? across->count : plan->plan->channels),
                 .y = (plan->staged ? b->stage : out) + v,
                 .y_row = plan->staged ? plan->stage_plane : y->stride[1],
-                .last_lanes = (size_t)(used - (vectors - 1) * lanes),
+                .last_lanes = (size_t)(plan->staged ? lanes : used - (vectors - 1) * lanes),
                 .row_bias = p->bias ? p->bias + k : NULL,
                 .residual = residual ? residual + v : NULL,
                 .relu = p->relu,
@@ -233,7 +233,8 @@ int fc_correlate_planar(const fc_correlation_plan *correlation)
         plan.joined_rows = most_vectors * lanes / plan.in_columns;
         plan.vectors = most_vectors;
     }
-    plan.stage_plane = (plan.joined_rows - 1) * plan.in_columns + plan.unit_columns;
+    /* Whole vectors, so that none is stored in part. */
+    plan.stage_plane = ceil_div((plan.joined_rows - 1) * plan.in_columns + plan.unit_columns, lanes) * lanes;
     const ptrdiff_t image = p->x.size[2] * plan.in_columns;
     plan.in_place = channels == 1 && p->groups == 1 && plan.units == 1 && !correlation->column_min &&
                     p->x.stride[3] == 1 && p->x.size[3] == plan.in_columns && p->x.stride[2] == plan.in_columns &&
