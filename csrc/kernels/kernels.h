@@ -39,8 +39,11 @@ typedef struct fc_tile {
 
 typedef void (*fc_tile_fn)(const fc_tile *);
 
+/* Rows so many floats apart, or a multiple, are in few sets of the L1 cache: they drive each other out. */
+enum { FC_CROWDED = 512 };
+
 /* Rows of a product of matrices (see outer.h). Steps: from one term to the next, in floats. */
-enum { FC_OUTER_ROWS = 6 };
+enum { FC_OUTER_ROWS = 6, FC_OUTER_TERMS = 16 };
 
 typedef struct fc_outer {
     size_t terms, n;                           /* n: results of a row                        */

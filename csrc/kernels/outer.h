@@ -71,16 +71,31 @@ static void outer_rows(size_t rows, const fc_outer *o)
     }
 }
 
-/* product_rows' lanes through all rows, so that b is in the L1 cache for all but the first. */
+/* product_rows' lanes through all rows, so that b is in the L1 cache for all but the first: or a copy of it, where its
+ * rows would drive each other out. */
 FC_INLINE void product_of(int vectors, size_t lanes, size_t rows, const fc_outer *o, size_t v)
 {
+    float copy[FC_OUTER_TERMS * OUTER_VECTORS * FC_LANES] __attribute__((aligned(64)));
+    fc_outer of_copy = *o;
+    if (rows > FC_OUTER_ROWS && o->b_step % FC_CROWDED == 0 && o->terms <= FC_OUTER_TERMS) {
+        of_copy.b = copy;
+        of_copy.b_step = vectors * FC_LANES;
+        for (size_t t = 0; t < o->terms; t++)
+            for (int i = 0; i < vectors; i++)
+                vstore(copy + (ptrdiff_t)t * of_copy.b_step + i * FC_LANES,
+                       vload_lanes(o->b + (ptrdiff_t)t * o->b_step + v + i * FC_LANES, lanes));
+    } else
+        of_copy.b += v;
+    of_copy.y += v;
     size_t m = 0;
     for (; m + FC_OUTER_ROWS <= rows; m += FC_OUTER_ROWS)
-        outer_block(FC_OUTER_ROWS, vectors, lanes, o->a_row, 1, o->go_on, o, m, v);
+        outer_block(FC_OUTER_ROWS, vectors, lanes, o->a_row, 1, o->go_on, &of_copy, m, 0);
+    for (; m + 4 <= rows; m += 4)
+        outer_block(4, vectors, lanes, o->a_row, 1, o->go_on, &of_copy, m, 0);
     for (; m + 2 <= rows; m += 2)
-        outer_block(2, vectors, lanes, o->a_row, 1, o->go_on, o, m, v);
+        outer_block(2, vectors, lanes, o->a_row, 1, o->go_on, &of_copy, m, 0);
     if (m < rows)
-        outer_block(1, vectors, lanes, o->a_row, 1, o->go_on, o, m, v);
+        outer_block(1, vectors, lanes, o->a_row, 1, o->go_on, &of_copy, m, 0);
 }
 
 static void product_rows(size_t rows, const fc_outer *o)

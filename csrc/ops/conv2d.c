@@ -137,6 +137,15 @@ int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, con
     return fc_conv2d_choice(FC_BACKWARD_WEIGHT, &shape, costs);
 }
 
+/* How Winograd's algorithm is computed. Of dx in lanes, dy is transformed, which wide padding makes larger than dx. */
+static int is_in_lanes(fc_pass pass, const fc_correlation *p)
+{
+    const fc_conv2d_shape shape = shape_of(p);
+    const ptrdiff_t taps = p->w.size[2];
+    return lanes_cost(pass, &shape) < blocks_cost(pass, &shape) && p->x.size[2] <= p->y.size[2] + taps &&
+           p->x.size[3] <= p->y.size[3] + taps;
+}
+
 static int correlate(fc_pass pass, int wanted, const fc_correlation *p, const fc_filters *filters)
 {
     const int algorithm = algorithm_of(pass, wanted, p);
@@ -144,8 +153,7 @@ static int correlate(fc_pass pass, int wanted, const fc_correlation *p, const fc
         filters = NULL;
     if (algorithm == FC_DIRECT)
         return fc_correlate(p, filters);
-    const fc_conv2d_shape shape = shape_of(p);
-    if (blocks_cost(pass, &shape) <= lanes_cost(pass, &shape))
+    if (!is_in_lanes(pass, p))
         return fc_correlate_winograd(p, filters);
     return pass == FC_FORWARD ? fc_correlate_in_lanes(p, filters) : fc_spread_in_lanes(p);
 }

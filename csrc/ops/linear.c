@@ -7,6 +7,8 @@
  * The bound is the memory that w and dw lie in. Forward, where k is w's fastest axis, each thread takes some parts of
  * the inputs and reads their rows of w front to back, as memory is fastest. Backward, it writes rows of dw. Sums are
  * chains of multiply-adds in the order of n; in that of d, in the parts of correlate.c. */
+#include <string.h>
+
 #include "../runtime/dispatch.h"
 #include "../runtime/memory.h"
 #include "../runtime/threads.h"
@@ -20,8 +22,8 @@ enum {
     MOST_IMAGES = 32,                    /* forward: beyond it packed weights pay                       */
     MOST_TERMS = 128,                    /* backward_weight                                             */
     TASK_ROWS = 4 * FC_OUTER_ROWS,
-    FEW_IMAGES = 4,                      /* for which w is all that matters:                            */
-    FEW_ROWS = 8, MANY_ROWS = 16,        /* of w, read side by side, of                                 */
+    FEW_IMAGES = 8,                      /* for which w is all that matters:                            */
+    FEW_ROWS = 8, MANY_ROWS = FC_OUTER_TERMS,    /* of w, read side by side, of                         */
     FEW_OUTPUTS = 4096, MANY_OUTPUTS = 1024,
     SPAN = 256,                          /* outputs that one thread adds up, or multiplies, at least    */
     TASKS_A_THREAD = 2,
@@ -41,9 +43,18 @@ typedef struct forward {
     ptrdiff_t images, outputs, inputs;
     ptrdiff_t block, blocks;             /* outputs of a task                                           */
     ptrdiff_t part, parts;               /* inputs of one                                               */
-    float *sums;                         /* [parts - 1][images][outputs]: the first part's are y        */
+    int apart;                           /* the first part's sums are not y                             */
+    ptrdiff_t pitch;                     /* of rows of sums                                             */
+    float *sums;                         /* [parts, or one less][images][pitch]                         */
     fc_tasks products, additions;
 } forward;
+
+/* Sums of a part, of image n from output k0 on: the first part's are y, or like the others beside it. */
+static float *sums_of(const forward *f, ptrdiff_t part, ptrdiff_t n, ptrdiff_t k0)
+{
+    const ptrdiff_t beside = part - !f->apart;
+    return beside < 0 ? f->y->data + n * f->y->stride[3] + k0 : f->sums + (beside * f->images + n) * f->pitch + k0;
+}
 
 /* A part's product for at most so many outputs from k0 on, but for its terms. */
 static fc_outer product_of(const forward *f, ptrdiff_t part, ptrdiff_t k0, ptrdiff_t most)
@@ -52,8 +63,8 @@ static fc_outer product_of(const forward *f, ptrdiff_t part, ptrdiff_t k0, ptrdi
         .n = (size_t)min(most, f->outputs - k0),
         .a_step = 1,
         .a_row = f->x->stride[3],
-        .y = (part ? f->sums + (part - 1) * f->images * f->outputs : f->y->data) + k0,
-        .y_row = part ? f->outputs : f->y->stride[3],
+        .y = sums_of(f, part, 0, k0),
+        .y_row = part || f->apart ? f->pitch : f->y->stride[3],
     };
 }
 
@@ -101,8 +112,10 @@ static void finish(const forward *f, ptrdiff_t n, ptrdiff_t k0)
 {
     const size_t outputs = (size_t)min(SPAN, f->outputs - k0);
     float *y = f->y->data + n * f->y->stride[3] + k0;
+    if (f->apart)
+        memcpy(y, sums_of(f, 0, n, k0), outputs * sizeof(float));
     for (ptrdiff_t part = 1; part < f->parts; part++)
-        fc_add_span(f->kernels, outputs, f->sums + ((part - 1) * f->images + n) * f->outputs + k0, y);
+        fc_add_span(f->kernels, outputs, sums_of(f, part, n, k0), y);
     if (f->bias)
         fc_add_span(f->kernels, outputs, f->bias + k0, y);
     if (f->relu)
@@ -118,7 +131,7 @@ static void forward_body(void *context, int thread, int threads)
             multiply_tile(f, hand.task / f->blocks, hand.task % f->blocks);
         else
             multiply_part(f, hand.task / f->blocks, hand.task % f->blocks * f->block);
-    if (f->parts == 1 && !f->bias && !f->relu)
+    if (f->parts == 1 && !f->apart && !f->bias && !f->relu)
         return;
     fc_team_barrier(threads);
     fc_clock(FC_STORE);
@@ -142,7 +155,9 @@ static int run_forward(forward *f)
         f->block = max(SPAN, (ptrdiff_t)round_up(ceil_div(f->outputs, blocks)));
         f->blocks = ceil_div(f->outputs, f->block);
     }
-    f->sums = fc_alloc((size_t)((f->parts - 1) * f->images * f->outputs) * sizeof(float));
+    f->apart = f->images > 1 && f->y->stride[3] % FC_CROWDED == 0;
+    f->pitch = (ptrdiff_t)round_up(f->outputs) | 16;
+    f->sums = fc_alloc((size_t)((f->parts - !f->apart) * f->images * f->pitch) * sizeof(float));
     if (!f->sums)
         return -1;
     fc_team_run(threads, 1, forward_body, f);

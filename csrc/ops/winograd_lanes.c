@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* Winograd's algorithm for few channels of small images, in lanes that do not stand for channels (see
- * kernels/winograd_lanes.h), in one of two ways:
+/* Winograd's algorithm for few channels of small images: lanes do not stand for them (see kernels/winograd_lanes.h), but
+ * for images or tiles, in one of two ways.
  *
  *   by image    a task is as many images as a vector has lanes, whole: each tile is computed for all of them
  *   by tile     of fewer images, or where so many leave the L2 cache, a task is one, or some of its rows of tiles: tiles
  *               stand in lanes, as many at a time as a vector has
  *
- * Backward_input is the map of forward, transposed: the products of a tile of dy are
- * spread over the pixels of dx that it stems from, where all tiles are added up, row by row. That is half as many tiles as
- * of dx, for 5 x 5 taps, and either way adds them in this order. */
+ * Backward_input is the map of forward, transposed: the products of a tile of dy are spread over the pixels of dx that
+ * it stems from, where tiles are added up row by row, either way in this order. Of 5 x 5 taps, dy has half as many tiles
+ * as dx. */
 #include <string.h>
 
 #include "../runtime/dispatch.h"
@@ -317,7 +317,7 @@ static int run(const fc_correlation *p, const fc_filters *filters, plan *plan)
     plan->points_floats = (size_t)(PLANES * t->points_plane);
     plan->scratch_floats = plan->in_floats + plan->out_floats + plan->points_floats +
                            (size_t)(PLANES * t->products_plane);
-    const int kept = filters && filters->points;
+    const int kept = filters && filters->points && filters->stride == 1;
     plan->panels = ceil_div(outputs, t->u_width);
     const size_t u = kept ? 0 : (size_t)(plan->panels * t->u_panel);
     const size_t taps = kept ? 0 : round_up(plan->panels * inputs * r * r * t->u_width);
