@@ -200,6 +200,7 @@ typedef struct fc_kernels {
     void (*add_spans)(size_t spans, size_t n, const float *x, ptrdiff_t x_step, float *y, ptrdiff_t y_step);
     void (*gather_lanes)(size_t n, const float *const *rows, float *y, ptrdiff_t y_step);
     void (*scatter_lanes)(size_t n, const float *x, ptrdiff_t x_step, float *const *rows, size_t count);
+    void (*add_lanes)(size_t n, const float *x, ptrdiff_t x_step, float *const *rows, size_t count);
     void (*activation[FC_ACTIVATIONS])(size_t n, const float *x, float *y);
     void (*activation_backward[FC_ACTIVATIONS])(size_t n, const float *dy, const float *y, float *dx);
     void (*softmax_row)(size_t n, const float *x, float *y);

@@ -31,11 +31,13 @@ static void gather_lanes(size_t n, const float *const *rows, float *y, ptrdiff_t
     }
 }
 
-/* The way back, to the first `count` rows: rows[l][c] = x[c*x_step + l], or += */
+/* The way back, to the first `count` rows: rows[l][c] = x[c*x_step + l], or added to what is there. Where rows overlap,
+ * each further on in memory, a float is added to in the order of the rows: so the last vectors of all come first. */
 FC_INLINE void lanes_to_rows(int add, size_t n, const float *x, ptrdiff_t x_step, float *const *rows, size_t count)
 {
-    for (size_t c = 0; c < n; c += FC_LANES) {
-        const size_t width = n - c < FC_LANES ? n - c : FC_LANES;
+    for (size_t end = n, width; end; end -= width) {
+        width = end % FC_LANES ? end % FC_LANES : FC_LANES;
+        const size_t c = end - width;
         vf block[FC_LANES] = {0};
         FC_UNROLL(16)
         for (size_t i = 0; i < FC_LANES; i++)
@@ -52,6 +54,11 @@ FC_INLINE void lanes_to_rows(int add, size_t n, const float *x, ptrdiff_t x_step
 static void scatter_lanes(size_t n, const float *x, ptrdiff_t x_step, float *const *rows, size_t count)
 {
     lanes_to_rows(0, n, x, x_step, rows, count);
+}
+
+static void add_lanes(size_t n, const float *x, ptrdiff_t x_step, float *const *rows, size_t count)
+{
+    lanes_to_rows(1, n, x, x_step, rows, count);
 }
 
 /* A y, of m values. */
@@ -185,7 +192,7 @@ FC_INLINE void spread_tile(int m, const float *tile, ptrdiff_t row, ptrdiff_t pi
     }
 }
 
-/* Adds B p B^T to a tile of dx. In two halves of columns, whose 18 vectors fit the registers. */
+/* Adds B p B^T to a tile of dx. */
 FC_INLINE void add_tile(const float *points, ptrdiff_t plane, float *tile, ptrdiff_t row, ptrdiff_t pixel)
 {
     vf across[6][6];

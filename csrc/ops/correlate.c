@@ -350,9 +350,9 @@ static int describe(const fc_correlation *problem, plan *plan)
     if (plan->in_place)
         plan->pitch = p->x.stride[3];
     plan->staged = p->y.stride[1] != 1 && plan->outputs > 1;
-    /* Pixels a multiple of 2 KiB apart share a few sets of the L1 cache, of 4 KiB one: only few at once are read where
-     * they lie, or written, unless rows are so short that this would leave tiles unfilled. */
-    const int crowded = (plan->in_place && p->x.stride[3] * p->x_step[1] % 512 == 0) ||
+    /* Crowded pixels share a few sets of the L1 cache, 4 KiB apart one: only few at once are read where they lie, or
+     * written, unless rows are so short that this would leave tiles unfilled. */
+    const int crowded = (plan->in_place && p->x.stride[3] * p->x_step[1] % FC_CROWDED == 0) ||
                         (!plan->staged && plan->columns >= LONG_ROW && p->y.stride[3] * p->y_step[1] % 1024 == 0);
     for (int v = 1; v <= FC_MAX_VECTORS; v++) {
         const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[v];

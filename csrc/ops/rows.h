@@ -24,11 +24,10 @@ void fc_copy_row_planar(const fc_kernels *kernels, const fc_tensor *x, ptrdiff_t
 void fc_store_row(const fc_kernels *kernels, const float *from, ptrdiff_t pitch, ptrdiff_t columns,
                   ptrdiff_t channels, float *y, ptrdiff_t y_c, ptrdiff_t y_w);
 
-/* Floats from pixel to pixel in such a copy. A multiple of 2 KiB would put all pixels of a tile into a
- * few sets of the L1 cache, so those are spread by one cache line. */
+/* Floats from pixel to pixel in such a copy. Those that would crowd the pixels of a tile are spread by one cache line. */
 static inline ptrdiff_t fc_pixel_pitch(ptrdiff_t channels)
 {
-    return channels % 512 ? channels : channels + 16;
+    return channels % FC_CROWDED ? channels : channels + 16;
 }
 
 #endif

@@ -541,7 +541,7 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     plan.columns = max(0, (dy->size[3] - 1) * conv->stride[1]) + (dweight->size[3] - 1) * conv->dilation[1] + 1;
     /* Pixels a multiple of 256 bytes apart share a few sets of the L1 cache, of 2 KiB hardly one. Between the two they
      * are not copied where a stride skips some, since more would be copied than are read, or few panels read them. */
-    const ptrdiff_t crowded = conv->stride[1] > 1 || plan.panels <= FEW_PANELS ? 512 : 64;
+    const ptrdiff_t crowded = conv->stride[1] > 1 || plan.panels <= FEW_PANELS ? FC_CROWDED : 64;
     plan.in_place = (x->stride[1] == 1 || plan.channels == 1) && x->stride[3] % crowded && !conv->pad[1][0] &&
                     plan.columns <= x->size[3];
     plan.pitch = plan.in_place ? x->stride[3] : fc_pixel_pitch(plan.channels);
@@ -562,7 +562,7 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     const int reads_on = plan.panels == 1 && is_dense(dy) && dy->stride[3] == dy->size[1];
     const double sums = (double)(plan.channels * dweight->size[2] * dweight->size[3]);
     const int is_panel = plan.panels == 1 && dy->stride[3] == plan.outputs;
-    plan.dy_in_place = !plan.by_taps && dy->stride[1] == 1 && (exchanged || dy->stride[3] % 512) &&
+    plan.dy_in_place = !plan.by_taps && dy->stride[1] == 1 && (exchanged || dy->stride[3] % FC_CROWDED) &&
                        (!spilt || reads_on) && (is_panel || sums <= FEW_SUMS * (double)(lanes * lanes));
 
     /* Shape alone decides these: they fix the order of the sums. */

@@ -111,16 +111,18 @@ static ptrdiff_t place(const plan *plan, const side *s, ptrdiff_t tile)
     return plan->m * (tile / plan->tiles[1] * s->row + tile % plan->tiles[1] * s->channels);
 }
 
+/* Of dx, rows of pixels from the last to the first: so each pixel is added to in the order of the tiles. */
 static void run_tiles(const plan *plan, ptrdiff_t first, ptrdiff_t tiles, const float *x, float *y,
                       fc_winograd_lanes *t, float *in, float *out)
 {
     const side *from = &plan->in, *to = &plan->out;
     const ptrdiff_t wide = plan->lanes, in_row = from->tile * from->channels, out_row = to->tile * to->channels;
-    float *rows[FC_MAX_LANES], *apart = out + to->tile * out_row * wide;
     const float *pixels[FC_MAX_LANES];
+    float *rows[FC_MAX_LANES];
     for (ptrdiff_t l = 0; l < wide; l++) {             /* lanes of no tile are those of the last one */
-        pixels[l] = x + place(plan, from, first + min(l, tiles - 1));
-        rows[l] = plan->backward ? apart + l * to->tile * out_row : y + place(plan, to, first + min(l, tiles - 1));
+        const ptrdiff_t tile = first + min(l, tiles - 1);
+        pixels[l] = x + place(plan, from, tile);
+        rows[l] = y + place(plan, to, tile) + (to->tile - 1) * to->row;
     }
     for (ptrdiff_t i = 0; i < from->tile; i++) {
         plan->kernels->gather_lanes((size_t)in_row, pixels, in + i * in_row * wide, wide);
@@ -132,14 +134,12 @@ static void run_tiles(const plan *plan, ptrdiff_t first, ptrdiff_t tiles, const 
     t->x = in;
     t->y = out;
     plan->compute(t);
-    for (ptrdiff_t i = 0; i < to->tile; i++) {
-        plan->kernels->scatter_lanes((size_t)out_row, out + i * out_row * wide, wide, rows, (size_t)tiles);
+    for (ptrdiff_t i = to->tile - 1; i >= 0; i--) {
+        (plan->backward ? plan->kernels->add_lanes : plan->kernels->scatter_lanes)(
+            (size_t)out_row, out + i * out_row * wide, wide, rows, (size_t)tiles);
         for (ptrdiff_t l = 0; l < wide; l++)
-            rows[l] += plan->backward ? out_row : to->row;
+            rows[l] -= to->row;
     }
-    for (ptrdiff_t l = 0; l < tiles && plan->backward; l++)
-        plan->kernels->add_spans((size_t)to->tile, (size_t)out_row, apart + l * to->tile * out_row, out_row,
-                                 y + place(plan, to, first + l), to->row);
 }
 
 /* The rows of pixels of rows of tiles from `first` on, and up to `end`, as far as they are the image's. */
@@ -308,11 +308,10 @@ static int run(const fc_correlation *p, const fc_filters *filters, plan *plan)
     t->bias = p->bias;
     t->relu = p->relu && !p->residual;
 
-    /* In lanes; by tile as pixels are and then, of a tile, in lanes: of dx twice, since lanes are added by turns. */
-    const ptrdiff_t in_tile = plan->in.tile * t->x_row, out_tile = (plan->backward ? 2 : 1) * plan->out.tile * t->y_row;
-    plan->in_floats = plan->by_tile ? round_up(plan->in.floats) + round_up(in_tile)
+    /* Images in lanes, or one as it is and tiles of it in lanes. */
+    plan->in_floats = plan->by_tile ? round_up(plan->in.floats) + round_up(plan->in.tile * t->x_row)
                                     : round_up(plan->in.floats * plan->lanes);
-    plan->out_floats = plan->by_tile ? round_up(plan->out.floats) + round_up(out_tile)
+    plan->out_floats = plan->by_tile ? round_up(plan->out.floats) + round_up(plan->out.tile * t->y_row)
                                      : round_up(plan->out.floats * plan->lanes);
     plan->points_floats = (size_t)(PLANES * t->points_plane);
     plan->scratch_floats = plan->in_floats + plan->out_floats + plan->points_floats +
