@@ -84,6 +84,8 @@ cdef extern from "ops/ops.h":
         ptrdiff_t stride
         ptrdiff_t height
         ptrdiff_t width
+        ptrdiff_t y_height
+        ptrdiff_t y_width
         ptrdiff_t images
     int fc_conv2d_choice(fc_pass, const fc_conv2d_shape *, double *costs) nogil
     int fc_conv2d_prepare(const fc_conv2d *, const fc_tensor *x, const fc_tensor *weight, const fc_tensor *y,
@@ -961,7 +963,7 @@ def conv2d_choices(tuple x_shape, tuple w_shape, tuple stride, tuple padding, tu
              -(-x_shape[3] // stride[1])),
             ("backward_weight", FC_BACKWARD_WEIGHT, outputs, channels, size[0], size[1])):
         if both:
-            shape = fc_conv2d_shape(groups, k, c, w_shape[2], stride[0], height, width, x_shape[0])
+            shape = fc_conv2d_shape(groups, k, c, w_shape[2], stride[0], height, width, size[0], size[1], x_shape[0])
             chosen = fc_conv2d_choice(of_pass, &shape, costs)
             choices.append((name, ALGORITHMS[chosen], {ALGORITHMS[i]: groups * costs[i]
                                                        for i in (FC_DIRECT, FC_WINOGRAD)}))

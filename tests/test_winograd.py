@@ -137,9 +137,10 @@ def test_points_made_in_registers_are_those_that_are_stored(taps, size, channels
 
 
 @pytest.mark.parametrize("images", [1, 5, 40])
-@pytest.mark.parametrize("shape", [(16, 6, 5, 5), (40, 3, 3, 3), (5, 7, 2, 2)])
+@pytest.mark.parametrize("shape", [(16, 6, 5, 5), (40, 3, 3, 3), (5, 7, 2, 2), (33, 150, 5, 5), (16, 200, 3, 3)])
 def test_residuals_and_kept_filters_in_lanes(images, shape, rng):
-    """With filters kept as points, or as taps for few tiles; by tile, as one image is, and by image."""
+    """With filters kept as points, or as taps for few tiles; by tile, as one image is, and by image. Many channels, whose
+    points are kept in parts, are not taken in lanes."""
     x, w = in_layout(gaussian(rng, images, shape[1], 12, 9), "channels-last"), gaussian(rng, *shape)
     options = dict(padding=1, algorithm="winograd")
     plain = F.conv2d(x, w, **options)
@@ -522,7 +523,8 @@ def test_prepared_filters_are_none_where_weights_are_taken_as_they_are():
     ((2, 32, 12, 12), (32, 32, 5, 5), dict(padding=2)), ((2, 64, 9, 9), (4, 64, 3, 3), {}),
     ((2, 64, 12, 12), (64, 32, 3, 3), dict(groups=2)),
     ((2, 3, 64, 64), (64, 3, 7, 7), dict(stride=2, padding=3)),
-    ((2, 3, 64, 64), (64, 3, 11, 11), dict(stride=4))])
+    ((2, 3, 64, 64), (64, 3, 11, 11), dict(stride=4)),
+    ((3, 6, 14, 14), (16, 6, 5, 5), {}), ((3, 3, 20, 20), (8, 3, 5, 5), dict(padding=9))])
 def test_explain_names_what_auto_takes(x, w, options, rng):
     """Of the two algorithms, by their bits."""
     image, weight = gaussian(rng, *x), gaussian(rng, *w)

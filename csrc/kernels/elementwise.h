@@ -113,12 +113,12 @@ static float exp_sum(size_t n, const float *x, float largest, float *y)
         }
     for (int v = 0; i < n; v++, i += FC_LANES) {
         const size_t lanes = n - i < FC_LANES ? n - i : FC_LANES;
-        const vf e = vexp(vload_part(x + i, lanes) - largest);
+        const vf e = vexp(vload_lanes(x + i, lanes) - largest);
         float kept[FC_LANES] = {0};
-        vstore_part(kept, e, lanes);
+        vstore_lanes(kept, e, lanes);
         part[v] += vload(kept);
         if (y)
-            vstore_part(y + i, e, lanes);
+            vstore_lanes(y + i, e, lanes);
     }
     float all[PARTS], sum = 0;
     memcpy(all, part, sizeof all);

@@ -180,7 +180,7 @@ FC_INLINE vf vlanes_of(vf low, vf high, vi from)
 #endif
 }
 
-/* The first `count` lanes only; memory behind them is neither read nor written. */
+/* The first `count` lanes only, fewer than all; memory behind them is neither read nor written. */
 #if FC_LANES == 16
 FC_INLINE __mmask16 vmask(size_t count)        { return (__mmask16)((1u << count) - 1); }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Winograd's algorithm (see winograd.h) where lanes stand for images: one tile of as many images as a vector has lanes,
- * for channels so few that they would leave lanes idle.
+/* Winograd's algorithm (see winograd.h) where lanes stand for tiles, each of another image or all of one, for channels
+ * so few that they would leave lanes idle.
  *
  *   y  = A^T [ U . (B^T x B) ] A       forward, U = G w G^T
  *   dx = B [ U . (A dy A^T) ] B^T      backward_input: the same map transposed, to which all tiles that overlap add

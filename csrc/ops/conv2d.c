@@ -22,9 +22,10 @@ static const double LEAST_GAIN = 1.2;
 /* In lanes of images or tiles, of a channel: the 36 pixels of x or dx; points of y or dy, and each of its pixels. */
 static const double LANES_DATA_COST = 300, LANES_POINTS_COST = 100, LANES_PIXEL_COST = 14;
 
-/* An image that is copied, tile by tile, is to stay in the L2 cache. With fewer products of channels, transforms outweigh
- * what they save. */
-enum { MOST_LANES_FLOATS = 1 << 16, LEAST_LANES_PRODUCTS = 24 };
+/* Where channels or outputs are fewer, they would leave lanes idle, and where neither are many, points of the weights stay
+ * in the L1 or L2 cache, as does an image that is copied. With fewer products, transforms outweigh what they save. */
+enum { FEW_CHANNELS = 16, MOST_CHANNELS = 64, MOST_LANES_FLOATS = 1 << 16, LEAST_LANES_PRODUCTS = 24 };
+_Static_assert(MOST_CHANNELS <= FC_WINOGRAD_PART, "points that are kept are one part");
 
 /* Outputs that the direct sum computes at full speed in the time of these: lanes behind the last vector's are idle, and
  * of less than a vector of outputs lanes stand for pixels, half as well. */
@@ -34,9 +35,9 @@ static double outputs_at_full_speed(ptrdiff_t outputs)
                                   : (double)(ceil_div(outputs, FC_MAX_LANES) * FC_MAX_LANES);
 }
 
-static double tiles_of(const fc_conv2d_shape *shape, ptrdiff_t m)
+static double tiles_of(ptrdiff_t height, ptrdiff_t width, ptrdiff_t m)
 {
-    return (double)ceil_div(shape->height, m) * (double)ceil_div(shape->width, m);
+    return (double)ceil_div(height, m) * (double)ceil_div(width, m);
 }
 
 /* Of winograd.c and winograd_gradient.c. */
@@ -60,22 +61,24 @@ static double blocks_cost(fc_pass pass, const fc_conv2d_shape *shape)
     const double all_channels = (double)(ceil_div(folded, FC_MAX_LANES) * FC_MAX_LANES);
     const double phases = (double)(phases_along * phases_along);
     return (double)folded * all_outputs * (rows * columns + FILTER_COST * phases) +
-           tiles_of(shape, m) * phases * (DATA_COST * all_channels + OUTPUT_COST * all_outputs) +
+           tiles_of(shape->height, shape->width, m) * phases * (DATA_COST * all_channels + OUTPUT_COST * all_outputs) +
            (pass == FC_BACKWARD_WEIGHT ? shared / (double)max(1, shape->images) : 0);
 }
 
 /* Of winograd_lanes.c; INFINITY where it is not to be taken. */
 static double lanes_cost(fc_pass pass, const fc_conv2d_shape *shape)
 {
-    const double channels = (double)shape->channels, outputs = (double)shape->outputs, taps = (double)shape->taps;
-    const double pixels = ((double)shape->height + taps) * ((double)shape->width + taps);
+    const double channels = (double)shape->channels, outputs = (double)shape->outputs;
+    const ptrdiff_t m = fc_winograd_outputs(shape->taps);
+    const double tiles = tiles_of(shape->y_height, shape->y_width, m);
+    const double pixels = ((double)shape->y_height + FC_WINOGRAD_POINTS) * ((double)shape->y_width + FC_WINOGRAD_POINTS);
     if (pass == FC_BACKWARD_WEIGHT || shape->groups > 1 || shape->stride > 1 ||
+        min(shape->channels, shape->outputs) > FEW_CHANNELS || max(shape->channels, shape->outputs) > MOST_CHANNELS ||
         channels * outputs < LEAST_LANES_PRODUCTS || pixels * (channels + outputs) > MOST_LANES_FLOATS)
         return INFINITY;
-    const ptrdiff_t m = fc_winograd_outputs(shape->taps);
     const double of_y = pass == FC_FORWARD ? outputs : channels, of_x = pass == FC_FORWARD ? channels : outputs;
-    return tiles_of(shape, m) * (FC_WINOGRAD_PLANES * channels * outputs + LANES_DATA_COST * of_x +
-                                 (LANES_POINTS_COST + LANES_PIXEL_COST * (double)(m * m)) * of_y);
+    return tiles * (FC_WINOGRAD_PLANES * channels * outputs + LANES_DATA_COST * of_x +
+                    (LANES_POINTS_COST + LANES_PIXEL_COST * (double)(m * m)) * of_y);
 }
 
 /* Sizes of images that are yet to be made may be any: they are multiplied as floating-point numbers. */
@@ -90,8 +93,9 @@ int fc_conv2d_choice(fc_pass pass, const fc_conv2d_shape *shape, double costs[FC
     return LEAST_GAIN * costs[FC_WINOGRAD] < costs[FC_DIRECT] ? FC_WINOGRAD : FC_DIRECT;
 }
 
-static fc_conv2d_shape shape_of(const fc_correlation *p)
+static fc_conv2d_shape shape_of(fc_pass pass, const fc_correlation *p)
 {
+    const fc_tensor *y = pass == FC_FORWARD ? &p->y : &p->x;
     return (fc_conv2d_shape){
         .groups = p->groups,
         .outputs = p->w.size[0],
@@ -100,6 +104,8 @@ static fc_conv2d_shape shape_of(const fc_correlation *p)
         .stride = p->x_step[0] * p->y_step[0],
         .height = ceil_div(p->y.size[2], p->y_step[0]),
         .width = ceil_div(p->y.size[3], p->y_step[1]),
+        .y_height = y->size[2],
+        .y_width = y->size[3],
         .images = p->y.size[0],
     };
 }
@@ -111,7 +117,7 @@ static int algorithm_of(fc_pass pass, int wanted, const fc_correlation *p)
         return wanted;
     if (!fc_winograd_supports(p))
         return FC_DIRECT;
-    const fc_conv2d_shape shape = shape_of(p);
+    const fc_conv2d_shape shape = shape_of(pass, p);
     return fc_conv2d_choice(pass, &shape, costs);
 }
 
@@ -132,18 +138,11 @@ int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, con
         .stride = conv->stride[0],
         .height = dy->size[2],
         .width = dy->size[3],
+        .y_height = dy->size[2],
+        .y_width = dy->size[3],
         .images = dy->size[0],
     };
     return fc_conv2d_choice(FC_BACKWARD_WEIGHT, &shape, costs);
-}
-
-/* How Winograd's algorithm is computed. Of dx in lanes, dy is transformed, which wide padding makes larger than dx. */
-static int is_in_lanes(fc_pass pass, const fc_correlation *p)
-{
-    const fc_conv2d_shape shape = shape_of(p);
-    const ptrdiff_t taps = p->w.size[2];
-    return lanes_cost(pass, &shape) < blocks_cost(pass, &shape) && p->x.size[2] <= p->y.size[2] + taps &&
-           p->x.size[3] <= p->y.size[3] + taps;
 }
 
 static int correlate(fc_pass pass, int wanted, const fc_correlation *p, const fc_filters *filters)
@@ -153,7 +152,8 @@ static int correlate(fc_pass pass, int wanted, const fc_correlation *p, const fc
         filters = NULL;
     if (algorithm == FC_DIRECT)
         return fc_correlate(p, filters);
-    if (!is_in_lanes(pass, p))
+    const fc_conv2d_shape shape = shape_of(pass, p);
+    if (blocks_cost(pass, &shape) <= lanes_cost(pass, &shape))
         return fc_correlate_winograd(p, filters);
     return pass == FC_FORWARD ? fc_correlate_in_lanes(p, filters) : fc_spread_in_lanes(p);
 }

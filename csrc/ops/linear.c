@@ -22,7 +22,7 @@ enum {
     MOST_IMAGES = 32,                    /* forward: beyond it packed weights pay                       */
     MOST_TERMS = 128,                    /* backward_weight                                             */
     TASK_ROWS = 4 * FC_OUTER_ROWS,
-    FEW_IMAGES = 8,                      /* for which w is all that matters:                            */
+    FEW_IMAGES = 4,                      /* for which w is all that matters:                            */
     FEW_ROWS = 8, MANY_ROWS = FC_OUTER_TERMS,    /* of w, read side by side, of                         */
     FEW_OUTPUTS = 4096, MANY_OUTPUTS = 1024,
     SPAN = 256,                          /* outputs that one thread adds up, or multiplies, at least    */

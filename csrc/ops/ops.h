@@ -34,9 +34,10 @@ int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight);
 typedef enum fc_pass { FC_FORWARD, FC_BACKWARD_INPUT, FC_BACKWARD_WEIGHT } fc_pass;
 
 /* What the choice goes by: outputs and channels of a group as the pass has them, taps x taps filters, height x width of
- * y, or of dx over the stride; images of the batch, over which backward_weight sums: the others do not ask. */
+ * y, or of dx over the stride, of what tiles lie in side by side, y or dy, and images of the batch, over which
+ * backward_weight sums: the others do not ask. */
 typedef struct fc_conv2d_shape {
-    ptrdiff_t groups, outputs, channels, taps, stride, height, width, images;
+    ptrdiff_t groups, outputs, channels, taps, stride, height, width, y_height, y_width, images;
 } fc_conv2d_shape;
 
 /* What FC_AUTO takes where both are supported, and what it expects them to cost, in multiply-adds of a lane, for one

@@ -316,7 +316,7 @@ static int run(const fc_correlation *p, const fc_filters *filters, plan *plan)
     plan->points_floats = (size_t)(PLANES * t->points_plane);
     plan->scratch_floats = plan->in_floats + plan->out_floats + plan->points_floats +
                            (size_t)(PLANES * t->products_plane);
-    const int kept = filters && filters->points && filters->stride == 1;
+    const int kept = filters && filters->points && filters->stride == 1;       /* as one part of so few channels */
     plan->panels = ceil_div(outputs, t->u_width);
     const size_t u = kept ? 0 : (size_t)(plan->panels * t->u_panel);
     const size_t taps = kept ? 0 : round_up(plan->panels * inputs * r * r * t->u_width);
