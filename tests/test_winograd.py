@@ -137,10 +137,11 @@ def test_points_made_in_registers_are_those_that_are_stored(taps, size, channels
 
 
 @pytest.mark.parametrize("images", [1, 5, 40])
-@pytest.mark.parametrize("shape", [(16, 6, 5, 5), (40, 3, 3, 3), (5, 7, 2, 2), (33, 150, 5, 5), (16, 200, 3, 3)])
+@pytest.mark.parametrize("shape", [(16, 6, 5, 5), (40, 3, 3, 3), (5, 7, 2, 2), (33, 150, 5, 5),
+                                   (16, 200, 3, 3)])
 def test_residuals_and_kept_filters_in_lanes(images, shape, rng):
-    """With filters kept as points, or as taps for few tiles; by tile, as one image is, and by image. Many channels, whose
-    points are kept in parts, are not taken in lanes."""
+    """With filters kept as points, or as taps for few tiles; by tile, as one image is, and by image. Many
+    channels, whose points are kept in parts, do not go in lanes."""
     x, w = in_layout(gaussian(rng, images, shape[1], 12, 9), "channels-last"), gaussian(rng, *shape)
     options = dict(padding=1, algorithm="winograd")
     plain = F.conv2d(x, w, **options)
