@@ -70,15 +70,16 @@ static double lanes_cost(fc_pass pass, const fc_conv2d_shape *shape)
 {
     const double channels = (double)shape->channels, outputs = (double)shape->outputs;
     const ptrdiff_t m = fc_winograd_outputs(shape->taps);
-    const double tiles = tiles_of(shape->y_height, shape->y_width, m);
-    const double pixels = ((double)shape->y_height + FC_WINOGRAD_POINTS) * ((double)shape->y_width + FC_WINOGRAD_POINTS);
+    const double height = (double)shape->y_height, width = (double)shape->y_width;
+    const double pixels = (height + FC_WINOGRAD_POINTS) * (width + FC_WINOGRAD_POINTS);
     if (pass == FC_BACKWARD_WEIGHT || shape->groups > 1 || shape->stride > 1 ||
         min(shape->channels, shape->outputs) > FEW_CHANNELS || max(shape->channels, shape->outputs) > MOST_CHANNELS ||
         channels * outputs < LEAST_LANES_PRODUCTS || pixels * (channels + outputs) > MOST_LANES_FLOATS)
         return INFINITY;
     const double of_y = pass == FC_FORWARD ? outputs : channels, of_x = pass == FC_FORWARD ? channels : outputs;
-    return tiles * (FC_WINOGRAD_PLANES * channels * outputs + LANES_DATA_COST * of_x +
-                    (LANES_POINTS_COST + LANES_PIXEL_COST * (double)(m * m)) * of_y);
+    return tiles_of(shape->y_height, shape->y_width, m) *
+           (FC_WINOGRAD_PLANES * channels * outputs + LANES_DATA_COST * of_x +
+            (LANES_POINTS_COST + LANES_PIXEL_COST * (double)(m * m)) * of_y);
 }
 
 /* Sizes of images that are yet to be made may be any: they are multiplied as floating-point numbers. */
@@ -89,7 +90,8 @@ int fc_conv2d_choice(fc_pass pass, const fc_conv2d_shape *shape, double costs[FC
     costs[FC_AUTO] = 0;
     costs[FC_DIRECT] = outputs * (double)shape->channels * (double)(shape->taps * shape->taps) *
                        (double)shape->height * (double)shape->width;
-    costs[FC_WINOGRAD] = fmin(blocks_cost(pass, shape), lanes_cost(pass, shape));
+    const double in_blocks = blocks_cost(pass, shape), in_lanes = lanes_cost(pass, shape);
+    costs[FC_WINOGRAD] = in_lanes < in_blocks ? in_lanes : in_blocks;
     return LEAST_GAIN * costs[FC_WINOGRAD] < costs[FC_DIRECT] ? FC_WINOGRAD : FC_DIRECT;
 }
 

@@ -194,13 +194,13 @@ int fc_planar_is_better(const fc_correlation_plan *plan)
     const ptrdiff_t lanes = (ptrdiff_t)plan->kernels->lanes;
     const ptrdiff_t block_steps = plan->columns * ceil_div(plan->outputs, lanes);
     const ptrdiff_t planar_steps = plan->outputs * ceil_div(plan->columns, lanes);
-    /* Each way transposes arrays of the other's layout. By block, a tile of one vector loads as much as it multiplies, which
-     * is slower, and one of two is faster, where processors multiply two vectors of this size at a time. */
+    /* Each way transposes arrays of the other's layout. By block, a tile of one vector loads as much as it multiplies:
+     * that is slow, and tiles of two are fast, where vectors are multiplied two at a time. */
     const int planes = p->x.stride[3] == 1 && p->y.stride[3] == 1 && p->y_step[1] == 1;
-    const int one_tile = plan->outputs <= (ptrdiff_t)plan->kernels->max_rows[2];
-    const double allowed = planes ? 1 : lanes == FC_MAX_LANES ? 0.8 : one_tile ? 0.9 : 0;
+    const int widest = lanes == FC_MAX_LANES, fit = plan->outputs <= (ptrdiff_t)plan->kernels->max_rows[2];
+    const double allowed = planes ? 1 : widest ? 0.8 : 0.9;
     return p->x_step[1] == 1 && plan->channels && plan->parts == 1 && p->w.size[2] * p->w.size[3] > 1 &&
-           (double)planar_steps <= allowed * (double)block_steps;
+           (planes || widest || fit) && (double)planar_steps <= allowed * (double)block_steps;
 }
 
 int fc_correlate_planar(const fc_correlation_plan *correlation)
