@@ -68,6 +68,7 @@ def calls(memory_format):
         yield ops._batch_norm_eval, (x, vector(6, 1), None, mean, var, residual, 1e-5, relu)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not:UserWarning")  # opcheck's own
 @each_format
 @pytest.mark.parametrize("index", range(len(list(calls(FORMATS[0])))))
 def test_ops_keep_the_contract_of_torch(index, memory_format):
