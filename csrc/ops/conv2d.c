@@ -25,7 +25,7 @@ static const double LANES_DATA_COST = 300, LANES_POINTS_COST = 100, LANES_PIXEL_
 /* Where channels or outputs are fewer, they would leave lanes idle, and where neither are many, points of the weights stay
  * in the L1 or L2 cache, as does an image that is copied. With fewer products, transforms outweigh what they save. */
 enum { FEW_CHANNELS = 16, MOST_CHANNELS = 64, MOST_LANES_FLOATS = 1 << 16, LEAST_LANES_PRODUCTS = 24 };
-_Static_assert(MOST_CHANNELS <= FC_WINOGRAD_PART, "points that are kept are one part");
+_Static_assert((int)MOST_CHANNELS <= (int)FC_WINOGRAD_PART, "points that are kept are one part");
 
 /* Outputs that the direct sum computes at full speed in the time of these: lanes behind the last vector's are idle, and
  * of less than a vector of outputs lanes stand for pixels, half as well. */
@@ -155,9 +155,9 @@ static int correlate(fc_pass pass, int wanted, const fc_correlation *p, const fc
     if (algorithm == FC_DIRECT)
         return fc_correlate(p, filters);
     const fc_conv2d_shape shape = shape_of(pass, p);
-    if (blocks_cost(pass, &shape) <= lanes_cost(pass, &shape))
-        return fc_correlate_winograd(p, filters);
-    return pass == FC_FORWARD ? fc_correlate_in_lanes(p, filters) : fc_spread_in_lanes(p);
+    if (lanes_cost(pass, &shape) < blocks_cost(pass, &shape))
+        return fc_correlate_in_lanes(pass, p, filters);
+    return fc_correlate_winograd(p, filters);
 }
 
 int fc_conv2d_supports(const fc_conv2d *conv, const fc_tensor *weight)

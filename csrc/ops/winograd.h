@@ -132,10 +132,9 @@ int fc_correlate_winograd(const fc_correlation *problem, const fc_filters *filte
  * in the order in which points are made of them. Returns -1 without memory. */
 int fc_winograd_prepare(const fc_correlation *problem, fc_filters *filters);
 
-/* Few channels of small images (winograd_lanes.c), of one group and stride 1: a forward correlation, and a backward_input,
- * to other bits than fc_correlate_winograd. */
-int fc_correlate_in_lanes(const fc_correlation *forward, const fc_filters *filters);
-int fc_spread_in_lanes(const fc_correlation *backward);
+/* Few channels of small images (winograd_lanes.c), of one group and stride 1: forward or backward_input, to other bits
+ * than fc_correlate_winograd. */
+int fc_correlate_in_lanes(fc_pass pass, const fc_correlation *problem, const fc_filters *filters);
 
 /* The algorithm that backward_weight takes. */
 int fc_backward_weight_algorithm(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *dweight);

@@ -36,6 +36,7 @@ typedef struct side {
 } side;
 
 typedef struct plan {
+    const fc_correlation *p;
     const fc_kernels *kernels;
     const fc_winograd *winograd;
     void (*compute)(const fc_winograd_lanes *);
@@ -44,12 +45,9 @@ typedef struct plan {
     int backward, by_tile;
     ptrdiff_t at_once, parts;          /* images of a task; by tile, parts of the rows of tiles of one */
     fc_winograd_lanes tile;            /* what all have in common */
-    const float *residual;
-    int relu;                          /* of the sum with the residual */
-    const fc_tensor *w;
     float *taps, *made;                /* where U is made; made: NULL where it is kept */
     float *scratch;
-    size_t in_floats, out_floats, points_floats, scratch_floats;
+    size_t in_floats, out_floats, scratch_floats;
     ptrdiff_t panels, task_count;
     fc_tasks preparations, tasks;
 } plan;
@@ -190,8 +188,8 @@ static void add_residual(const plan *plan, ptrdiff_t n, ptrdiff_t images, ptrdif
         for (ptrdiff_t i = rows_from(plan, to, first); i < rows_to(plan, to, end); i++) {
             const ptrdiff_t at = image * y->stride[0] + (i - to->before[0]) * y->stride[2];
             float *row = y->data + at;
-            plan->kernels->add_spans((size_t)columns, (size_t)channels, plan->residual + at, pixel, row, pixel);
-            for (ptrdiff_t w = 0; w < columns && plan->relu; w++)
+            plan->kernels->add_spans((size_t)columns, (size_t)channels, plan->p->residual + at, pixel, row, pixel);
+            for (ptrdiff_t w = 0; w < columns && plan->p->relu; w++)
                 plan->kernels->activation[FC_RELU]((size_t)channels, row + w * pixel, row + w * pixel);
         }
 }
@@ -201,7 +199,7 @@ static void add_residual(const plan *plan, ptrdiff_t n, ptrdiff_t images, ptrdif
 static void make_filters(const plan *plan, ptrdiff_t panel)
 {
     const fc_winograd_lanes *t = &plan->tile;
-    const fc_tensor *w = plan->w;
+    const fc_tensor *w = &plan->p->w;
     const ptrdiff_t r = w->size[2], width = t->u_width, inputs = w->size[1], first = panel * width;
     const ptrdiff_t outputs = min(width, w->size[0] - first);
     float *taps = plan->taps + panel * inputs * r * r * width;
@@ -218,7 +216,7 @@ static void body(void *context, int thread, int threads)
     float *in = plan->scratch + (size_t)thread * plan->scratch_floats, *out = in + plan->in_floats;
     fc_winograd_lanes t = plan->tile;
     t.points = out + plan->out_floats;
-    t.products = t.points + plan->points_floats;
+    t.products = t.points + PLANES * t.points_plane;
     fc_clock(FC_TRANSFORM);
     if (plan->made) {
         for (fc_hand hand = fc_hand_of(&plan->preparations, plan->panels, thread, threads); fc_take(&hand);)
@@ -234,18 +232,18 @@ static void body(void *context, int thread, int threads)
             run_rows(plan, n, first, end, &t, in, out);
         else
             run_images(plan, n, images, &t, in, out);
-        if (plan->residual)
+        if (plan->p->residual)
             add_residual(plan, n, images, first, end);
     }
 }
 
 /* x or y of a correlation. */
-static side side_of(const plan *plan, const fc_correlation *p, const fc_tensor *images)
+static side side_of(const plan *plan, const fc_tensor *images)
 {
-    const int overlaps = plan->backward == (images == &p->y);
+    const int overlaps = plan->backward == (images == &plan->p->y);
     side s = {.images = *images, .channels = images->size[1], .tile = overlaps ? POINTS : plan->m};
     for (int axis = 0; axis < 2; axis++) {
-        const fc_taps *taps = p->taps[axis];
+        const fc_taps *taps = plan->p->taps[axis];
         const ptrdiff_t before = plan->backward ? taps->offset[taps->count - 1] : -taps->offset[0];
         s.before[axis] = overlaps ? before : 0;
         s.size[axis] = plan->m * (plan->tiles[axis] - 1) + s.tile;
@@ -270,76 +268,58 @@ static void choose_way(plan *plan, int threads)
     plan->task_count = plan->parts * ceil_div(images, plan->at_once);
 }
 
-/* filters: of forward, or NULL. */
-static int run(const fc_correlation *p, const fc_filters *filters, plan *plan)
+int fc_correlate_in_lanes(fc_pass pass, const fc_correlation *p, const fc_filters *filters)
 {
-    const fc_tensor *dense = plan->backward ? &p->x : &p->y;       /* of which tiles do not overlap */
+    plan plan = {.p = p, .backward = pass == FC_BACKWARD_INPUT, .kernels = fc_kernels_active()};
+    const fc_tensor *dense = plan.backward ? &p->x : &p->y;        /* of which tiles do not overlap */
     const ptrdiff_t r = p->w.size[2], inputs = p->w.size[1], outputs = p->w.size[0], images = p->x.size[0];
-    plan->kernels = fc_kernels_active();
-    plan->winograd = fc_winograd_of(plan->kernels, r);
-    plan->compute = plan->backward ? plan->winograd->lanes_transposed : plan->winograd->lanes_forward;
-    plan->residual = p->residual;
-    plan->relu = p->relu;
-    plan->w = &p->w;
-    plan->m = fc_winograd_outputs(r);
-    plan->lanes = (ptrdiff_t)plan->kernels->lanes;
+    plan.winograd = fc_winograd_of(plan.kernels, r);
+    plan.compute = plan.backward ? plan.winograd->lanes_transposed : plan.winograd->lanes_forward;
+    plan.m = fc_winograd_outputs(r);
+    plan.lanes = (ptrdiff_t)plan.kernels->lanes;
     for (int axis = 0; axis < 2; axis++)
-        plan->tiles[axis] = ceil_div(dense->size[2 + axis], plan->m);
-    plan->in = side_of(plan, p, &p->x);
-    plan->out = side_of(plan, p, &p->y);
-    const ptrdiff_t all_tiles = images * plan->tiles[0] * plan->tiles[1];
-    const double steps = (double)ceil_div(all_tiles, plan->lanes) * (double)(PLANES * 2 * inputs * outputs);
+        plan.tiles[axis] = ceil_div(dense->size[2 + axis], plan.m);
+    plan.in = side_of(&plan, &p->x);
+    plan.out = side_of(&plan, &p->y);
+    const ptrdiff_t all_tiles = images * plan.tiles[0] * plan.tiles[1];
+    const double steps = (double)ceil_div(all_tiles, plan.lanes) * (double)(PLANES * 2 * inputs * outputs);
     int threads = fc_team_size(steps * FC_STEP_NS);
-    choose_way(plan, threads);
-    threads = (int)min(threads, max(1, plan->task_count));
+    choose_way(&plan, threads);
+    threads = (int)min(threads, max(1, plan.task_count));
 
-    fc_winograd_lanes *t = &plan->tile;
+    fc_winograd_lanes *t = &plan.tile;
     t->inputs = (size_t)inputs;
     t->outputs = (size_t)outputs;
-    t->x_pixel = inputs * plan->lanes;
-    t->x_row = (plan->by_tile ? plan->in.tile : plan->in.size[1]) * t->x_pixel;
-    t->y_pixel = outputs * plan->lanes;
-    t->y_row = (plan->by_tile ? plan->out.tile : plan->out.size[1]) * t->y_pixel;
-    t->u_width = min(2, ceil_div(outputs, plan->lanes)) * plan->lanes;
+    t->x_pixel = inputs * plan.lanes;
+    t->x_row = (plan.by_tile ? plan.in.tile : plan.in.size[1]) * t->x_pixel;
+    t->y_pixel = outputs * plan.lanes;
+    t->y_row = (plan.by_tile ? plan.out.tile : plan.out.size[1]) * t->y_pixel;
+    t->u_width = min(2, ceil_div(outputs, plan.lanes)) * plan.lanes;
     t->u_plane = fc_winograd_plane(inputs * t->u_width);
     t->u_panel = PLANES * t->u_plane;
-    t->points_plane = fc_winograd_plane(inputs * plan->lanes);
-    t->products_plane = fc_winograd_plane(FC_LANE_OUTPUTS * plan->lanes);
+    t->points_plane = fc_winograd_plane(inputs * plan.lanes);
+    t->products_plane = fc_winograd_plane(FC_LANE_OUTPUTS * plan.lanes);
     t->bias = p->bias;
     t->relu = p->relu && !p->residual;
 
     /* Images in lanes, or one as it is and tiles of it in lanes. */
-    plan->in_floats = plan->by_tile ? round_up(plan->in.floats) + round_up(plan->in.tile * t->x_row)
-                                    : round_up(plan->in.floats * plan->lanes);
-    plan->out_floats = plan->by_tile ? round_up(plan->out.floats) + round_up(plan->out.tile * t->y_row)
-                                     : round_up(plan->out.floats * plan->lanes);
-    plan->points_floats = (size_t)(PLANES * t->points_plane);
-    plan->scratch_floats = plan->in_floats + plan->out_floats + plan->points_floats +
-                           (size_t)(PLANES * t->products_plane);
+    plan.in_floats = plan.by_tile ? round_up(plan.in.floats) + round_up(plan.in.tile * t->x_row)
+                                  : round_up(plan.in.floats * plan.lanes);
+    plan.out_floats = plan.by_tile ? round_up(plan.out.floats) + round_up(plan.out.tile * t->y_row)
+                                   : round_up(plan.out.floats * plan.lanes);
+    plan.scratch_floats = plan.in_floats + plan.out_floats + (size_t)(PLANES * (t->points_plane + t->products_plane));
     const int kept = filters && filters->points && filters->stride == 1;       /* as one part of so few channels */
-    plan->panels = ceil_div(outputs, t->u_width);
-    const size_t u = kept ? 0 : (size_t)(plan->panels * t->u_panel);
-    const size_t taps = kept ? 0 : round_up(plan->panels * inputs * r * r * t->u_width);
-    float *workspace = fc_alloc((u + taps + plan->scratch_floats * (size_t)threads) * sizeof(float));
+    plan.panels = ceil_div(outputs, t->u_width);
+    const size_t u = kept ? 0 : (size_t)(plan.panels * t->u_panel);
+    const size_t taps = kept ? 0 : round_up(plan.panels * inputs * r * r * t->u_width);
+    float *workspace = fc_alloc((u + taps + plan.scratch_floats * (size_t)threads) * sizeof(float));
     if (!workspace)
         return -1;
-    plan->made = kept ? NULL : workspace;
-    plan->taps = workspace + u;
-    plan->scratch = workspace + u + taps;
+    plan.made = kept ? NULL : workspace;
+    plan.taps = workspace + u;
+    plan.scratch = workspace + u + taps;
     t->u = kept ? filters->data : workspace;
-    fc_team_run(threads, 1, body, plan);
+    fc_team_run(threads, 1, body, &plan);
     fc_free(workspace);
     return 0;
-}
-
-int fc_correlate_in_lanes(const fc_correlation *forward, const fc_filters *filters)
-{
-    plan plan = {.backward = 0};
-    return run(forward, filters, &plan);
-}
-
-int fc_spread_in_lanes(const fc_correlation *backward)
-{
-    plan plan = {.backward = 1};
-    return run(backward, NULL, &plan);
 }
