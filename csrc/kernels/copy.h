@@ -77,13 +77,36 @@ FC_INLINE void interleave(int rows, size_t cols, const float *x, ptrdiff_t x_row
         }
     }
 }
+#elif FC_LANES == 8
+/* The same. What is stored behind a column, the next one overwrites. */
+FC_INLINE void interleave(int rows, size_t cols, const float *x, ptrdiff_t x_row, float *y)
+{
+    for (size_t done = 0; done < cols; done += FC_LANES) {
+        const size_t c = cols - done < FC_LANES ? cols - FC_LANES : done;
+        float *to = y + c * (size_t)rows;
+        vf block[FC_LANES] = {0};
+        FC_UNROLL(8)
+        for (int r = 0; r < rows; r++)
+            block[r] = vload(x + r * x_row + c);
+        transpose_lanes(block);
+        const size_t whole = (cols - c) * (size_t)rows - FC_LANES;
+        if (whole >= 7 * (size_t)rows)
+            FC_UNROLL(8)
+            for (size_t i = 0; i < FC_LANES; i++)
+                vstore(to + i * (size_t)rows, block[i]);
+        else
+            FC_UNROLL(8)
+            for (size_t i = 0; i < FC_LANES; i++)
+                vstore_lanes(to + i * (size_t)rows, block[i], i * (size_t)rows <= whole ? FC_LANES : (size_t)rows);
+    }
+}
 #endif
 
 /* y[c*y_row + r] = x[r*x_row + c] for r < rows, c < cols. */
 static void transpose(size_t rows, size_t cols, const float *restrict x, ptrdiff_t x_row, float *restrict y,
                       ptrdiff_t y_row)
 {
-#if FC_LANES == 16
+#if FC_LANES == 16 || FC_LANES == 8
     _Static_assert(FC_MOST_INTERLEAVED == 8, "the cases below");
     if (y_row == (ptrdiff_t)rows && cols >= FC_LANES)
         switch (rows) {

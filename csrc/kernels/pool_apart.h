@@ -3,7 +3,9 @@
  * is in two of them, so that a row of windows goes once through its rows of pixels.
  *
  * Of few channels several windows are taken together, so that they fill a vector of results: their pixels of a row are
- * two vectors at most, from which the lanes of a tap, or to which those of a gradient, are permuted. */
+ * two vectors at most, from which the lanes of a tap, or to which those of a gradient, are permuted. Of some more, that
+ * do not fill a vector, whole vectors are read and stored all the same, but for the last pixel of a row: what is stored
+ * behind a pixel, the next one overwrites. */
 #ifndef FC_POOL_APART_H
 #define FC_POOL_APART_H
 
@@ -52,7 +54,46 @@ FC_INLINE void max_of_windows(int keep, size_t width, size_t together, const vi 
     }
 }
 
-/* Few channels only: windows_together(a) > 1. */
+/* Lanes of one window, of which `last` are read of its last pixel, and stored. */
+FC_INLINE void max_of_window(int keep, size_t height, size_t width, size_t last, const fc_apart *a, const float *x,
+                             float *y, uint8_t *argmax)
+{
+    vf best = {0};
+    vi where = {0};
+    for (size_t r = 0; r < height; r++)
+        for (size_t s = 0; s < width; s++) {
+            const vf value = vload_lanes(x + (ptrdiff_t)r * a->row + s * a->channels, s + 1 < width ? FC_LANES : last);
+            if (!r && !s)
+                best = value;
+            else if (keep)
+                vkeep_larger(value, (int32_t)(r * width + s), &best, &where);
+            else
+                best = vmaximum(best, value);
+        }
+    vstore_lanes(y, best, last);
+    if (keep)
+        store_positions(argmax, 0, where, last, 0);
+}
+
+/* A row of windows of more than half as many channels as lanes. */
+FC_INLINE void max_of_each(int keep, size_t height, size_t width, const fc_apart *a, const float *x, float *y,
+                           uint8_t *argmax)
+{
+    const size_t channels = a->channels;
+    for (size_t left = a->windows; left; left--, x += width * channels, y += channels) {
+        if (channels >= FC_LANES)
+            for (size_t done = 0; done < channels; done += FC_LANES) {
+                const size_t c = channels - done < FC_LANES ? channels - FC_LANES : done;  /* some of them once more */
+                max_of_window(keep, height, width, FC_LANES, a, x + c, y + c, keep ? argmax + c : NULL);
+            }
+        else if (left > 1)
+            max_of_window(keep, height, width, FC_LANES, a, x, y, argmax);
+        else
+            max_of_window(keep, height, width, channels, a, x, y, argmax);
+        argmax += keep ? channels : 0;
+    }
+}
+
 static void max_pool_apart(const fc_apart *a, const float *x, float *y, uint8_t *argmax)
 {
     const size_t together = windows_together(a);
@@ -61,7 +102,11 @@ static void max_pool_apart(const fc_apart *a, const float *x, float *y, uint8_t 
         for (size_t lane = 0; lane < together * a->channels; lane++)
             from[s][lane] = (int32_t)((lane / a->channels * a->width + s) * a->channels + lane % a->channels);
     for (size_t i = 0; i < a->rows; i++, x += (ptrdiff_t)a->height * a->row, y += a->windows * a->channels) {
-        if (!argmax)
+        if (2 * a->channels > FC_LANES && a->height == 2 && a->width == 2)
+            argmax ? max_of_each(1, 2, 2, a, x, y, argmax) : max_of_each(0, 2, 2, a, x, y, NULL);
+        else if (2 * a->channels > FC_LANES)
+            max_of_each(argmax != NULL, a->height, a->width, a, x, y, argmax);
+        else if (!argmax)
             max_of_windows(0, a->width, together, from, a, x, y, NULL);
         else if (a->width == 2)
             max_of_windows(1, 2, together, from, a, x, y, argmax);
@@ -98,15 +143,34 @@ FC_INLINE void spread_together(size_t together, const vi from[2], const vi tap[2
     }
 }
 
-/* Lanes of one window of many channels. */
-FC_INLINE void spread_lanes(size_t lanes, const fc_apart *a, const float *dy, const uint8_t *argmax, float *dx)
+/* Lanes of one window, of which `last` are read, and stored of its last pixel. */
+FC_INLINE void spread_lanes(size_t height, size_t width, size_t last, const fc_apart *a, const float *dy,
+                            const uint8_t *argmax, float *dx)
 {
-    const vf value = vload_lanes(dy, lanes);
-    const vi where = load_positions(argmax, 0, lanes, 0);
-    for (size_t r = 0; r < a->height; r++)
-        for (size_t s = 0; s < a->width; s++)
+    const vf value = vload_lanes(dy, last);
+    const vi where = load_positions(argmax, 0, last, 0);
+    for (size_t r = 0; r < height; r++)
+        for (size_t s = 0; s < width; s++)
             vstore_lanes(dx + (ptrdiff_t)r * a->row + s * a->channels,
-                         where_largest(value, where, (int32_t)(r * a->width + s) - (vi){0}), lanes);
+                         where_largest(value, where, (int32_t)(r * width + s) - (vi){0}),
+                         s + 1 < width ? FC_LANES : last);
+}
+
+/* A row of windows of more than half as many channels as lanes. */
+FC_INLINE void spread_each(size_t height, size_t width, const fc_apart *a, const float *dy, const uint8_t *argmax,
+                           float *dx)
+{
+    const size_t channels = a->channels;
+    for (size_t left = a->windows; left; left--, dy += channels, argmax += channels, dx += width * channels)
+        if (channels >= FC_LANES)
+            for (size_t done = 0; done < channels; done += FC_LANES) {
+                const size_t c = channels - done < FC_LANES ? channels - FC_LANES : done;  /* some of them once more */
+                spread_lanes(height, width, FC_LANES, a, dy + c, argmax + c, dx + c);
+            }
+        else if (left > 1)
+            spread_lanes(height, width, FC_LANES, a, dy, argmax, dx);
+        else
+            spread_lanes(height, width, channels, a, dy, argmax, dx);
 }
 
 static void max_pool_apart_backward(const fc_apart *a, const float *dy, const uint8_t *argmax, float *dx)
@@ -119,12 +183,12 @@ static void max_pool_apart_backward(const fc_apart *a, const float *dy, const ui
         tap[i / FC_LANES][i % FC_LANES] = (int32_t)(pixel % a->width);
     }
     for (size_t left = a->rows; left; left--, dx += (ptrdiff_t)a->height * a->row, dy += row, argmax += row) {
-        if (together) {
+        if (2 * a->channels <= FC_LANES)
             spread_together(together, from, tap, a, dy, argmax, dx);
-            continue;
-        }
-        for (size_t at = 0; at < row; at += a->channels)
-            FC_OVER_LANES(a->channels, spread_lanes(lanes, a, dy + at + i, argmax + at + i, dx + at * a->width + i));
+        else if (a->height == 2 && a->width == 2)
+            spread_each(2, 2, a, dy, argmax, dx);
+        else
+            spread_each(a->height, a->width, a, dy, argmax, dx);
     }
 }
 

@@ -5,7 +5,7 @@
  *
  * One kernel serves every convolution pass, because only the strides differ:
  *   forward, backward_input  a = pixels (m) of a padded image, b = packed weights, v = output channels
- *   few output channels      a = weights (m = output channel), b = image planes,   v = pixels
+ *   few output channels      a = weights (m = output channel), b = image planes,   v = pixels   (listed)
  *   backward_weight          a = input channels (m) by pixels, b = grad_output,    v = output channels
  * Each sum is one chain of fused multiply-adds in the order of run, then d: the same bits whatever
  * the tile, the vector width or the block size.
@@ -28,6 +28,37 @@ FC_INLINE vf broadcast_row(const float *low, const float *high, int m, ptrdiff_t
     const int i = m % 7;
     const ptrdiff_t offset = i == 3 ? three : i == 5 ? five : i == 6 ? 2 * three : i * one;
     return vset1(*(const float *)((const char *)(m < 7 ? low : high) + offset));
+}
+
+/* What is done to the sums, one branch each: with a test for every vector, the tests outlast short sums. */
+FC_INLINE void finish_tile(int rows, int vectors, vf acc[FC_MAX_ROWS][FC_MAX_VECTORS], const fc_tile *t)
+{
+    const int tail = t->last_lanes != FC_LANES;
+#define FC_EACH(STATEMENT)                                                                             \
+    FC_UNROLL(16)                                                                                      \
+    for (int m = 0; m < rows; m++)                                                                     \
+        FC_UNROLL(4)                                                                                   \
+        for (int v = 0; v < vectors; v++) {                                                            \
+            const ptrdiff_t at = m * t->y_row + v * FC_LANES;                                          \
+            const int part = tail && v == vectors - 1;                                                 \
+            (void)at, (void)part;                                                                      \
+            STATEMENT;                                                                                 \
+        }
+    if (t->accumulate)
+        FC_EACH(acc[m][v] += part ? vload_part(t->y + at, t->last_lanes) : vload(t->y + at))
+    if (t->row_bias)
+        FC_EACH(acc[m][v] += vset1(t->row_bias[m]))
+    if (t->lane_bias)
+        FC_EACH(acc[m][v] += vload(t->lane_bias + v * FC_LANES))
+    if (t->residual)
+        FC_EACH(acc[m][v] += part ? vload_part(t->residual + at, t->last_lanes) : vload(t->residual + at))
+    if (t->relu)
+        FC_EACH(acc[m][v] = vrelu(acc[m][v]))
+    if (tail)
+        FC_EACH(part ? vstore_part(t->y + at, acc[m][v], t->last_lanes) : vstore(t->y + at, acc[m][v]))
+    else
+        FC_EACH(vstore(t->y + at, acc[m][v]))
+#undef FC_EACH
 }
 
 FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, const fc_tile *t)
@@ -93,39 +124,40 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
             }
         }
     }
+    finish_tile(rows, vectors, acc, t);
+}
 
-    /* What is done to a sum, one branch each: with a test for every vector, the tests outlast short sums. */
-    const int tail = t->last_lanes != FC_LANES;
-#define FC_EACH(STATEMENT)                                                                             \
-    FC_UNROLL(16)                                                                                      \
-    for (int m = 0; m < rows; m++)                                                                     \
-        FC_UNROLL(4)                                                                                   \
-        for (int v = 0; v < vectors; v++) {                                                            \
-            const ptrdiff_t at = m * t->y_row + v * FC_LANES;                                          \
-            const int part = tail && v == vectors - 1;                                                 \
-            (void)at, (void)part;                                                                      \
-            STATEMENT;                                                                                 \
-        }
-    if (t->accumulate)
-        FC_EACH(acc[m][v] += part ? vload_part(t->y + at, t->last_lanes) : vload(t->y + at))
-    if (t->row_bias)
-        FC_EACH(acc[m][v] += vset1(t->row_bias[m]))
-    if (t->lane_bias)
-        FC_EACH(acc[m][v] += vload(t->lane_bias + v * FC_LANES))
-    if (t->residual)
-        FC_EACH(acc[m][v] += part ? vload_part(t->residual + at, t->last_lanes) : vload(t->residual + at))
-    if (t->relu)
-        FC_EACH(acc[m][v] = vrelu(acc[m][v]))
-    if (tail)
-        FC_EACH(part ? vstore_part(t->y + at, acc[m][v], t->last_lanes) : vstore(t->y + at, acc[m][v]))
-    else
-        FC_EACH(vstore(t->y + at, acc[m][v]))
-#undef FC_EACH
+/* The same where every run is one step, and its scalars follow those of the run before: what begins and ends a run
+ * would outlast it. */
+FC_INLINE void listed_tile(int rows, int vectors, const fc_tile *t)
+{
+    vf acc[FC_MAX_ROWS][FC_MAX_VECTORS];
+    FC_UNROLL(16)
+    for (int m = 0; m < rows; m++)
+        FC_UNROLL(4)
+        for (int v = 0; v < vectors; v++)
+            acc[m][v] = (vf){0};
+
+    const float *a = t->a;
+    for (size_t run = 0; run < t->runs; run++, a += t->a_step) {
+        const float *b = t->b + t->b_run[run];
+        vf bv[FC_MAX_VECTORS];
+        FC_UNROLL(4)
+        for (int v = 0; v < vectors; v++)
+            bv[v] = vload(b + v * FC_LANES);
+        FC_UNROLL(16)
+        for (int m = 0; m < rows; m++)
+            FC_UNROLL(4)
+            for (int v = 0; v < vectors; v++)
+                acc[m][v] += a[m] * bv[v];
+    }
+    finish_tile(rows, vectors, acc, t);
 }
 
 #define FC_TILE(ROWS, VECTORS)                                                                          \
     static void tile_rows_##ROWS##x##VECTORS(const fc_tile *t) { tile(ROWS, VECTORS, t->a_row, 1, t); } \
-    static void tile_cols_##ROWS##x##VECTORS(const fc_tile *t) { tile(ROWS, VECTORS, 1, t->a_step, t); }
+    static void tile_cols_##ROWS##x##VECTORS(const fc_tile *t) { tile(ROWS, VECTORS, 1, t->a_step, t); } \
+    static void tile_listed_##ROWS##x##VECTORS(const fc_tile *t) { listed_tile(ROWS, VECTORS, t); }
 #include "tile_sizes.inc"
 #undef FC_TILE
 

@@ -3,7 +3,7 @@
  *
  *   task = (image, group, block of rows, unit of columns):
  *       copy its input to planes [c][h][w], zero-padded, unless it is one that lies so              (L2)
- *       for each phase, some rows, tile of outputs, tile of pixels: kernels->tile_cols       (registers)
+ *       for each phase, some rows, tile of outputs, tile of pixels: kernels->tile_listed     (registers)
  *
  * With K outputs of FC_LANES lanes the other way (correlate_block.c) wastes all but K of them. The chain of
  * multiply-adds of an output is the same, r, s, c, so the choice does not change a bit. */
@@ -13,7 +13,10 @@
 #include "integers.h"
 #include "rows.h"
 
-enum { TASKS_A_THREAD = 4 };
+enum {
+    TASKS_A_THREAD = 4,
+    STAGE_FLOATS = 2 << 10,      /* of rows that are staged at a time: 8 KiB of the L1 cache */
+};
 
 typedef struct planar {
     const fc_correlation *p;
@@ -21,34 +24,26 @@ typedef struct planar {
     ptrdiff_t tile_outputs, output_tiles, vectors;
     ptrdiff_t unit_columns, units, block_rows, row_blocks;
     ptrdiff_t in_columns, plane;            /* of the copy */
-    ptrdiff_t joined_rows, stage_plane;     /* that are computed at once; floats of an output of them */
+    ptrdiff_t joined_rows;                  /* that fill tiles as one */
     int in_place;                           /* x is read where it lies, as far as vectors end in it */
-    int staged;                             /* results are not rows of y */
-    ptrdiff_t *runs;                        /* [phase] a_run[most_runs], b_run[most_runs] */
-    size_t most_runs;
+    int staged;                             /* results are not rows of y: */
+    ptrdiff_t most_rows;                    /* that are staged, or computed, at a time */
+    ptrdiff_t stage_row, stage_plane;       /* floats of a row, of an output */
+    ptrdiff_t *steps;                       /* [phase][r][s][c]: where in the planes each step's pixels begin */
+    size_t most_steps;
     float *weights;                         /* [phase][group][output tile][r][s][c][tile_outputs] */
     size_t tile_floats, phase_floats;
     float *scratch;
     size_t copy_floats, scratch_floats;
 } planar;
 
-/* With one channel the taps of a row follow each other in memory: one run. */
-static int joins_columns(const planar *plan, const fc_taps *columns)
+static void list_steps(const planar *plan, const fc_taps *rows, const fc_taps *columns, ptrdiff_t *step)
 {
-    return plan->plan->channels == 1 && fc_is_run(columns);
-}
-
-static void list_runs(const planar *plan, const fc_taps *rows, const fc_taps *columns, ptrdiff_t *a_run)
-{
-    const ptrdiff_t runs_a_row = joins_columns(plan, columns) ? 1 : columns->count;
-    const ptrdiff_t steps = columns->count / max(1, runs_a_row) * plan->plan->channels;
-    ptrdiff_t *b_run = a_run + plan->most_runs;
     for (ptrdiff_t r = 0; r < rows->count; r++)
-        for (ptrdiff_t s = 0; s < runs_a_row; s++) {
-            const ptrdiff_t j = r * runs_a_row + s;
-            a_run[j] = j * steps * plan->tile_outputs;
-            b_run[j] = rows->offset[r] * plan->in_columns + columns->offset[s] - plan->plan->column_min;
-        }
+        for (ptrdiff_t s = 0; s < columns->count; s++)
+            for (ptrdiff_t c = 0; c < plan->plan->channels; c++)
+                *step++ = c * plan->plane + rows->offset[r] * plan->in_columns + columns->offset[s] -
+                          plan->plan->column_min;
 }
 
 static void pack_weights(const planar *plan, const fc_taps *rows, const fc_taps *columns, float *out)
@@ -73,8 +68,8 @@ typedef struct block {
     float *stage;
 } block;
 
-/* Output rows u .. u + joined_rows - 1 of one phase, which meet the same taps: `columns` pixels of each from b->v0. */
-static void multiply_rows(const planar *plan, const block *b, size_t phase, ptrdiff_t u, ptrdiff_t joined_rows,
+/* Output rows u .. u + count - 1 of one phase, which meet the same taps: `columns` pixels of each from b->v0. */
+static void multiply_rows(const planar *plan, const block *b, size_t phase, ptrdiff_t u, ptrdiff_t count,
                           ptrdiff_t columns)
 {
     const fc_correlation *p = plan->p;
@@ -82,69 +77,75 @@ static void multiply_rows(const planar *plan, const block *b, size_t phase, ptrd
     const ptrdiff_t at[2] = {(ptrdiff_t)phase / p->phases[1], (ptrdiff_t)phase % p->phases[1]};
     const fc_taps *rows = &p->taps[0][at[0]], *across = &p->taps[1][at[1]];
     const ptrdiff_t lanes = (ptrdiff_t)plan->plan->kernels->lanes, span = plan->vectors * lanes;
-    const int joined = joins_columns(plan, across);
-    const ptrdiff_t runs_a_row = joined ? 1 : across->count;
-    const ptrdiff_t pixels = (joined_rows - 1) * plan->in_columns + columns;
+    const ptrdiff_t steps_a_row = across->count * plan->plan->channels;
+    const ptrdiff_t y_row = y->stride[2] * p->y_step[0], y_pixel = y->stride[3] * p->y_step[1];
+    const ptrdiff_t to_row = plan->staged ? plan->stage_row : y_row;
     ptrdiff_t first, last;
     fc_valid_taps(rows, u * p->x_step[0], p->x.size[2], &first, &last);
 
     for (ptrdiff_t tile = 0; tile < plan->output_tiles; tile++) {
         const ptrdiff_t k = b->group * plan->plan->outputs + tile * plan->tile_outputs;
         const ptrdiff_t outputs = min(plan->tile_outputs, plan->plan->outputs - tile * plan->tile_outputs);
-        float *out = y->data + b->n * y->stride[0] + k * y->stride[1] + (at[0] + u * p->y_step[0]) * y->stride[2] +
-                     (at[1] + b->v0 * p->y_step[1]) * y->stride[3];
+        float *out = y->data + b->n * y->stride[0] + k * y->stride[1] + at[0] * y->stride[2] + u * y_row +
+                     at[1] * y->stride[3] + b->v0 * y_pixel;
         const float *residual = p->residual ? p->residual + (out - y->data) : NULL;
         if (residual && plan->staged) {
             const fc_tensor added = {
                 .data = (float *)residual,
-                .size = {1, outputs, joined_rows, columns},
-                .stride = {0, y->stride[1], y->stride[2], y->stride[3] * p->y_step[1]},
+                .size = {1, outputs, count, columns},
+                .stride = {0, y->stride[1], y_row, y_pixel},
             };
-            for (ptrdiff_t i = 0; i < joined_rows; i++)
-                fc_copy_row_planar(plan->plan->kernels, &added, 0, 0, outputs, i, 0, columns,
-                                   b->stage + i * plan->in_columns, plan->stage_plane);
+            for (ptrdiff_t i = 0; i < count; i++)
+                fc_copy_row_planar(plan->plan->kernels, &added, 0, 0, outputs, i, 0, columns, b->stage + i * to_row,
+                                   plan->stage_plane);
             residual = b->stage;
         }
-        for (ptrdiff_t v = 0; v < pixels; v += span) {
-            const ptrdiff_t used = min(span, pixels - v), vectors = ceil_div(used, lanes);
-            const fc_tile t = {
-                .a = plan->weights + phase * plan->phase_floats +
-                     (size_t)(b->group * plan->output_tiles + tile) * plan->tile_floats,
-                .a_row = 1,
-                .a_step = plan->tile_outputs,
-                .b = b->x + (u * p->x_step[0] - b->h0) * plan->in_columns + v,
-                .b_step = joined ? 1 : plan->plane,
-                .a_run = plan->runs + 2 * phase * plan->most_runs + first * runs_a_row,
-                .b_run = plan->runs + (2 * phase + 1) * plan->most_runs + first * runs_a_row,
-                .runs = (size_t)((last - first) * runs_a_row),
-                .depth = (size_t)(joined ? across->count : plan->plan->channels),
-                .y = (plan->staged ? b->stage : out) + v,
-                .y_row = plan->staged ? plan->stage_plane : y->stride[1],
-                .last_lanes = (size_t)(plan->staged ? lanes : used - (vectors - 1) * lanes),
-                .row_bias = p->bias ? p->bias + k : NULL,
-                .residual = residual ? residual + v : NULL,
-                .relu = p->relu,
-            };
-            plan->plan->kernels->tile_cols[vectors][outputs](&t);
+        fc_tile t = {
+            .a = plan->weights + phase * plan->phase_floats +
+                 (size_t)(b->group * plan->output_tiles + tile) * plan->tile_floats +
+                 first * steps_a_row * plan->tile_outputs,
+            .a_step = plan->tile_outputs,
+            .b_run = plan->steps + phase * plan->most_steps + first * steps_a_row,
+            .runs = (size_t)((last - first) * steps_a_row),
+            .y_row = plan->staged ? plan->stage_plane : y->stride[1],
+            .row_bias = p->bias ? p->bias + k : NULL,
+            .relu = p->relu,
+        };
+        for (ptrdiff_t i = 0; i < count; i += plan->joined_rows) {
+            const ptrdiff_t pixels = (min(plan->joined_rows, count - i) - 1) * plan->in_columns + columns;
+            t.b = b->x + ((u + i) * p->x_step[0] - b->h0) * plan->in_columns;
+            t.y = (plan->staged ? b->stage : out) + i * to_row;
+            t.residual = residual ? residual + i * to_row : NULL;
+            for (ptrdiff_t left = pixels; left > 0; left -= span, t.b += span, t.y += span) {
+                const ptrdiff_t used = min(span, left), vectors = ceil_div(used, lanes);
+                t.last_lanes = (size_t)(plan->staged ? lanes : used - (vectors - 1) * lanes);
+                plan->plan->kernels->tile_listed[vectors][outputs](&t);
+                t.residual += residual ? span : 0;
+            }
         }
         if (plan->staged) {
             fc_clock(FC_STORE);
-            for (ptrdiff_t i = 0; i < joined_rows; i++)
-                fc_store_row(plan->plan->kernels, b->stage + i * plan->in_columns, plan->stage_plane, outputs, columns,
-                             out + i * y->stride[2], y->stride[3] * p->y_step[1], y->stride[1]);
+            const int whole = columns == to_row && y_row == columns * y_pixel;
+            for (ptrdiff_t i = 0; i < (whole ? 1 : count); i++)
+                fc_store_row(plan->plan->kernels, b->stage + i * to_row, plan->stage_plane, outputs,
+                             whole ? columns * count : columns, out + i * y_row, y_pixel, y->stride[1]);
             fc_clock(FC_MULTIPLY);
         }
     }
 }
 
-/* How many of `most` rows from u on meet the same taps as u: all or one. */
+/* How many rows from u on meet the same taps as u, of at most so many. */
 static ptrdiff_t meet_same_taps(const fc_correlation *p, size_t phase, ptrdiff_t u, ptrdiff_t most)
 {
     const fc_taps *rows = &p->taps[0][(ptrdiff_t)phase / p->phases[1]];
-    ptrdiff_t first, last, first_then, last_then;
+    ptrdiff_t first, last, first_then, last_then, count = most;
     fc_valid_taps(rows, u * p->x_step[0], p->x.size[2], &first, &last);
-    fc_valid_taps(rows, (u + most - 1) * p->x_step[0], p->x.size[2], &first_then, &last_then);
-    return first == first_then && last == last_then ? most : 1;
+    for (; count > 1; count--) {
+        fc_valid_taps(rows, (u + count - 1) * p->x_step[0], p->x.size[2], &first_then, &last_then);
+        if (first == first_then && last == last_then)
+            break;
+    }
+    return count;
 }
 
 static void run_task(void *context, size_t task, int thread)
@@ -181,9 +182,9 @@ static void run_task(void *context, size_t task, int thread)
         const ptrdiff_t rows = ceil_div(p->y.size[2] - i, p->y_step[0]);
         const ptrdiff_t columns = min(plan->unit_columns, ceil_div(p->y.size[3] - j, p->y_step[1]) - b.v0);
         for (ptrdiff_t u = b.u0, end = min(b.u1, rows); u < end && columns > 0;) {
-            const ptrdiff_t joined_rows = meet_same_taps(p, phase, u, min(plan->joined_rows, end - u));
-            multiply_rows(plan, &b, phase, u, joined_rows, columns);
-            u += joined_rows;
+            const ptrdiff_t count = meet_same_taps(p, phase, u, min(plan->most_rows, end - u));
+            multiply_rows(plan, &b, phase, u, count, columns);
+            u += count;
         }
     }
 }
@@ -233,8 +234,6 @@ int fc_correlate_planar(const fc_correlation_plan *correlation)
         plan.joined_rows = most_vectors * lanes / plan.in_columns;
         plan.vectors = most_vectors;
     }
-    /* Whole vectors, so that none is stored in part. */
-    plan.stage_plane = ceil_div((plan.joined_rows - 1) * plan.in_columns + plan.unit_columns, lanes) * lanes;
     const ptrdiff_t image = p->x.size[2] * plan.in_columns;
     plan.in_place = channels == 1 && p->groups == 1 && plan.units == 1 && !correlation->column_min &&
                     p->x.stride[3] == 1 && p->x.size[3] == plan.in_columns && p->x.stride[2] == plan.in_columns &&
@@ -256,23 +255,32 @@ int fc_correlate_planar(const fc_correlation_plan *correlation)
     const ptrdiff_t in_rows = min(p->x.size[2], (plan.block_rows - 1) * p->x_step[0] + height);
     plan.plane = (ptrdiff_t)(round_up(in_rows * plan.in_columns) | 16);
     plan.copy_floats = round_up(channels * plan.plane) + (size_t)(FC_MAX_VECTORS * lanes);
+    plan.most_rows = plan.block_rows;
+    if (plan.staged) {
+        /* Only whole vectors are stored: what is behind a row's end, the next one overwrites, unless it is still to be
+         * added to that. */
+        plan.stage_row = plan.joined_rows > 1 ? plan.in_columns : plan.unit_columns;
+        const ptrdiff_t groups = STAGE_FLOATS / (plan.tile_outputs * plan.stage_row * plan.joined_rows);
+        plan.most_rows = min(plan.block_rows, (p->residual ? 1 : max(1, groups)) * plan.joined_rows);
+        plan.stage_plane = ceil_div((plan.most_rows - 1) * plan.stage_row + plan.unit_columns, lanes) * lanes + lanes;
+    }
     plan.scratch_floats = plan.copy_floats + (plan.staged ? round_up(plan.tile_outputs * plan.stage_plane) : 0);
 
-    plan.most_runs = (size_t)(correlation->most_taps[0] * correlation->most_taps[1]);
-    plan.tile_floats = plan.most_runs * (size_t)(channels * plan.tile_outputs);
+    plan.most_steps = (size_t)(correlation->most_taps[0] * correlation->most_taps[1] * channels);
+    plan.tile_floats = plan.most_steps * (size_t)plan.tile_outputs;
     plan.phase_floats = (size_t)(p->groups * plan.output_tiles) * plan.tile_floats;
     const size_t weight_floats = round_up((ptrdiff_t)(correlation->phase_count * plan.phase_floats));
-    const size_t run_bytes = (2 * correlation->phase_count * plan.most_runs * sizeof(ptrdiff_t) + 63) & ~(size_t)63;
-    char *workspace = fc_alloc(run_bytes + (weight_floats + (size_t)threads * plan.scratch_floats) * sizeof(float));
+    const size_t step_bytes = (correlation->phase_count * plan.most_steps * sizeof(ptrdiff_t) + 63) & ~(size_t)63;
+    char *workspace = fc_alloc(step_bytes + (weight_floats + (size_t)threads * plan.scratch_floats) * sizeof(float));
     if (!workspace)
         return -1;
-    plan.runs = (ptrdiff_t *)workspace;
-    plan.weights = (float *)(workspace + run_bytes);
+    plan.steps = (ptrdiff_t *)workspace;
+    plan.weights = (float *)(workspace + step_bytes);
     plan.scratch = plan.weights + weight_floats;
     for (size_t phase = 0; phase < correlation->phase_count; phase++) {
         const fc_taps *rows = &p->taps[0][(ptrdiff_t)phase / p->phases[1]];
         const fc_taps *columns = &p->taps[1][(ptrdiff_t)phase % p->phases[1]];
-        list_runs(&plan, rows, columns, plan.runs + 2 * phase * plan.most_runs);
+        list_steps(&plan, rows, columns, plan.steps + phase * plan.most_steps);
         pack_weights(&plan, rows, columns, plan.weights + phase * plan.phase_floats);
     }
     fc_parallel_for((size_t)(p->x.size[0] * p->groups * plan.row_blocks * plan.units), threads, 1, run_task, &plan);

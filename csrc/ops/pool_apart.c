@@ -40,8 +40,8 @@ static int lie_side_by_side(const fc_pool2d *pool, const fc_tensor *image, const
 int fc_pools_apart(const fc_pool2d *pool, const fc_tensor *image, const fc_tensor *pooled, int backward)
 {
     const ptrdiff_t lanes = (ptrdiff_t)fc_kernels_active()->lanes, channels = image->size[1];
-    const int few = lanes >= LEAST_LANES && 2 * channels <= lanes && pool->kernel[1] * channels <= lanes;
-    return channels && (backward || few) && lie_side_by_side(pool, image, pooled);
+    const int many = 2 * channels > lanes, permuted = lanes >= LEAST_LANES && pool->kernel[1] * channels <= lanes;
+    return channels && (backward || many || permuted) && lie_side_by_side(pool, image, pooled);
 }
 
 static void run_task(void *context, size_t task, int thread)
