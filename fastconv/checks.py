@@ -14,10 +14,11 @@ def count(name, value, least):
 
 def two_ints(value):
     """(vertical, horizontal) from an int or a pair of ints; None for anything else."""
-    try:
-        return (index(value),) * 2
-    except TypeError:
-        pass
+    if type(value) is not tuple:  # raising an error for each would take longer than the rest of a check
+        try:
+            return (index(value),) * 2
+        except TypeError:
+            pass
     try:
         vertical, horizontal = value
         return (index(vertical), index(horizontal))
