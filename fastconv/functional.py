@@ -160,7 +160,7 @@ def compress_weight(weight):
 
     That of one row takes as long as its weight takes to be read; for more rows the weight itself is faster.
     What is made has shape and nbytes, and does not follow changes of the weight. None where that saves no
-    time: without AVX-512, or if exponents differ so widely that less than 1/16 of the bytes would go.
+    time: without AVX2, or if exponents differ so widely that less than 1/16 of the bytes would go.
     """
     return _core.compress_weight(weight)
 

@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* Products by compressed weights: 128 floats of a row in 448 bytes, without loss.
  *
- * A linear layer of one image reads each weight once, at the speed of memory, and of the 8 bits of their exponents
- * most weights of a layer use 4: a code 1 .. 15, from the smallest exponent of a window on, or 0 for zeros and
- * denormals. A row of 128 is 7 lines of 16 words, whose lane l holds of the floats 16 v + l
+ * A linear layer of one image reads each weight once, at the speed of memory, and the exponents of nearly all weights
+ * of a layer are 16 at most: 4 of their 8 bits are enough, as a code that is added to the smallest. A row of 128 is 7
+ * lines of 16 words, whose lane l holds of the floats 16 v + l
  *
- *   words 0 .. 63      the lower halves of significands, v even in the lower half of a word, v odd in the upper
- *   words 64 .. 95     sign and upper 7 bits, a byte for each of 4 v
- *   words 96 .. 111    the codes, 4 bits for each of 8 v
+ *   word v, v < 7      in its upper 28 bits the sign, the code and the significand of float v; in its lower 4, of float 7
+ *                      the bits from 4 v on, of those 28
  *
- * so that a float is put together by shifts and masks of whole vectors. With vectors of 16 that is done while the next
- * ones arrive from memory; with those of 8 no time is saved, with those of 4 it is lost. */
+ * so that a float is put together by a shift, a mask and a sum of whole vectors, faster than words arrive. */
 #ifndef FC_COMPRESSED_H
 #define FC_COMPRESSED_H
 
@@ -18,19 +16,27 @@
 #include "outer.h"
 #include "simd.h"
 
-enum { ROW_VECTORS = FC_ROW_FLOATS / FC_ROW_LANES, FETCH_AHEAD = 4 * FC_ROW_WORDS };
+enum { ROW_VECTORS = FC_ROW_FLOATS / FC_ROW_LANES, LAST_VECTOR = ROW_VECTORS - 1, ROW_PASSES = FC_ROW_LANES / FC_LANES };
 
-FC_INLINE vi load_words(const float *p) { vi v; memcpy(&v, p, sizeof v); return v; }
+/* Lines are fetched each by one of the passes, so that memory is never idle: for the rows that all passes then find in
+ * the L2 cache, or a single one in the L1 cache. */
+enum { FETCH_AHEAD = (ROW_PASSES == 1 ? 4 : FC_ROW_TERMS) * FC_ROW_WORDS };
 
-/* Vector v of the row, at lane l, of FC_LANES of its 16 lanes. codes: those of these lanes. */
-FC_INLINE vf decompressed(const float *row, int v, size_t l, vi codes, int32_t exponent)
+/* The floats of `upper`, the 28 bits in the upper ones of words: the sign is copied over what the code passes. */
+FC_INLINE vf decompressed(vi upper, int32_t exponent) { return (vf)((upper >> 4 & (int32_t)0x87ffffff) + exponent); }
+
+/* All vectors of the row, of FC_LANES of its 16 lanes. */
+FC_INLINE void decompress(const float *row, size_t l, int32_t exponent, vf out[ROW_VECTORS])
 {
-    const vi halves = load_words(row + v / 2 * FC_ROW_LANES + l);
-    const vi bytes = load_words(row + FC_ROW_HIGH + v / 4 * FC_ROW_LANES + l) << (24 - v % 4 * 8);
-    const vi low = v % 2 ? halves >> 16 & 0xffff : halves & 0xffff;
-    const vi high = bytes >> 8 & (int32_t)0x807f0000;           /* the sign was copied over what it passed */
-    const vi code = (v < 6 ? codes << (23 - 4 * v) : codes >> (4 * v - 23)) & 0x07800000;
-    return (vf)(low | high | ((code + exponent) & (code != 0)));
+    vi last = {0};
+    FC_UNROLL(8)
+    for (int v = 0; v < LAST_VECTOR; v++) {
+        vi word;
+        memcpy(&word, row + v * FC_ROW_LANES + l, sizeof word);
+        out[v] = decompressed(word, exponent);
+        last |= (word & 15) << (4 * v + 4);
+    }
+    out[LAST_VECTOR] = decompressed(last, exponent);
 }
 
 /* y[v] = (y[v] +) sum over t of  a[t] * b[t][v]: one result of each of the 128. */
@@ -42,13 +48,14 @@ FC_INLINE void compressed_rows(const fc_outer *o, size_t l)
         sum[v] = o->go_on ? vload(o->y + v * FC_ROW_LANES + l) : (vf){0};
     const float *row = o->b;
     for (size_t t = 0; t < o->terms; t++, row += FC_ROW_WORDS) {
+        vf b[ROW_VECTORS];
         FC_UNROLL(7)
-        for (int line = 0; line < FC_ROW_WORDS; line += FC_ROW_LANES)
-            __builtin_prefetch(row + FETCH_AHEAD + line);
-        const vi codes = load_words(row + FC_ROW_CODES + l);
+        for (size_t line = l / FC_LANES; line * FC_ROW_LANES < FC_ROW_WORDS; line += ROW_PASSES)
+            __builtin_prefetch(row + FETCH_AHEAD + line * FC_ROW_LANES, 0, ROW_PASSES == 1 ? 3 : 2);
+        decompress(row, l, o->exponent, b);
         FC_UNROLL(8)
         for (int v = 0; v < ROW_VECTORS; v++)
-            sum[v] += decompressed(row, v, l, codes, o->exponent) * o->a[(ptrdiff_t)t * o->a_step];
+            sum[v] += b[v] * o->a[(ptrdiff_t)t * o->a_step];
     }
     FC_UNROLL(8)
     for (int v = 0; v < ROW_VECTORS; v++)
@@ -59,6 +66,7 @@ FC_INLINE void compressed_rows(const fc_outer *o, size_t l)
 static void product_compressed(size_t rows, const fc_outer *o)
 {
     if (rows == 1 && o->n == FC_ROW_FLOATS) {
+        FC_UNROLL(4)
         for (size_t l = 0; l < FC_ROW_LANES; l += FC_LANES)
             compressed_rows(o, l);
         return;
@@ -67,10 +75,11 @@ static void product_compressed(size_t rows, const fc_outer *o)
     for (size_t t = 0; t < o->terms; t++) {
         const float *row = o->b + t * FC_ROW_WORDS;
         for (size_t l = 0; l < FC_ROW_LANES; l += FC_LANES) {
-            const vi codes = load_words(row + FC_ROW_CODES + l);
+            vf b[ROW_VECTORS];
+            decompress(row, l, o->exponent, b);
             FC_UNROLL(8)
             for (int v = 0; v < ROW_VECTORS; v++)
-                vstore(floats[t] + v * FC_ROW_LANES + l, decompressed(row, v, l, codes, o->exponent));
+                vstore(floats[t] + v * FC_ROW_LANES + l, b[v]);
         }
     }
     fc_outer product = *o;

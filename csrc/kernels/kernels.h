@@ -55,12 +55,8 @@ typedef struct fc_outer {
     int32_t exponent;                          /* product_compressed: that of code 0          */
 } fc_outer;
 
-/* Compressed rows of b (see compressed.h): floats of one, the words that hold them and where in these the upper bytes
- * and the codes begin; rows of a call. */
-enum {
-    FC_ROW_FLOATS = 128, FC_ROW_LANES = 16, FC_ROW_WORDS = 112, FC_ROW_HIGH = 64, FC_ROW_CODES = 96,
-    FC_ROW_TERMS = 32,
-};
+/* Compressed rows of b (see compressed.h): floats of one, the words that hold them; rows of a call. */
+enum { FC_ROW_FLOATS = 128, FC_ROW_LANES = 16, FC_ROW_WORDS = 112, FC_ROW_TERMS = 32 };
 
 /* One step of an optimiser (see optim.h). kept = 1 - dampening; first: v takes g as it is. */
 typedef struct fc_sgd {

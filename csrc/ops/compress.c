@@ -11,7 +11,7 @@
 #include "integers.h"
 #include "ops.h"
 
-enum { EXPONENTS = 256, CODES = 16, EXPONENT_SHIFT = 23 };
+enum { EXPONENTS = 256, CODES = 16, EXPONENT_SHIFT = 23, LEAST_LANES = 8 };
 
 static const double WEIGHT_NS = 3;             /* of one thread, for a weight                              */
 static const double LEAST_SAVING = 1.0 / 16;   /* of the bytes, below which a weight is better left as it is */
@@ -33,21 +33,20 @@ static uint32_t bits_of(float value)
 
 static uint32_t exponent_of(uint32_t bits) { return bits >> EXPONENT_SHIFT & 255; }
 
-/* The weights of a row of a tile, zeros behind the last output. */
+/* The weights of a row of a tile; behind the last output what fits in. */
 static void read_row(const compression *c, ptrdiff_t d, ptrdiff_t panel, uint32_t row[FC_ROW_FLOATS])
 {
     const fc_tensor *w = c->w;
     const ptrdiff_t k0 = panel * FC_ROW_FLOATS, outputs = min(FC_ROW_FLOATS, c->made->outputs - k0);
-    for (ptrdiff_t k = 0; k < outputs; k++)
-        row[k] = bits_of(w->data[(k0 + k) * w->stride[0] + d * w->stride[1]]);
-    memset(row + outputs, 0, (size_t)(FC_ROW_FLOATS - outputs) * sizeof *row);
+    for (ptrdiff_t k = 0; k < FC_ROW_FLOATS; k++)
+        row[k] = k < outputs ? bits_of(w->data[(k0 + k) * w->stride[0] + d * w->stride[1]])
+                             : (uint32_t)c->made->exponent;
 }
 
-/* A weight's code, or -1. */
-static int code_of(const fc_compressed *made, uint32_t bits)
+/* The exponent as a code, where it is one below CODES. */
+static uint32_t code_of(const fc_compressed *made, uint32_t bits)
 {
-    const int exponent = (int)exponent_of(bits), code = exponent - (made->exponent >> EXPONENT_SHIFT);
-    return !exponent ? 0 : code > 0 && code < CODES ? code : -1;
+    return exponent_of(bits) - ((uint32_t)made->exponent >> EXPONENT_SHIFT);
 }
 
 typedef struct rows {
@@ -83,18 +82,18 @@ static void count_exponents(void *context, size_t part, int thread)
         atomic_fetch_add(&c->exponents[exponent], count[exponent]);
 }
 
-/* The exponent before the window that most weights are in. Infinity and NaN have none. */
+/* The first of the exponents that most weights have. Zeros and denormals are not among them, nor infinity and NaN. */
 static int choose_exponent(const compression *c)
 {
-    int best = 0;
+    int best = 1;
     size_t most = 0;
-    for (int before = 0; before + CODES <= EXPONENTS - 1; before++) {
+    for (int first = 1; first + CODES < EXPONENTS; first++) {
         size_t inside = 0;
-        for (int code = 1; code < CODES; code++)
-            inside += c->exponents[before + code];
+        for (int code = 0; code < CODES; code++)
+            inside += c->exponents[first + code];
         if (inside > most) {
             most = inside;
-            best = before;
+            best = first;
         }
     }
     return best;
@@ -114,7 +113,7 @@ static void mark_tile(void *context, size_t tile, int thread)
         read_row(c, d, r.panel, row);
         int fits = 1;
         for (int k = 0; k < FC_ROW_FLOATS; k++)
-            fits &= code_of(c->made, row[k]) >= 0;
+            fits &= code_of(c->made, row[k]) < CODES;
         r.plain[at / FC_ROW_TERMS] |= (uint32_t)!fits << at % FC_ROW_TERMS;
         c->tile[tile] += fits ? FC_ROW_WORDS : FC_ROW_FLOATS;
     }
@@ -135,13 +134,14 @@ static size_t place_tiles(const compression *c, size_t tiles)
 /* As kernels/compressed.h takes it. */
 static void compress_row(const fc_compressed *made, const uint32_t row[FC_ROW_FLOATS], uint32_t words[FC_ROW_WORDS])
 {
-    memset(words, 0, FC_ROW_WORDS * sizeof *words);
     for (int k = 0; k < FC_ROW_FLOATS; k++) {
-        const int v = k / FC_ROW_LANES, lane = k % FC_ROW_LANES;
-        const uint32_t sign_and_high = (row[k] >> 24 & 0x80) | (row[k] >> 16 & 0x7f);
-        words[v / 2 * FC_ROW_LANES + lane] |= (row[k] & 0xffff) << v % 2 * 16;
-        words[FC_ROW_HIGH + v / 4 * FC_ROW_LANES + lane] |= sign_and_high << v % 4 * 8;
-        words[FC_ROW_CODES + lane] |= (uint32_t)code_of(made, row[k]) << v * 4;
+        const uint32_t sign = row[k] & 0x80000000, significand = row[k] & 0x7fffff;
+        const uint32_t upper = sign | code_of(made, row[k]) << (EXPONENT_SHIFT + 4) | significand << 4;
+        if (k < FC_ROW_WORDS)
+            words[k] = upper;
+        else
+            for (int v = 0; v < FC_ROW_WORDS / FC_ROW_LANES; v++)
+                words[v * FC_ROW_LANES + k % FC_ROW_LANES] |= upper >> (4 * v + 4) & 15;
     }
 }
 
@@ -174,7 +174,7 @@ int fc_compress(const fc_tensor *w, fc_compressed *made)
     made->words = ceil_div(made->part, FC_ROW_TERMS);
     compression c = {.w = w, .made = made};
     const size_t tiles = (size_t)(made->parts * made->panels);
-    if (fc_kernels_active()->lanes < FC_ROW_LANES)
+    if (fc_kernels_active()->lanes < LEAST_LANES)
         return 0;
     const double weights = (double)made->outputs * (double)made->inputs;
     const int threads = fc_team_size(weights * WEIGHT_NS);
