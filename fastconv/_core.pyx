@@ -115,6 +115,7 @@ cdef extern from "ops/ops.h":
         ptrdiff_t dilation[2]
         bint count_include_pad
         bint adaptive
+        bint behind_relu
     bint fc_pool2d_is_planar(const fc_pool2d *, const fc_tensor *x, const fc_tensor *y) nogil
     int fc_max_pool2d_forward(const fc_pool2d *, const fc_tensor *x, const fc_tensor *y, void *argmax, bint wide) nogil
     int fc_max_pool2d_backward(const fc_pool2d *, const fc_tensor *dy, const void *argmax, bint wide,
@@ -1307,6 +1308,7 @@ cdef int pool_geometry(fc_pool2d *pool, tuple kernel, tuple stride, tuple paddin
         pool.dilation[axis] = dilation[axis]
     pool.count_include_pad = count_include_pad
     pool.adaptive = adaptive
+    pool.behind_relu = False
     return 0
 
 
@@ -1340,7 +1342,8 @@ cdef object native_argmax(object argmax, tuple shape, bint wide, bint planar):
     return copy
 
 
-def max_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple dilation, tuple size, bint with_argmax, out):
+def max_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple dilation, tuple size, bint with_argmax, out,
+               bint behind_relu=False):
     """(y, argmax or None); `size` is the output's height and width, checked by the caller."""
     cdef fc_tensor tx, ty
     cdef fc_pool2d pool
@@ -1350,6 +1353,7 @@ def max_pool2d(x, tuple kernel, tuple stride, tuple padding, tuple dilation, tup
     cdef void *data = NULL
     cdef View hx = view("x", x, 4, &tx)
     pool_geometry(&pool, kernel, stride, padding, dilation)
+    pool.behind_relu = behind_relu
     cdef tuple shape = (tx.size[0], tx.size[1], size[0], size[1])
     cdef View hy = output(out, shape, is_channels_last(&tx), &ty)
     no_overlap(hy, "x", hx)

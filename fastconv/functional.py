@@ -9,6 +9,7 @@ array, and returns it. Wrong dtypes raise TypeError, wrong shapes and options Va
 argument and its value.
 """
 
+import math
 from operator import index
 
 import numpy as np
@@ -232,14 +233,19 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     return y, row * _shape_of("x", x)[3] + column
 
 
-def max_pool2d_argmax(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *, out=None):
+def max_pool2d_argmax(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *, behind_relu=False,
+                      out=None):
     """(y, argmax): max_pool2d and, for its backward pass, where in its window each maximum lies.
 
     argmax (N, C, P, Q) holds r*S + s for tap (r, s): uint8, or int32 for windows of more than 256 pixels.
+    behind_relu: where y is not above 0, argmax is 255, of no tap. Of x that a ReLU gave, max_pool2d_backward then
+    gives what relu_backward would leave of its result. For windows of less than 256 pixels: else ValueError.
     """
     options = checks.pool_options(kernel_size, stride, padding, dilation)
+    if behind_relu and math.prod(options[0]) >= 256:
+        raise ValueError(f"behind_relu needs windows of less than 256 pixels, got kernel_size {options[0]}")
     size = _pooled_size("x", _shape_of("x", x), *options, ceil_mode)
-    return _core.max_pool2d(x, *options, size, True, out)
+    return _core.max_pool2d(x, *options, size, True, out, behind_relu)
 
 
 def max_pool2d_backward(grad_output, argmax, input_shape, kernel_size, stride=None, padding=0, dilation=1,

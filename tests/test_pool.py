@@ -171,6 +171,30 @@ def test_of_equal_maxima_the_first_wins_and_of_nans_the_last(value):
     assert np.signbit(functional.max_pool2d(zeros, 2)).all()  # -0 == 0: it came first
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
+@pytest.mark.parametrize("channels", [1, 3, 6, 9, 16, 19])
+@pytest.mark.parametrize("options", [(2,), (3, 2, 1), ((2, 3), (2, 3)), ((3, 1), (3, 1)), (15, 1, 7)], ids=str)
+def test_behind_relu_what_is_cut_off_gets_no_gradient(options, channels, layout, rng):
+    x = functional.relu(in_layout(floats(rng, (2, channels, 18, 17)) - np.float32(1.5), layout))
+    x[0, 0, :4, :4] = np.nan
+    y, argmax = functional.max_pool2d_argmax(x, *options)
+    dy = in_layout(floats(rng, y.shape), layout)
+    expected = functional.max_pool2d_backward(functional.relu_backward(dy, y), argmax, x.shape, *options)
+    for isa in fastconv.available_isas():
+        with using_isa(isa):
+            cut_y, cut = functional.max_pool2d_argmax(x, *options, behind_relu=True)
+            dx = functional.max_pool2d_backward(dy, cut, x.shape, *options)
+        assert_same_bits(cut_y, y, isa)
+        assert (cut == np.where(y <= 0, 255, argmax)).all()
+        assert_same_bits(dx, expected, isa)
+
+
+def test_windows_whose_positions_fill_a_byte_are_not_cut(rng):
+    x = floats(rng, (1, 2, 16, 16))
+    with pytest.raises(ValueError, match=r"behind_relu.*256 pixels, got kernel_size \(16, 16\)"):
+        functional.max_pool2d_argmax(x, 16, behind_relu=True)
+
+
 def test_padding_never_wins():
     x = np.full((1, 19, 4, 4), -np.inf, np.float32)
     y, indices = functional.max_pool2d(x, 3, 2, 1, return_indices=True)

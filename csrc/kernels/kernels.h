@@ -156,6 +156,7 @@ typedef struct fc_gather {
     const ptrdiff_t *argmax_offset;            /* [terms] of a source in argmax, backward    */
     const int32_t *position;                   /* [terms] of a source in its window          */
     const float *scale;                        /* [terms] factor of a source                 */
+    float cut;                                 /* max_pool: see pool.h                       */
 } fc_gather;
 
 /* Rows of windows that lie side by side, channels-last (see pool_apart.h): of results, or of dy and argmax, without
@@ -166,6 +167,7 @@ typedef struct fc_apart {
     size_t channels, rows, windows;            /* windows of a row                           */
     size_t height, width;                      /* of a window: width <= FC_APART_WIDTH       */
     ptrdiff_t row;
+    float cut;                                 /* forward: as of fc_gather                   */
 } fc_apart;
 
 /* Local response normalisation: windows of `terms` values, `step` floats apart (see lrn.h). */

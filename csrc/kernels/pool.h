@@ -6,7 +6,8 @@
  *   max_pool_backward   dx = sum over t of  argmax == position[t] ? dy : 0      (t: windows over the pixel)
  *   weighted_sum        y = sum over t of  x * scale[t]                         (average pooling, both ways)
  *
- * Positions are bytes, or 32-bit integers for windows of more than 256 pixels. */
+ * Positions are bytes, or 32-bit integers for windows of more than 256 pixels. Where the maximum is at most `cut`, which
+ * may be NaN, they are NOWHERE, which is none where windows are smaller: backward, no pixel gets its gradient. */
 #ifndef FC_POOL_H
 #define FC_POOL_H
 
@@ -14,6 +15,10 @@
 
 #include "kernels.h"
 #include "simd.h"
+
+enum { NOWHERE = 255 };
+
+FC_INLINE vi unless_cut(vf best, float cut, vi where) { return vpick_int(best <= cut, NOWHERE - (vi){0}, where); }
 
 FC_INLINE vi load_positions(const void *p, ptrdiff_t at, size_t lanes, int wide)
 {
@@ -56,7 +61,8 @@ FC_INLINE void max_pool_lanes(int keep, size_t lanes, size_t i, size_t c, const 
     const ptrdiff_t at = (ptrdiff_t)i * g->y_step + (ptrdiff_t)c;
     vstore_lanes(y + at, best, lanes);
     if (keep)
-        store_positions(argmax, (ptrdiff_t)i * g->argmax_step + (ptrdiff_t)c, where, lanes, keep == 2);
+        store_positions(argmax, (ptrdiff_t)i * g->argmax_step + (ptrdiff_t)c, unless_cut(best, g->cut, where), lanes,
+                        keep == 2);
 }
 
 FC_INLINE void max_pool_backward_lanes(int wide, size_t lanes, size_t i, size_t c, const fc_gather *g, float *dx,

@@ -50,7 +50,7 @@ FC_INLINE void max_of_windows(int keep, size_t width, size_t together, const vi 
         const size_t lanes = lanes_within(at, row, results);
         vstore_lanes(y + at, best, lanes);
         if (keep)
-            store_positions(argmax, (ptrdiff_t)at, where, lanes, 0);
+            store_positions(argmax, (ptrdiff_t)at, unless_cut(best, a->cut, where), lanes, 0);
     }
 }
 
@@ -72,7 +72,7 @@ FC_INLINE void max_of_window(int keep, size_t height, size_t width, size_t last,
         }
     vstore_lanes(y, best, last);
     if (keep)
-        store_positions(argmax, 0, where, last, 0);
+        store_positions(argmax, 0, unless_cut(best, a->cut, where), last, 0);
 }
 
 /* A row of windows of more than half as many channels as lanes. */

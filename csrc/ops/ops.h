@@ -105,6 +105,7 @@ int fc_sum_channels(const fc_tensor *x, float *sum);
 typedef struct fc_pool2d {
     ptrdiff_t kernel[2], stride[2], pad[2], dilation[2];
     int count_include_pad, adaptive;
+    int behind_relu;     /* forward: argmax is 255 where the maximum is not above 0; of less than 256 pixels only */
 } fc_pool2d;
 
 /* Whether x is pooled to y (or dy to dx back) plane by plane, which fixes the order of argmax. */

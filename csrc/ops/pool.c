@@ -12,6 +12,7 @@
  *
  * Windows side by side, channels-last, have a faster way to their maxima's gradient, and to the maxima of few channels
  * (pool_apart.c). */
+#include <math.h>
 #include <string.h>
 
 #include "../runtime/dispatch.h"
@@ -151,6 +152,7 @@ typedef struct plan {
     fc_tensor x, y;                    /* sources, targets */
     void *argmax;
     int wide;
+    float cut;
     ptrdiff_t argmax_size[2];          /* P, Q */
     axis rows, columns;
     run *runs, *row_runs;              /* of columns; of rows, where planar */
@@ -231,7 +233,8 @@ static fc_gather list_terms(const plan *plan, const block *b, const source *from
                             ptrdiff_t argmax_pixel)
 {
     const axis *rows = &plan->rows, *columns = &plan->columns;
-    fc_gather g = {.offset = b->offset, .argmax_offset = b->argmax_offset, .position = b->position, .scale = b->scale};
+    fc_gather g = {.offset = b->offset, .argmax_offset = b->argmax_offset, .position = b->position, .scale = b->scale,
+                   .cut = plan->cut};
     for (ptrdiff_t e = rows->begin[i]; e < rows->begin[i + 1]; e++)
         for (ptrdiff_t f = columns->begin[j]; f < columns->begin[j + 1]; f++) {
             const ptrdiff_t h = rows->source[e], w = columns->source[f];
@@ -402,7 +405,8 @@ static void build_axis(const fc_pool2d *pool, int d, ptrdiff_t size, ptrdiff_t w
 static int pool_run(const fc_pool2d *pool, operation op, const fc_tensor *source, const fc_tensor *target,
                     void *argmax, int wide)
 {
-    plan plan = {.op = op, .kernels = fc_kernels_active(), .x = *source, .y = *target, .argmax = argmax, .wide = wide};
+    plan plan = {.op = op, .kernels = fc_kernels_active(), .x = *source, .y = *target, .argmax = argmax, .wide = wide,
+                 .cut = pool->behind_relu ? 0 : NAN};
     const int backward = is_backward(op);
     const fc_tensor *image = backward ? target : source, *pooled = backward ? source : target;
     for (int i = 0; i < 4; i++)

@@ -4,6 +4,7 @@
  *   task = (image, block of rows of windows) */
 #include "pool_apart.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "../runtime/dispatch.h"
@@ -23,6 +24,7 @@ typedef struct plan {
     ptrdiff_t height, width;           /* of a window */
     ptrdiff_t block_rows, row_blocks;  /* rows of windows of a task */
     int backward;
+    float cut;
 } plan;
 
 static int lies_dense(const fc_tensor *t) { return t->stride[1] == 1 && t->stride[3] == t->size[1]; }
@@ -58,6 +60,7 @@ static void run_task(void *context, size_t task, int thread)
         .height = (size_t)plan->height,
         .width = (size_t)plan->width,
         .row = image->stride[2],
+        .cut = plan->cut,
     };
     const ptrdiff_t h0 = p * plan->height;
     float *pixels = image->data + n * image->stride[0] + h0 * image->stride[2];
@@ -80,7 +83,8 @@ void fc_max_pool_apart(const fc_pool2d *pool, const fc_tensor *image, const fc_t
                        int backward)
 {
     plan plan = {.kernels = fc_kernels_active(), .image = *image, .pooled = *pooled, .argmax = argmax,
-                 .height = pool->kernel[0], .width = pool->kernel[1], .backward = backward};
+                 .height = pool->kernel[0], .width = pool->kernel[1], .backward = backward,
+                 .cut = pool->behind_relu ? 0 : NAN};
     const ptrdiff_t rows = pooled->size[2], row_floats = plan.height * image->size[3] * image->size[1];
     plan.block_rows = max(1, TASK_FLOATS / max(1, row_floats));
     plan.row_blocks = max(1, ceil_div(rows, plan.block_rows));

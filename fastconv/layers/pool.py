@@ -1,5 +1,7 @@
 """Layers over windows of an image: pooling and subsampling."""
 
+import math
+
 import numpy as np
 
 from .. import _core, checks
@@ -24,11 +26,12 @@ class MaxPool2d(Layer):
         return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
 
     def forward(self, x, *, behind_relu=False):
+        marked = behind_relu and self.training and math.prod(self.kernel_size) < 256
         if self.training:
-            (y, argmax), kept = F.max_pool2d_argmax(x, *self._options()), None
+            (y, argmax), kept = F.max_pool2d_argmax(x, *self._options(), behind_relu=marked), None
         else:
             y, argmax, kept = F.max_pool2d(x, *self._options()), None, x
-        return self._save(y, x.shape, argmax, kept, y if behind_relu else None)
+        return self._save(y, x.shape, argmax, kept, y if behind_relu and not marked else None)
 
     def backward(self, grad_output):
         input_shape, argmax, x, y = self._restore(grad_output)
