@@ -177,11 +177,12 @@ def _pool_geometry(input_shape, kernel_size, stride, padding, dilation, ceil_mod
     return kernel, pads, tuple(sizes), stride, dilation
 
 
-def max_pool2d_argmax(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
+def max_pool2d_argmax(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, behind_relu=False):
     """(y, argmax): y (N,C,P,Q), argmax uint8 the position r*S + s of the maximum in its window.
 
     Padding never wins.  The first of equal maxima wins, except that a NaN beats everything before it.
-    A window that meets no pixel (possible with dilation) is -inf, its position 0.
+    A window that meets no pixel (possible with dilation) is -inf, its position 0. behind_relu: of maxima that are
+    not above 0 the position is 255.
     """
     kernel, pads, output_size, stride, dilation = _pool_geometry(
         x.shape, kernel_size, stride, padding, dilation, ceil_mode
@@ -197,6 +198,8 @@ def max_pool2d_argmax(x, kernel_size, stride=None, padding=0, dilation=1, ceil_m
             empty | (pixels > y) | np.isnan(pixels)
         )
         y[wins], argmax[wins], empty[wins] = pixels[wins], position, False
+    if behind_relu:
+        argmax[y <= 0] = 255
     return y, argmax.astype(np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32)
 
 

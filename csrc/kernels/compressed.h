@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Products by compressed weights: 128 floats of a row in 448 bytes, without loss.
  *
- * A linear layer of one image reads each weight once, at the speed of memory, and the exponents of nearly all weights
- * of a layer are 16 at most: 4 of their 8 bits are enough, as a code that is added to the smallest. A row of 128 is 7
- * lines of 16 words, whose lane l holds of the floats 16 v + l
+ * A linear layer of one image reads each weight once, at the speed of memory, and of nearly all weights of a layer the
+ * exponent is one of 16 that follow each other: 4 bits are enough, a code that is added to the first. Rows with others,
+ * as those of zeros are, stay as they are. One of 128 is 7 lines of 16 words, whose lane l holds of the floats 16 v + l
  *
  *   word v, v < 7      in its upper 28 bits the sign, the code and the significand of float v; in its lower 4, of float 7
  *                      the bits from 4 v on, of those 28

@@ -156,7 +156,7 @@ typedef struct fc_gather {
     const ptrdiff_t *argmax_offset;            /* [terms] of a source in argmax, backward    */
     const int32_t *position;                   /* [terms] of a source in its window          */
     const float *scale;                        /* [terms] factor of a source                 */
-    float cut;                                 /* max_pool: see pool.h                       */
+    float cut;                                 /* max_pool: see pool.h; NaN: nothing is cut  */
 } fc_gather;
 
 /* Rows of windows that lie side by side, channels-last (see pool_apart.h): of results, or of dy and argmax, without
@@ -190,7 +190,8 @@ typedef struct fc_kernels {
     size_t max_rows[FC_MAX_VECTORS + 1];               /* [vectors] rows of the largest tile               */
     fc_tile_fn tile_rows[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_step == 1      */
     fc_tile_fn tile_cols[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_row == 1       */
-    fc_tile_fn tile_listed[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* likewise; of runs of one step, a_run unread */
+    /* Likewise of runs of one step each: a_run, b_step, depth and next are not read. */
+    fc_tile_fn tile_listed[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];
     fc_winograd winograd[FC_WINOGRAD_MOST_TAPS - FC_WINOGRAD_LEAST_TAPS + 1];     /* of 2 x 2 taps to 5 x 5 */
     void (*transpose)(size_t rows, size_t cols, const float *x, ptrdiff_t x_row, float *y, ptrdiff_t y_row);
     void (*deal)(size_t n, size_t parts, const float *x, float *y, ptrdiff_t part);

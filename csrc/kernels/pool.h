@@ -6,8 +6,8 @@
  *   max_pool_backward   dx = sum over t of  argmax == position[t] ? dy : 0      (t: windows over the pixel)
  *   weighted_sum        y = sum over t of  x * scale[t]                         (average pooling, both ways)
  *
- * Positions are bytes, or 32-bit integers for windows of more than 256 pixels. Where the maximum is at most `cut`, which
- * may be NaN, they are NOWHERE, which is none where windows are smaller: backward, no pixel gets its gradient. */
+ * Positions are bytes, or 32-bit integers for windows of more than 256 pixels. Where the maximum is at most `cut`, they
+ * are NOWHERE: backward, no pixel of a window of less than 256 gets its gradient. Where `cut` is NaN, it is none. */
 #ifndef FC_POOL_H
 #define FC_POOL_H
 

@@ -15,7 +15,8 @@
 
 enum { PIXEL_LANES = 2 * FC_LANES };   /* of windows that are taken together */
 
-/* How many; 0 where a row of one window's pixels is more than two vectors. */
+/* How many; at least one where channels are half the lanes or fewer. */
+_Static_assert(FC_APART_WIDTH * FC_LANES / 2 <= PIXEL_LANES, "a row of one window's pixels is two vectors at most");
 FC_INLINE size_t windows_together(const fc_apart *a)
 {
     const size_t of_results = FC_LANES / a->channels, of_pixels = PIXEL_LANES / (a->width * a->channels);
@@ -75,7 +76,7 @@ FC_INLINE void max_of_window(int keep, size_t height, size_t width, size_t last,
         store_positions(argmax, 0, unless_cut(best, a->cut, where), last, 0);
 }
 
-/* A row of windows of more than half as many channels as lanes. */
+/* A row of windows of more than half as many channels as lanes: two pixels, or results, are more than a vector. */
 FC_INLINE void max_of_each(int keep, size_t height, size_t width, const fc_apart *a, const float *x, float *y,
                            uint8_t *argmax)
 {
@@ -156,7 +157,7 @@ FC_INLINE void spread_lanes(size_t height, size_t width, size_t last, const fc_a
                          s + 1 < width ? FC_LANES : last);
 }
 
-/* A row of windows of more than half as many channels as lanes. */
+/* Likewise. */
 FC_INLINE void spread_each(size_t height, size_t width, const fc_apart *a, const float *dy, const uint8_t *argmax,
                            float *dx)
 {

@@ -33,7 +33,7 @@ static uint32_t bits_of(float value)
 
 static uint32_t exponent_of(uint32_t bits) { return bits >> EXPONENT_SHIFT & 255; }
 
-/* The weights of a row of a tile; behind the last output what fits in. */
+/* The weights of a row of a tile; behind the last output what fits in, or zeros while that is not known. */
 static void read_row(const compression *c, ptrdiff_t d, ptrdiff_t panel, uint32_t row[FC_ROW_FLOATS])
 {
     const fc_tensor *w = c->w;

@@ -251,17 +251,17 @@ int fc_correlate_planar(const fc_correlation_plan *correlation)
         plan.block_rows = ceil_div(plan.block_rows, 2);
     plan.row_blocks = ceil_div(correlation->rows, plan.block_rows);
 
-    /* Planes are kept apart by an odd number of cache lines: the same pixel of many of them is read in turn. */
+    /* The same pixel of many planes is read in turn. */
     const ptrdiff_t in_rows = min(p->x.size[2], (plan.block_rows - 1) * p->x_step[0] + height);
-    plan.plane = (ptrdiff_t)(round_up(in_rows * plan.in_columns) | 16);
+    plan.plane = odd_lines(in_rows * plan.in_columns);
     plan.copy_floats = round_up(channels * plan.plane) + (size_t)(FC_MAX_VECTORS * lanes);
     plan.most_rows = plan.block_rows;
     if (plan.staged) {
         /* Only whole vectors are stored: what is behind a row's end, the next one overwrites, unless it is still to be
          * added to that. */
         plan.stage_row = plan.joined_rows > 1 ? plan.in_columns : plan.unit_columns;
-        const ptrdiff_t groups = STAGE_FLOATS / (plan.tile_outputs * plan.stage_row * plan.joined_rows);
-        plan.most_rows = min(plan.block_rows, (p->residual ? 1 : max(1, groups)) * plan.joined_rows);
+        const ptrdiff_t fit = STAGE_FLOATS / (plan.tile_outputs * plan.stage_row * plan.joined_rows);
+        plan.most_rows = min(plan.block_rows, (p->residual ? 1 : max(1, fit)) * plan.joined_rows);
         plan.stage_plane = ceil_div((plan.most_rows - 1) * plan.stage_row + plan.unit_columns, lanes) * lanes + lanes;
     }
     plan.scratch_floats = plan.copy_floats + (plan.staged ? round_up(plan.tile_outputs * plan.stage_plane) : 0);

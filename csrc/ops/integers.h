@@ -15,6 +15,9 @@ static inline ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) { return (a - (a % b
 /* Floats rounded up to whole cache lines. */
 static inline size_t round_up(ptrdiff_t floats) { return ((size_t)floats + 15) & ~(size_t)15; }
 
+/* Likewise to an odd number of them: so far apart, planes, rows or pixels do not meet in few sets of the L1 cache. */
+static inline ptrdiff_t odd_lines(ptrdiff_t floats) { return (ptrdiff_t)(round_up(floats) | 16); }
+
 /* The largest one that is at most n; 1 below. As many shares of work as that suit the usual numbers of threads. */
 static inline ptrdiff_t power_of_two(ptrdiff_t n)
 {

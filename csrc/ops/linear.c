@@ -156,7 +156,7 @@ static int run_forward(forward *f)
         f->blocks = ceil_div(f->outputs, f->block);
     }
     f->apart = f->images > 1 && f->y->stride[3] % FC_CROWDED == 0;
-    f->pitch = (ptrdiff_t)round_up(f->outputs) | 16;
+    f->pitch = odd_lines(f->outputs);
     f->sums = fc_alloc((size_t)((f->parts - !f->apart) * f->images * f->pitch) * sizeof(float));
     if (!f->sums)
         return -1;

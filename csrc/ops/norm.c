@@ -358,7 +358,7 @@ static int run(plan *p, const fc_tensor *t, int arrays)
     return 0;
 }
 
-/* So many pixels, channels-last, are summed up side by side, as if they were one: few sums would wait for each other. */
+/* So many pixels, channels-last, are summed up side by side, as if they were one: few sums wait for each other. */
 static ptrdiff_t pixels_together(const fc_tensor *x)
 {
     ptrdiff_t together = x->stride[1] == 1 ? max(1, SUMS_TOGETHER / x->size[1]) : 1;

@@ -10,8 +10,7 @@
  *   planar         lanes are the columns of a row (NCHW): rows are dealt out by the stride, so that what
  *                  neighbouring targets gather lies side by side
  *
- * Windows side by side, channels-last, have a faster way to their maxima's gradient, and to the maxima of few channels
- * (pool_apart.c). */
+ * Windows side by side, channels-last, have a faster way to their maxima and the gradient of these (pool_apart.c). */
 #include <math.h>
 #include <string.h>
 

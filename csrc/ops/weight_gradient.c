@@ -39,8 +39,8 @@ enum {
     BLOCK_FLOATS = 1 << 17,        /* of what a block keeps in the L2 cache, about: 512 KiB             */
     PARTIAL_FLOATS = 1 << 20,      /* of all chunks' sums together; beyond it there is one chunk        */
     MOST_CHUNKS = 16,
-    LONG_PIXEL = 512,              /* channels: of so few pixels in a block, the L1 cache keeps a line, if  */
-                                   /* they are spread over all its sets                                     */
+    LONG_PIXEL = 512,              /* channels: a block has so few such pixels that a line of each stays in */
+                                   /* the L1 cache, if they are spread over its sets                        */
     FEW_PANELS = 8,                /* a copy of x that is read so often costs more than it saves,       */
     HIDDEN_STEPS = 4,              /* multiply-adds of a widest vector in the latency of one            */
 };
@@ -546,8 +546,10 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     const ptrdiff_t crowded = conv->stride[1] > 1 || plan.panels <= FEW_PANELS ? FC_CROWDED : 64;
     plan.in_place = (x->stride[1] == 1 || plan.channels == 1) && x->stride[3] % crowded && !conv->pad[1][0] &&
                     plan.columns <= x->size[3];
-    const int spread = dweight->size[3] == 1 && plan.channels >= LONG_PIXEL;
-    plan.pitch = plan.in_place ? x->stride[3] : spread ? fc_winograd_plane(plan.channels) : fc_pixel_pitch(plan.channels);
+    /* Of more taps a row, pixels without gaps are one run. */
+    const int gaps = dweight->size[3] == 1 && plan.channels >= LONG_PIXEL;
+    const ptrdiff_t copied = gaps ? odd_lines(plan.channels) : fc_pixel_pitch(plan.channels);
+    plan.pitch = plan.in_place ? x->stride[3] : copied;
     plan.x_row = plan.in_place ? x->stride[2] : plan.columns * plan.pitch;
     plan.by_taps = by_taps_is_better(&plan);
     if (plan.by_taps) {

@@ -386,7 +386,7 @@ static int plan_panels(plan *plan, ptrdiff_t groups, ptrdiff_t outputs, ptrdiff_
     plan->vectors = min(2, ceil_div(outputs, lanes));
     plan->panel_width = plan->vectors * lanes;
     plan->panels = ceil_div(outputs, plan->panel_width);
-    plan->piece = fc_winograd_plane(plan->part * plan->panel_width);
+    plan->piece = odd_lines(plan->part * plan->panel_width);
     if ((double)groups * (double)plan->panels * (double)plan->parts * (double)(PLANES * plan->piece) > FC_MOST_FLOATS)
         return -1;
     plan->panel_floats = plan->parts * PLANES * plan->piece;
@@ -573,10 +573,10 @@ static int correlate(const fc_correlation *problem, const fc_filters *filters)
     choose_blocks(&plan, threads);
 
     const ptrdiff_t batch_width = plan.batch * plan.panel_width;
-    plan.v_plane = fc_winograd_plane(plan.block * plan.pitch);
+    plan.v_plane = odd_lines(plan.block * plan.pitch);
     plan.v_part = PLANES * plan.v_plane;
     plan.v_floats = (size_t)((plan.by_panel ? plan.parts : plan.phase_parts) * plan.v_part);
-    plan.m_plane = fc_winograd_plane(plan.block * batch_width);
+    plan.m_plane = odd_lines(plan.block * batch_width);
     plan.m_floats = (size_t)(PLANES * plan.m_plane);
     plan.copy_floats = fc_transform_floats(&plan.phases[0], plan.m, plan.part);
     if (p->y.stride[1] != 1 && plan.outputs > 1)

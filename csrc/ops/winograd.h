@@ -55,8 +55,6 @@ fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end);
 /* Channels of a part: as equal as can be, whole vectors of the widest instruction set. */
 ptrdiff_t fc_winograd_part(ptrdiff_t channels);
 
-/* Floats from plane to plane: an odd number of cache lines, so that the 36 do not meet in one set of the L1 cache. */
-static inline ptrdiff_t fc_winograd_plane(ptrdiff_t floats) { return ((floats + 15) & ~(ptrdiff_t)15) | 16; }
 
 /* ---- filters and strides -----------------------------------------------------------------------------------
  *

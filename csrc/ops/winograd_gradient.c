@@ -266,12 +266,12 @@ static int run_group(plan *plan)
     plan->block = ceil_div(plan->chunk_tiles, ceil_div(plan->chunk_tiles, tiles));
 
     /* Tiles of a block lie an odd number of cache lines apart: one channel is read for all of them in turn. */
-    plan->v_tile = fc_winograd_plane(plan->channels);
-    plan->d_tile = fc_winograd_plane(plan->panels * plan->width);
-    plan->v_plane = fc_winograd_plane(plan->block * plan->v_tile);
-    plan->d_plane = fc_winograd_plane(plan->block * plan->d_tile);
+    plan->v_tile = odd_lines(plan->channels);
+    plan->d_tile = odd_lines(plan->panels * plan->width);
+    plan->v_plane = odd_lines(plan->block * plan->v_tile);
+    plan->d_plane = odd_lines(plan->block * plan->d_tile);
     plan->sum_row = plan->panels * plan->width;
-    plan->sum_plane = fc_winograd_plane(plan->channels * plan->sum_row);
+    plan->sum_plane = odd_lines(plan->channels * plan->sum_row);
     plan->phase_sums = PLANES * plan->sum_plane;
     plan->chunk_sums = plan->phase_count * plan->phase_sums;
     plan->v_floats = (size_t)(PLANES * plan->v_plane);

@@ -295,10 +295,10 @@ int fc_correlate_in_lanes(fc_pass pass, const fc_correlation *p, const fc_filter
     t->y_pixel = outputs * plan.lanes;
     t->y_row = (plan.by_tile ? plan.out.tile : plan.out.size[1]) * t->y_pixel;
     t->u_width = min(2, ceil_div(outputs, plan.lanes)) * plan.lanes;
-    t->u_plane = fc_winograd_plane(inputs * t->u_width);
+    t->u_plane = odd_lines(inputs * t->u_width);
     t->u_panel = PLANES * t->u_plane;
-    t->points_plane = fc_winograd_plane(inputs * plan.lanes);
-    t->products_plane = fc_winograd_plane(FC_LANE_OUTPUTS * plan.lanes);
+    t->points_plane = odd_lines(inputs * plan.lanes);
+    t->products_plane = odd_lines(FC_LANE_OUTPUTS * plan.lanes);
     t->bias = p->bias;
     t->relu = p->relu && !p->residual;
 
