@@ -161,8 +161,8 @@ def compress_weight(weight):
 
     That of one row takes as long as its weight takes to be read; for more rows the weight itself is faster.
     What is made has shape and nbytes, and does not follow changes of the weight. None where that saves no
-    time: without AVX2, or if exponents differ so widely that less than 1/16 of the bytes would go, or one weight
-    in 200 is zero.
+    time: without AVX2, or where less than 1/16 of the bytes would go, since exponents differ widely or one
+    weight in 200 is zero.
     """
     return _core.compress_weight(weight)
 
@@ -234,13 +234,14 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     return y, row * _shape_of("x", x)[3] + column
 
 
-def max_pool2d_argmax(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *, behind_relu=False,
-                      out=None):
+def max_pool2d_argmax(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, *,
+                      behind_relu=False, out=None):
     """(y, argmax): max_pool2d and, for its backward pass, where in its window each maximum lies.
 
     argmax (N, C, P, Q) holds r*S + s for tap (r, s): uint8, or int32 for windows of more than 256 pixels.
-    behind_relu: where y is not above 0, argmax is 255, of no tap. Of x that a ReLU gave, max_pool2d_backward then
-    gives what relu_backward would leave of its result. For windows of less than 256 pixels: else ValueError.
+    behind_relu: where y is not above 0, argmax is 255, of no tap. Of x that a ReLU gave, max_pool2d_backward
+    then gives what relu_backward would leave of its result. For windows of less than 256 pixels, else
+    ValueError.
     """
     options = checks.pool_options(kernel_size, stride, padding, dilation)
     if behind_relu and math.prod(options[0]) >= 256:

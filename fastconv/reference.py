@@ -181,8 +181,8 @@ def max_pool2d_argmax(x, kernel_size, stride=None, padding=0, dilation=1, ceil_m
     """(y, argmax): y (N,C,P,Q), argmax uint8 the position r*S + s of the maximum in its window.
 
     Padding never wins.  The first of equal maxima wins, except that a NaN beats everything before it.
-    A window that meets no pixel (possible with dilation) is -inf, its position 0. behind_relu: of maxima that are
-    not above 0 the position is 255.
+    A window that meets no pixel (possible with dilation) is -inf, its position 0. behind_relu: of maxima
+    that are not above 0 the position is 255.
     """
     kernel, pads, output_size, stride, dilation = _pool_geometry(
         x.shape, kernel_size, stride, padding, dilation, ceil_mode

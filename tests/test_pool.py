@@ -175,7 +175,8 @@ def test_of_equal_maxima_the_first_wins_and_of_nans_the_last(value):
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels-last"])
 @pytest.mark.parametrize("channels", [1, 3, 6, 9, 16, 19])
-@pytest.mark.parametrize("options", [(2,), (3, 2, 1), ((2, 3), (2, 3)), ((3, 1), (3, 1)), (15, 1, 7)], ids=str)
+@pytest.mark.parametrize("options", [(2,), (3, 2, 1), ((2, 3), (2, 3)), ((3, 1), (3, 1)), (15, 1, 7)],
+                         ids=str)
 def test_behind_relu_what_is_cut_off_gets_no_gradient(options, channels, layout, rng):
     x = functional.relu(in_layout(floats(rng, (2, channels, 18, 17)) - np.float32(1.5), layout))
     x[0, 0, :4, :4] = np.nan
