@@ -41,6 +41,7 @@ enum {
     MOST_CHUNKS = 16,
     LONG_PIXEL = 512,              /* channels: a block has so few such pixels that a line of each stays in */
                                    /* the L1 cache, if they are spread over its sets                        */
+    MANY_WEIGHTS = 1 << 18,        /* 1 MiB                                                                 */
     FEW_PANELS = 8,                /* a copy of x that is read so often costs more than it saves,       */
     HIDDEN_STEPS = 4,              /* multiply-adds of a widest vector in the latency of one            */
 };
@@ -521,6 +522,28 @@ static ptrdiff_t choose_task_panels(const plan *plan, int threads)
     return best;
 }
 
+/* Of a 1x1 filter with so many weights that their sums leave the L2 cache, channels are taken by parts: blocks have as
+ * many more pixels as pixels are shorter, and the sums are loaded and stored as many times less often. */
+static int takes_parts(const fc_conv2d *conv, const fc_tensor *dw)
+{
+    return conv->groups == 1 && dw->size[1] > LONG_PIXEL && dw->size[0] * dw->size[1] >= MANY_WEIGHTS;
+}
+
+static int add_up_by_parts(const fc_conv2d *conv, const fc_tensor *dy, const fc_tensor *x, const fc_tensor *dw)
+{
+    const ptrdiff_t channels = dw->size[1], parts = ceil_div(channels, LONG_PIXEL);
+    const ptrdiff_t part = (ptrdiff_t)round_up(ceil_div(channels, parts));
+    for (ptrdiff_t c = 0; c < channels; c += part) {
+        fc_tensor x_part = *x, dw_part = *dw;
+        x_part.data += c * x->stride[1];
+        dw_part.data += c * dw->stride[1];
+        x_part.size[1] = dw_part.size[1] = min(part, channels - c);
+        if (fc_conv2d_backward_weight(conv, dy, &x_part, &dw_part))
+            return -1;
+    }
+    return 0;
+}
+
 int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradient, const fc_tensor *input,
                               const fc_tensor *weight_gradient)
 {
@@ -535,6 +558,8 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     if (images && fc_backward_weight_algorithm(conv, dy, dweight) == FC_WINOGRAD)
         return fc_winograd_backward_weight(conv, dy, x, dweight);
     const int exchanged = one_by_one && exchange_sides(&plan);
+    if (one_by_one && !exchanged && takes_parts(conv, dweight))
+        return add_up_by_parts(conv, dy, x, dweight);
     plan.channels = dweight->size[1];
     plan.outputs = dweight->size[0] / conv->groups;
     plan.vectors = min(ceil_div(plan.outputs, lanes), 2);
