@@ -11,7 +11,10 @@
 #include "integers.h"
 #include "ops.h"
 
-enum { EXPONENTS = 256, CODES = 16, EXPONENT_SHIFT = 23, LEAST_LANES = 8 };
+enum {
+    EXPONENTS = 256, CODES = 16, EXPONENT_SHIFT = 23,
+    LEAST_LANES = 8,                           /* narrower vectors take longer than the words that are saved */
+};
 
 static const double WEIGHT_NS = 3;             /* of one thread, for a weight                              */
 static const double LEAST_SAVING = 1.0 / 16;   /* of the bytes, below which a weight is better left as it is */

@@ -41,7 +41,7 @@ enum {
     MOST_CHUNKS = 16,
     LONG_PIXEL = 512,              /* channels: a block has so few such pixels that a line of each stays in */
                                    /* the L1 cache, if they are spread over its sets                        */
-    MANY_WEIGHTS = 1 << 18,        /* 1 MiB                                                                 */
+    MANY_WEIGHTS = 1 << 18,        /* whose sums are 1 MiB                                                  */
     FEW_PANELS = 8,                /* a copy of x that is read so often costs more than it saves,       */
     HIDDEN_STEPS = 4,              /* multiply-adds of a widest vector in the latency of one            */
 };
