@@ -41,6 +41,18 @@ FC_INLINE void store_positions(void *p, ptrdiff_t at, vi v, size_t lanes, int wi
         vstore_bytes_part(bytes, v, lanes);
 }
 
+/* A value of a window, the first or one more. keep: where it becomes the maximum its position too; that of the first is
+ * in `where` already. */
+FC_INLINE void take_value(int keep, int first, vf value, int32_t position, vf *best, vi *where)
+{
+    if (first)
+        *best = value;
+    else if (keep)
+        vkeep_larger(value, position, best, where);
+    else
+        *best = vmaximum(*best, value);
+}
+
 /* keep: 0 the maximum only, 1 positions as bytes, 2 as 32-bit integers. */
 FC_INLINE void max_pool_lanes(int keep, size_t lanes, size_t i, size_t c, const fc_gather *g, float *y, void *argmax)
 {
@@ -51,13 +63,8 @@ FC_INLINE void max_pool_lanes(int keep, size_t lanes, size_t i, size_t c, const 
         best = vload_lanes(x + g->offset[0], lanes);
         where += g->position[0];
     }
-    for (size_t t = 1; t < g->terms; t++) {
-        const vf value = vload_lanes(x + g->offset[t], lanes);
-        if (keep)
-            vkeep_larger(value, g->position[t], &best, &where);
-        else
-            best = vmaximum(best, value);
-    }
+    for (size_t t = 1; t < g->terms; t++)
+        take_value(keep, 0, vload_lanes(x + g->offset[t], lanes), g->position[t], &best, &where);
     const ptrdiff_t at = (ptrdiff_t)i * g->y_step + (ptrdiff_t)c;
     vstore_lanes(y + at, best, lanes);
     if (keep)

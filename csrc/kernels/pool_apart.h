@@ -40,12 +40,7 @@ FC_INLINE void max_of_windows(int keep, size_t width, size_t together, const vi 
             const vf low = vload_part(pixels, first), high = vload_part(pixels + first, results * width - first);
             for (size_t s = 0; s < width; s++) {
                 const vf value = vlanes_of(low, high, from[s]);
-                if (!r && !s)
-                    best = value;
-                else if (keep)
-                    vkeep_larger(value, (int32_t)(r * width + s), &best, &where);
-                else
-                    best = vmaximum(best, value);
+                take_value(keep, !r && !s, value, (int32_t)(r * width + s), &best, &where);
             }
         }
         const size_t lanes = lanes_within(at, row, results);
@@ -64,12 +59,7 @@ FC_INLINE void max_of_window(int keep, size_t height, size_t width, size_t last,
     for (size_t r = 0; r < height; r++)
         for (size_t s = 0; s < width; s++) {
             const vf value = vload_lanes(x + (ptrdiff_t)r * a->row + s * a->channels, s + 1 < width ? FC_LANES : last);
-            if (!r && !s)
-                best = value;
-            else if (keep)
-                vkeep_larger(value, (int32_t)(r * width + s), &best, &where);
-            else
-                best = vmaximum(best, value);
+            take_value(keep, !r && !s, value, (int32_t)(r * width + s), &best, &where);
         }
     vstore_lanes(y, best, last);
     if (keep)

@@ -11,7 +11,6 @@
  *                  neighbouring targets gather lies side by side
  *
  * Windows side by side, channels-last, have a faster way to their maxima and the gradient of these (pool_apart.c). */
-#include <math.h>
 #include <string.h>
 
 #include "../runtime/dispatch.h"
@@ -405,7 +404,7 @@ static int pool_run(const fc_pool2d *pool, operation op, const fc_tensor *source
                     void *argmax, int wide)
 {
     plan plan = {.op = op, .kernels = fc_kernels_active(), .x = *source, .y = *target, .argmax = argmax, .wide = wide,
-                 .cut = pool->behind_relu ? 0 : NAN};
+                 .cut = fc_pool_cut(pool)};
     const int backward = is_backward(op);
     const fc_tensor *image = backward ? target : source, *pooled = backward ? source : target;
     for (int i = 0; i < 4; i++)

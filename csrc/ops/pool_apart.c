@@ -4,7 +4,6 @@
  *   task = (image, block of rows of windows) */
 #include "pool_apart.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "../runtime/dispatch.h"
@@ -84,7 +83,7 @@ void fc_max_pool_apart(const fc_pool2d *pool, const fc_tensor *image, const fc_t
 {
     plan plan = {.kernels = fc_kernels_active(), .image = *image, .pooled = *pooled, .argmax = argmax,
                  .height = pool->kernel[0], .width = pool->kernel[1], .backward = backward,
-                 .cut = pool->behind_relu ? 0 : NAN};
+                 .cut = fc_pool_cut(pool)};
     const ptrdiff_t rows = pooled->size[2], row_floats = plan.height * image->size[3] * image->size[1];
     plan.block_rows = max(1, TASK_FLOATS / max(1, row_floats));
     plan.row_blocks = max(1, ceil_div(rows, plan.block_rows));
