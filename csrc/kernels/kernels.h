@@ -27,6 +27,8 @@ typedef struct fc_tile {
     const float *next;          /* to fetch meanwhile, or NULL: what a later tile reads, to the L1 cache (tile_rows)
                                    or the L2 cache (tile_cols)                               */
     ptrdiff_t next_step;        /* from what one step fetches to the next                    */
+    const float *later;         /* fetched instead, if not NULL, once fc_next_shares of the steps are done */
+    ptrdiff_t later_step;
     float *y;                   /* result                                                    */
     ptrdiff_t y_row;            /* from one tile row to the next                             */
     size_t last_lanes;          /* lanes of the last vector that are stored: 1 .. lanes      */
@@ -38,6 +40,10 @@ typedef struct fc_tile {
 } fc_tile;
 
 typedef void (*fc_tile_fn)(const fc_tile *);
+
+/* Of equal shares of a tile's steps, as many as it has rows, those that fetch `next`: a line in each step, they fetch as
+ * much as a tile of tile_rows reads of a. */
+static inline ptrdiff_t fc_next_shares(ptrdiff_t rows) { return rows > 1 ? (rows * rows + 15) / 16 : 0; }
 
 /* Rows so many floats apart, or a multiple, are in few sets of the L1 cache: they drive each other out. */
 enum { FC_CROWDED = 512 };

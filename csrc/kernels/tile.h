@@ -80,12 +80,13 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
             acc[m][v] = (vf){0};
 
     const float *next = t->next ? t->next : t->a;
-    const ptrdiff_t next_step = t->next ? t->next_step : 0;
+    ptrdiff_t next_step = t->next ? t->next_step : 0;
     /* Places of results, and what is added to them, may be far away. All at once they would fill the buffers of loads
      * on their way, so each row is fetched after an equal share of the steps, or with each run. */
     const float *place = t->y, *residual = t->residual ? t->residual : t->y;
     const size_t share = t->runs * depth / (size_t)rows + 1;
     int to_fetch = rows;
+    const int later = t->later ? rows - (int)fc_next_shares(rows) : 0;        /* then, so many are left */
     for (size_t run = 0; run < t->runs; run++) {
         const float *a = t->a + t->a_run[run], *high = a + 7 * a_row;
         const float *b = t->b + t->b_run[run];
@@ -93,6 +94,10 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
             size_t steps = left < share ? left : share;
             left -= steps;
             if (to_fetch) {
+                if (to_fetch == later) {
+                    next = t->later;
+                    next_step = t->later_step;
+                }
                 for (int v = 0; v < vectors; v += LINE_VECTORS) {
                     __builtin_prefetch(place + v * FC_LANES, 1);
                     __builtin_prefetch(residual + v * FC_LANES);

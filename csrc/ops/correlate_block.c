@@ -10,7 +10,12 @@
 typedef fc_correlation_plan plan;
 typedef fc_phase phase;
 
-enum { STRIDED_PIXELS = 64 };          /* that one thread copies in a turn */
+enum {
+    STRIDED_PIXELS = 64,           /* that one thread copies in a turn                                       */
+    LINE_FLOATS = 16,              /* of a cache line                                                        */
+    TILE_FLOATS = 6144,            /* 3/4 of the smallest L1 caches: pixels, weights and the next pixels of a tile */
+    LONG_SUM = 96,                 /* steps that outlast fetching weights                                    */
+};
 
 /* ---- weights ---------------------------------------------------------------------------------------- */
 
@@ -136,26 +141,64 @@ static ptrdiff_t tile_rows_for(const plan *plan, ptrdiff_t vectors, ptrdiff_t pi
     return ceil_div(pixels, ceil_div(pixels, most));
 }
 
+/* What tiles fetch meanwhile. */
+typedef struct fetch {
+    ptrdiff_t pixels;              /* floats a step, of the pixels of tiles to come; 0: none */
+    const float *weights;          /* on from here, `floats` a tile, or NULL */
+    ptrdiff_t floats;
+} fetch;
+
 /* One row of pixels: runs of taps of one panel into y. */
-static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdiff_t used)
+static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdiff_t used, fetch *fetch)
 {
     const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t lanes = (ptrdiff_t)kernels->lanes, vectors = ceil_div(used, lanes);
-    const ptrdiff_t rows = tile_rows_for(plan, vectors, columns);
+    const ptrdiff_t rows = tile_rows_for(plan, vectors, columns), steps = (ptrdiff_t)(t->runs * t->depth);
+    const float **weights = fetch->pixels ? &t->later : &t->next;
+    const ptrdiff_t floats = fetch->weights && steps ? fetch->floats : 0;
     t->last_lanes = (size_t)(used - (vectors - 1) * lanes);
+    t->next_step = fetch->pixels;
+    if (floats) {
+        *weights = fetch->weights;
+        *(fetch->pixels ? &t->later_step : &t->next_step) =
+            ceil_div(floats * rows, steps * (fetch->pixels ? rows - fc_next_shares(rows) : rows));
+    }
     for (ptrdiff_t v = 0; v < columns; v += rows, t->a += rows * t->a_row, t->y += rows * t->y_row) {
-        /* Pixels where they lie come from far away; a copy is in the L2 cache, and longer sums would fetch too much. */
-        t->next = plan->in_place ? t->a + rows * t->a_row : NULL;
-        t->next_step = 16;
+        if (fetch->pixels)
+            t->next = t->a + rows * t->a_row;
         kernels->tile_rows[vectors][min(rows, columns - v)](t);
         if (t->residual)
             t->residual += rows * t->y_row;
+        if (floats)
+            *weights += floats;
     }
+    if (floats)
+        fetch->weights = *weights;
 }
 
-/* One part of the channels of one panel, over all rows of the block. */
+/* Pixels where they lie come from far away for the first panel of a block, for others from the L2 cache, which is worth
+ * the L1 cache's room where they fit it. next: the weights that follow, or NULL. */
+static fetch what_to_fetch(const plan *plan, const phase *ph, const block *b, ptrdiff_t panel, const float *next)
+{
+    const ptrdiff_t rows = plan->most_rows[plan->vectors], columns = min(b->columns, ph->count[1] - b->v0);
+    const ptrdiff_t tiles = b->images * min(b->rows, ph->count[0] - b->u0) * ceil_div(columns, rows);
+    const ptrdiff_t steps = max(1, ph->rows->count * ph->columns->count * part_channels(plan, b->part));
+    const int fits = steps * (plan->panel_width + 2 * rows) <= TILE_FLOATS;
+    const int far = plan->in_place && !plan->by_panel && panel == b->first_panel;
+    fetch fetch = {0};
+    if (far || (plan->in_place && (fits || !next)))
+        fetch.pixels = fits ? LINE_FLOATS : ceil_div(rows * plan->p.x_step[1] * plan->pitch, steps);
+    if (next && !far && steps >= LONG_SUM) {
+        fetch.weights = next;
+        fetch.floats = ceil_div((ptrdiff_t)ph->piece_floats, tiles);
+    }
+    return fetch;
+}
+
+/* One part of the channels of one panel, over all rows of the block. next: weights fetched meanwhile, or
+ * NULL. */
 static void multiply_piece(const plan *plan, const phase *ph, const block *b, ptrdiff_t panel, const float *packed,
-                           float *stage)
+                           const float *next, float *stage)
 {
     const fc_correlation *p = &plan->p;
     const fc_tensor *y = &p->y;
@@ -164,6 +207,7 @@ static void multiply_piece(const plan *plan, const phase *ph, const block *b, pt
     const ptrdiff_t k_all = b->group * plan->outputs + k0, y_pixel = y->stride[3] * p->y_step[1];
     const ptrdiff_t run_channels = part_channels(plan, b->part);
     const int last_part = b->part == plan->parts - 1;
+    fetch fetch = what_to_fetch(plan, ph, b, panel, next);
     /* Rows that follow each other in y are stored as one. */
     const int whole = columns == y->size[3] && p->y_step[0] == 1 && y->stride[2] == columns * y_pixel;
     for (ptrdiff_t n = b->n0; n < b->n0 + b->images; n++) {
@@ -190,7 +234,7 @@ static void multiply_piece(const plan *plan, const phase *ph, const block *b, pt
                 .residual = last_part && p->residual ? p->residual + (out - y->data) : NULL,
                 .relu = last_part && p->relu,
             };
-            multiply_row(plan, &t, columns, used);
+            multiply_row(plan, &t, columns, used, &fetch);
             if (plan->staged && last_part && !whole) {
                 fc_clock(FC_STORE);
                 fc_store_row(plan->kernels, stage, plan->panel_width, columns, used, out, y->stride[1], y_pixel);
@@ -213,14 +257,16 @@ static void multiply_phase(const plan *plan, const phase *ph, const block *b, fl
     if (b->columns <= 0 || ph->count[1] <= b->v0 || ph->count[0] <= b->u0)
         return;
     for (ptrdiff_t panel = b->first_panel; panel < b->last_panel; panel++, stage += plan->stage_panel) {
-        const float *packed = b->pack;
+        const float *packed = b->pack, *next = NULL;
         if (plan->by_panel && !plan->prepared)
             pack_piece(plan, b->group, ph, panel, b->part, b->pack);
-        else
+        else {
             packed = ph->panels + (size_t)(b->group * plan->panels + panel) * ph->panel_floats +
                      (size_t)b->part * ph->piece_floats;
+            next = packed + (plan->by_panel ? ph->piece_floats : ph->panel_floats);
+        }
         fc_clock(FC_MULTIPLY);
-        multiply_piece(plan, ph, b, panel, packed, stage);
+        multiply_piece(plan, ph, b, panel, packed, next, stage);
     }
 }
 

@@ -211,11 +211,18 @@ static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 
 /* ---- products --------------------------------------------------------------------------------------------- */
 
+/* U of one plane of a part of a panel, in all panels' `filters`. */
+static const float *filters_of(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, ptrdiff_t plane)
+{
+    return plan->filters + (group * plan->panels + panel) * plan->panel_floats + (part * PLANES + plane) * plan->piece;
+}
+
 /* One plane, one part, one panel: m[tile][k] (+)= v[tile][c] u[c][k], of the tiles first .. end - 1 that have the
- * plane; `v` and `m` are where the first is. A phase without the plane adds 0. ahead: fetched with the last rows, or
- * NULL. */
+ * plane; `v` and `m` are where the first is. A phase without the plane adds 0. ahead: so many floats a channel are
+ * fetched meanwhile, or NULL. */
 static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end, ptrdiff_t part,
-                     ptrdiff_t vectors, const float *v, const float *u, float *m, const float *ahead)
+                     ptrdiff_t vectors, const float *v, const float *u, float *m, const float *ahead,
+                     ptrdiff_t channel_floats)
 {
     static const ptrdiff_t start[1] = {0};
     const fc_tile_range range = fc_tiles_of_plane(&plan->tiling, plane, first, end);
@@ -244,13 +251,13 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
         .y_row = m_tile,
         .last_lanes = plan->kernels->lanes,
         .accumulate = part > 0,
-        .next_step = 16,
+        .next_step = rows,
     };
     for (ptrdiff_t done = 0; done < tiles; done += rows, t.a += rows * t.a_row, t.y += rows * t.y_row) {
         t.next = t.a + rows * t.a_row;
         if (ahead && done + rows >= tiles) {
             t.next = ahead;
-            t.next_step = ceil_div(plan->tap_channel, PLANES);
+            t.next_step = channel_floats;
         }
         plan->kernels->tile_rows[vectors][min(rows, tiles - done)](&t);
     }
@@ -266,12 +273,16 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdif
             fc_clock(FC_MULTIPLY);
             for (ptrdiff_t plane = 0; plane < PLANES; plane++)
                 for (ptrdiff_t q = panel; q < panel_end; q++)
-                    for (ptrdiff_t part = begin; part < begin + plan->phase_parts; part++)
+                    for (ptrdiff_t part = begin; part < begin + plan->phase_parts; part++) {
+                        const float *ahead = part + 1 < begin + plan->phase_parts
+                                                 ? filters_of(plan, group, q, part + 1, plane)
+                                             : q + 1 < panel_end ? filters_of(plan, group, q + 1, begin, plane)
+                                                                 : filters_of(plan, group, panel, begin, plane + 1);
                         multiply(plan, plane, first, end, part, panel_vectors(plan, q),
                                  v + (part - begin) * plan->v_part + plane * plan->v_plane,
-                                 plan->filters + (group * plan->panels + q) * plan->panel_floats +
-                                     (part * PLANES + plane) * plan->piece,
-                                 m + plane * plan->m_plane + (q - panel) * plan->panel_width, NULL);
+                                 filters_of(plan, group, q, part, plane),
+                                 m + plane * plan->m_plane + (q - panel) * plan->panel_width, ahead, plan->panel_width);
+                    }
             if (begin + plan->phase_parts == plan->parts)
                 make_outputs(plan, group, panel, first, end, m, stage);
         }
@@ -318,16 +329,18 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
             continue;
         }
         const float *filters = u;
-        if (plan->filters)
-            filters = plan->filters + (group * plan->panels + panel) * plan->panel_floats + part * PLANES * plan->piece;
-        else
+        ptrdiff_t fetched = ceil_div(plan->tap_channel, PLANES);
+        if (plan->filters) {
+            filters = filters_of(plan, group, panel, part, 0);
+            ahead = filters + plan->piece;
+            fetched = plan->piece / plan->part;
+        } else
             make_filters(plan, group, panel, part, pack, u);
         fc_clock(FC_MULTIPLY);
-        const ptrdiff_t fetched = plan->part * ceil_div(plan->tap_channel, PLANES);
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
             multiply(plan, plane, first, end, part, panel_vectors(plan, panel),
                      v + part * plan->v_part + plane * plan->v_plane, filters + plane * plan->piece,
-                     m + plane * plan->m_plane, ahead ? ahead + plane * fetched : NULL);
+                     m + plane * plan->m_plane, ahead ? ahead + plane * fetched * plan->part : NULL, fetched);
     }
     make_outputs(plan, group, panel, first, end, m, m + plan->m_floats);
 }
