@@ -27,7 +27,7 @@ typedef struct fc_tile {
     const float *next;          /* to fetch meanwhile, or NULL: what a later tile reads, to the L1 cache (tile_rows)
                                    or the L2 cache (tile_cols)                               */
     ptrdiff_t next_step;        /* from what one step fetches to the next                    */
-    const float *later;         /* fetched instead, if not NULL, once fc_next_shares of the steps are done */
+    const float *later;         /* tile_rows: fetched instead, or NULL, once fc_next_shares of the steps are done */
     ptrdiff_t later_step;
     float *y;                   /* result                                                    */
     ptrdiff_t y_row;            /* from one tile row to the next                             */

@@ -61,13 +61,13 @@ FC_INLINE void finish_tile(int rows, int vectors, vf acc[FC_MAX_ROWS][FC_MAX_VEC
 #undef FC_EACH
 }
 
-FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, const fc_tile *t)
+FC_INLINE void tile(int rows, int vectors, int by_rows, ptrdiff_t a_row, ptrdiff_t a_step, const fc_tile *t)
 {
     vf acc[FC_MAX_ROWS][FC_MAX_VECTORS];
     const size_t depth = t->depth;
     const ptrdiff_t b_step = t->b_step;
     ptrdiff_t one = a_row * (ptrdiff_t)sizeof(float), three = 3 * one, five = 5 * one;
-    if (!__builtin_constant_p(a_row)) {
+    if (by_rows) {
         FC_OPAQUE(one);
         FC_OPAQUE(three);
         FC_OPAQUE(five);
@@ -86,7 +86,7 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
     const float *place = t->y, *residual = t->residual ? t->residual : t->y;
     const size_t share = t->runs * depth / (size_t)rows + 1;
     int to_fetch = rows;
-    const int later = t->later ? rows - (int)fc_next_shares(rows) : 0;        /* then, so many are left */
+    const int later = by_rows && t->later ? rows - (int)fc_next_shares(rows) : 0;        /* then, so many are left */
     for (size_t run = 0; run < t->runs; run++) {
         const float *a = t->a + t->a_run[run], *high = a + 7 * a_row;
         const float *b = t->b + t->b_run[run];
@@ -111,7 +111,7 @@ FC_INLINE void tile(int rows, int vectors, ptrdiff_t a_row, ptrdiff_t a_step, co
                 /* b streams from the L2 cache, faster than the hardware fetches ahead. */
                 for (int v = 0; v < vectors; v += LINE_VECTORS)
                     __builtin_prefetch(b + PREFETCH_STEPS * b_step + v * FC_LANES);
-                if (a_step == 1)
+                if (by_rows)
                     __builtin_prefetch(next);
                 else if (next_step)
                     __builtin_prefetch(next, 0, 2);          /* to the L2 cache: it is not read soon */
@@ -159,9 +159,9 @@ FC_INLINE void listed_tile(int rows, int vectors, const fc_tile *t)
     finish_tile(rows, vectors, acc, t);
 }
 
-#define FC_TILE(ROWS, VECTORS)                                                                          \
-    static void tile_rows_##ROWS##x##VECTORS(const fc_tile *t) { tile(ROWS, VECTORS, t->a_row, 1, t); } \
-    static void tile_cols_##ROWS##x##VECTORS(const fc_tile *t) { tile(ROWS, VECTORS, 1, t->a_step, t); } \
+#define FC_TILE(ROWS, VECTORS)                                                                             \
+    static void tile_rows_##ROWS##x##VECTORS(const fc_tile *t) { tile(ROWS, VECTORS, 1, t->a_row, 1, t); } \
+    static void tile_cols_##ROWS##x##VECTORS(const fc_tile *t) { tile(ROWS, VECTORS, 0, 1, t->a_step, t); } \
     static void tile_listed_##ROWS##x##VECTORS(const fc_tile *t) { listed_tile(ROWS, VECTORS, t); }
 #include "tile_sizes.inc"
 #undef FC_TILE
