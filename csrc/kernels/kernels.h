@@ -31,6 +31,7 @@ typedef struct fc_tile {
     ptrdiff_t later_step;
     float *y;                   /* result                                                    */
     ptrdiff_t y_row;            /* from one tile row to the next                             */
+    int y_is_near;              /* tile_rows: or the sum brief; places of y and `later` are not fetched */
     size_t last_lanes;          /* lanes of the last vector that are stored: 1 .. lanes      */
     int accumulate;             /* add what is found in y                                    */
     const float *row_bias;      /* added to every lane when not NULL, one value a row        */

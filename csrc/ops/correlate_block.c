@@ -15,6 +15,7 @@ enum {
     LINE_FLOATS = 16,              /* of a cache line                                                        */
     TILE_FLOATS = 6144,            /* 3/4 of the smallest L1 caches: pixels, weights and the next pixels of a tile */
     LONG_SUM = 96,                 /* steps that outlast fetching weights                                    */
+    BRIEF_SUM = 24,                /* steps that are over before anything fetched is there                   */
 };
 
 /* ---- weights ---------------------------------------------------------------------------------------- */
@@ -229,6 +230,7 @@ static void multiply_piece(const plan *plan, const phase *ph, const block *b, pt
                 .depth = (size_t)(ph->taps_a_run * run_channels),
                 .y = plan->staged ? stage : out,
                 .y_row = plan->staged ? plan->panel_width : y_pixel,
+                .y_is_near = (last - first) * ph->runs_a_row * ph->taps_a_run * run_channels <= BRIEF_SUM,
                 .accumulate = b->part > 0,
                 .lane_bias = last_part && p->bias ? p->bias + k_all : NULL,
                 .residual = last_part && p->residual ? p->residual + (out - y->data) : NULL,

@@ -249,6 +249,7 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
         .depth = (size_t)part_channels(plan, part),
         .y = m,
         .y_row = m_tile,
+        .y_is_near = 1,
         .last_lanes = plan->kernels->lanes,
         .accumulate = part > 0,
         .next_step = rows,
