@@ -11,11 +11,11 @@ typedef fc_correlation_plan plan;
 typedef fc_phase phase;
 
 enum {
-    STRIDED_PIXELS = 64,           /* that one thread copies in a turn                                       */
-    LINE_FLOATS = 16,              /* of a cache line                                                        */
-    TILE_FLOATS = 6144,            /* 3/4 of the smallest L1 caches: pixels, weights and the next pixels of a tile */
-    LONG_SUM = 96,                 /* steps that outlast fetching weights                                    */
-    BRIEF_SUM = 24,                /* steps that are over before anything fetched is there                   */
+    STRIDED_PIXELS = 64,           /* that one thread copies in a turn                                        */
+    LINE_FLOATS = 16,              /* of a cache line                                                         */
+    TILE_FLOATS = 6144,            /* weights, pixels and next pixels of a tile: 3/4 of the smallest L1 cache */
+    LONG_SUM = 96,                 /* steps of a tile that pay for fetching weights too                       */
+    BRIEF_SUM = 24,                /* steps that are over before anything fetched is there                    */
 };
 
 /* ---- weights ---------------------------------------------------------------------------------------- */
@@ -142,10 +142,10 @@ static ptrdiff_t tile_rows_for(const plan *plan, ptrdiff_t vectors, ptrdiff_t pi
     return ceil_div(pixels, ceil_div(pixels, most));
 }
 
-/* What tiles fetch meanwhile. */
+/* What is on its way to the caches meanwhile. */
 typedef struct fetch {
-    ptrdiff_t pixels;              /* floats a step, of the pixels of tiles to come; 0: none */
-    const float *weights;          /* on from here, `floats` a tile, or NULL */
+    ptrdiff_t pixels;              /* floats a step, of those of the tile after each; 0: none */
+    const float *weights;          /* from here on, `floats` a tile; NULL: none               */
     ptrdiff_t floats;
 } fetch;
 
@@ -177,8 +177,9 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
         fetch->weights = *weights;
 }
 
-/* Pixels where they lie come from far away for the first panel of a block, for others from the L2 cache, which is worth
- * the L1 cache's room where they fit it. next: the weights that follow, or NULL. */
+/* Weights come from the L3 cache or from memory: those that follow, `next` if not NULL, are fetched. So are pixels where
+ * they lie, which come from as far for the first panel of a block, alone; for others they come from the L2 cache, and are
+ * fetched where they and the tile that is multiplied fit the L1 cache. */
 static fetch what_to_fetch(const plan *plan, const phase *ph, const block *b, ptrdiff_t panel, const float *next)
 {
     const ptrdiff_t rows = plan->most_rows[plan->vectors], columns = min(b->columns, ph->count[1] - b->v0);
@@ -196,8 +197,7 @@ static fetch what_to_fetch(const plan *plan, const phase *ph, const block *b, pt
     return fetch;
 }
 
-/* One part of the channels of one panel, over all rows of the block. next: weights fetched meanwhile, or
- * NULL. */
+/* One part of the channels of one panel, over all rows of the block. next: the weights that follow, or NULL. */
 static void multiply_piece(const plan *plan, const phase *ph, const block *b, ptrdiff_t panel, const float *packed,
                            const float *next, float *stage)
 {

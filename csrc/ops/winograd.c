@@ -211,18 +211,18 @@ static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 
 /* ---- products --------------------------------------------------------------------------------------------- */
 
-/* U of one plane of a part of a panel, in all panels' `filters`. */
+/* Where U of one plane of a part of a panel is, if it is made for all tasks or kept. */
 static const float *filters_of(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, ptrdiff_t plane)
 {
     return plan->filters + (group * plan->panels + panel) * plan->panel_floats + (part * PLANES + plane) * plan->piece;
 }
 
 /* One plane, one part, one panel: m[tile][k] (+)= v[tile][c] u[c][k], of the tiles first .. end - 1 that have the
- * plane; `v` and `m` are where the first is. A phase without the plane adds 0. ahead: so many floats a channel are
- * fetched meanwhile, or NULL. */
+ * plane; `v` and `m` are where the first is. A phase without the plane adds 0. ahead: weights that are fetched with the
+ * last tiles, ahead_step floats with each channel, or NULL. */
 static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end, ptrdiff_t part,
                      ptrdiff_t vectors, const float *v, const float *u, float *m, const float *ahead,
-                     ptrdiff_t channel_floats)
+                     ptrdiff_t ahead_step)
 {
     static const ptrdiff_t start[1] = {0};
     const fc_tile_range range = fc_tiles_of_plane(&plan->tiling, plane, first, end);
@@ -258,7 +258,7 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
         t.next = t.a + rows * t.a_row;
         if (ahead && done + rows >= tiles) {
             t.next = ahead;
-            t.next_step = channel_floats;
+            t.next_step = ahead_step;
         }
         plan->kernels->tile_rows[vectors][min(rows, tiles - done)](&t);
     }
@@ -275,6 +275,7 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdif
             for (ptrdiff_t plane = 0; plane < PLANES; plane++)
                 for (ptrdiff_t q = panel; q < panel_end; q++)
                     for (ptrdiff_t part = begin; part < begin + plan->phase_parts; part++) {
+                        /* U comes from the L3 cache: what is multiplied by next is fetched. */
                         const float *ahead = part + 1 < begin + plan->phase_parts
                                                  ? filters_of(plan, group, q, part + 1, plane)
                                              : q + 1 < panel_end ? filters_of(plan, group, q + 1, begin, plane)
@@ -321,7 +322,8 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
     float *v = scratch + plan->copy_floats, *u = v + plan->v_floats;
     float *pack = u + plan->u_floats, *m = pack + plan->pack_floats;
     for (ptrdiff_t part = 0; part < plan->parts; part++) {
-        /* Taps come from memory, which multiplying leaves idle: those of the next part, or panel, are fetched. */
+        /* Weights come from memory, which multiplying leaves idle: taps of the next part, or panel, are fetched, or
+         * points of the next plane. */
         const float *ahead = plan->packed ? taps_of(plan, plan->packed, group, panel, part + 1) : NULL;
         if (plan->few) {
             const float *taps = find_taps(plan, group, panel, part, pack);
@@ -330,18 +332,19 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
             continue;
         }
         const float *filters = u;
-        ptrdiff_t fetched = ceil_div(plan->tap_channel, PLANES);
+        ptrdiff_t channel = ceil_div(plan->tap_channel, PLANES), plane_step = plan->part * channel;
         if (plan->filters) {
             filters = filters_of(plan, group, panel, part, 0);
             ahead = filters + plan->piece;
-            fetched = plan->piece / plan->part;
+            channel = plan->panel_width;
+            plane_step = plan->piece;
         } else
             make_filters(plan, group, panel, part, pack, u);
         fc_clock(FC_MULTIPLY);
         for (ptrdiff_t plane = 0; plane < PLANES; plane++)
             multiply(plan, plane, first, end, part, panel_vectors(plan, panel),
                      v + part * plan->v_part + plane * plan->v_plane, filters + plane * plan->piece,
-                     m + plane * plan->m_plane, ahead ? ahead + plane * fetched * plan->part : NULL, fetched);
+                     m + plane * plan->m_plane, ahead ? ahead + plane * plane_step : NULL, channel);
     }
     make_outputs(plan, group, panel, first, end, m, m + plan->m_floats);
 }
