@@ -31,7 +31,8 @@ typedef struct fc_tile {
     ptrdiff_t later_step;
     float *y;                   /* result                                                    */
     ptrdiff_t y_row;            /* from one tile row to the next                             */
-    int y_is_near;              /* tile_rows: or the sum brief; places of y and `later` are not fetched */
+    int skip_places;            /* tile_rows: y and the residual are near, or the sum brief: neither they are
+                                   fetched nor `later`                                       */
     size_t last_lanes;          /* lanes of the last vector that are stored: 1 .. lanes      */
     int accumulate;             /* add what is found in y                                    */
     const float *row_bias;      /* added to every lane when not NULL, one value a row        */
@@ -42,8 +43,9 @@ typedef struct fc_tile {
 
 typedef void (*fc_tile_fn)(const fc_tile *);
 
-/* Of equal shares of a tile's steps, as many as it has rows, those that fetch `next`: a line in each step, they fetch as
- * much as a tile of tile_rows reads of a. */
+/* The steps of a tile are cut into about equal shares, one for each row. So many of them fetch `next`: a line in each step,
+ * they fetch as much as a tile of tile_rows reads of a. */
+_Static_assert(FC_MAX_ROWS < 16, "some shares are left for `later`");
 static inline ptrdiff_t fc_next_shares(ptrdiff_t rows) { return rows > 1 ? (rows * rows + 15) / 16 : 0; }
 
 /* Rows so many floats apart, or a multiple, are in few sets of the L1 cache: they drive each other out. */

@@ -14,7 +14,7 @@ enum {
     STRIDED_PIXELS = 64,           /* that one thread copies in a turn                                        */
     LINE_FLOATS = 16,              /* of a cache line                                                         */
     TILE_FLOATS = 6144,            /* weights, pixels and next pixels of a tile: 3/4 of the smallest L1 cache */
-    LONG_SUM = 96,                 /* steps of a tile that pay for fetching weights too                       */
+    LONG_SUM = 96,                 /* steps of a tile that pay for fetching weights                           */
     BRIEF_SUM = 24,                /* steps that are over before anything fetched is there                    */
 };
 
@@ -177,20 +177,20 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
         fetch->weights = *weights;
 }
 
-/* Weights come from the L3 cache or from memory: those that follow, `next` if not NULL, are fetched. So are pixels where
- * they lie, which come from as far for the first panel of a block, alone; for others they come from the L2 cache, and are
- * fetched where they and the tile that is multiplied fit the L1 cache. */
+/* Weights come from the L3 cache or from memory: those that follow, `next` if not NULL, are fetched. Pixels that are read
+ * where they lie come from as far for the first panel of a block: it fetches those of the next tile, and no weights.
+ * Others find them in the L2 cache, and fetch them if both tiles fit the L1 cache, or if no weights follow. */
 static fetch what_to_fetch(const plan *plan, const phase *ph, const block *b, ptrdiff_t panel, const float *next)
 {
     const ptrdiff_t rows = plan->most_rows[plan->vectors], columns = min(b->columns, ph->count[1] - b->v0);
     const ptrdiff_t tiles = b->images * min(b->rows, ph->count[0] - b->u0) * ceil_div(columns, rows);
     const ptrdiff_t steps = max(1, ph->rows->count * ph->columns->count * part_channels(plan, b->part));
     const int fits = steps * (plan->panel_width + 2 * rows) <= TILE_FLOATS;
-    const int far = plan->in_place && !plan->by_panel && panel == b->first_panel;
+    const int in_order = plan->in_place && plan->pitch > 0, first = !plan->by_panel && panel == b->first_panel;
     fetch fetch = {0};
-    if (far || (plan->in_place && (fits || !next)))
-        fetch.pixels = fits ? LINE_FLOATS : ceil_div(rows * plan->p.x_step[1] * plan->pitch, steps);
-    if (next && !far && steps >= LONG_SUM) {
+    if (in_order && (first || fits || !next))
+        fetch.pixels = fits ? LINE_FLOATS : ceil_div(min(rows, columns) * plan->p.x_step[1] * plan->pitch, steps);
+    if (next && !(first && plan->in_place) && steps >= LONG_SUM) {
         fetch.weights = next;
         fetch.floats = ceil_div((ptrdiff_t)ph->piece_floats, tiles);
     }
@@ -230,7 +230,7 @@ static void multiply_piece(const plan *plan, const phase *ph, const block *b, pt
                 .depth = (size_t)(ph->taps_a_run * run_channels),
                 .y = plan->staged ? stage : out,
                 .y_row = plan->staged ? plan->panel_width : y_pixel,
-                .y_is_near = (last - first) * ph->runs_a_row * ph->taps_a_run * run_channels <= BRIEF_SUM,
+                .skip_places = (last - first) * ph->runs_a_row * ph->taps_a_run * run_channels <= BRIEF_SUM,
                 .accumulate = b->part > 0,
                 .lane_bias = last_part && p->bias ? p->bias + k_all : NULL,
                 .residual = last_part && p->residual ? p->residual + (out - y->data) : NULL,
@@ -263,9 +263,13 @@ static void multiply_phase(const plan *plan, const phase *ph, const block *b, fl
         if (plan->by_panel && !plan->prepared)
             pack_piece(plan, b->group, ph, panel, b->part, b->pack);
         else {
-            packed = ph->panels + (size_t)(b->group * plan->panels + panel) * ph->panel_floats +
-                     (size_t)b->part * ph->piece_floats;
-            next = packed + (plan->by_panel ? ph->piece_floats : ph->panel_floats);
+            const float *panels = ph->panels + (size_t)(b->group * plan->panels) * ph->panel_floats +
+                                  (size_t)b->part * ph->piece_floats;
+            packed = panels + (size_t)panel * ph->panel_floats;
+            if (plan->by_panel)
+                next = packed + ph->piece_floats;
+            else        /* behind the last panel the next block begins */
+                next = panels + (size_t)(panel + 1 < b->last_panel ? panel + 1 : b->first_panel) * ph->panel_floats;
         }
         fc_clock(FC_MULTIPLY);
         multiply_piece(plan, ph, b, panel, packed, next, stage);

@@ -249,7 +249,7 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
         .depth = (size_t)part_channels(plan, part),
         .y = m,
         .y_row = m_tile,
-        .y_is_near = 1,
+        .skip_places = 1,              /* M is in the L2 cache, or what is read beside it is far more */
         .last_lanes = plan->kernels->lanes,
         .accumulate = part > 0,
         .next_step = rows,
@@ -278,8 +278,9 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdif
                         /* U comes from the L3 cache: what is multiplied by next is fetched. */
                         const float *ahead = part + 1 < begin + plan->phase_parts
                                                  ? filters_of(plan, group, q, part + 1, plane)
-                                             : q + 1 < panel_end ? filters_of(plan, group, q + 1, begin, plane)
-                                                                 : filters_of(plan, group, panel, begin, plane + 1);
+                                             : q + 1 < panel_end  ? filters_of(plan, group, q + 1, begin, plane)
+                                             : plane + 1 < PLANES ? filters_of(plan, group, panel, begin, plane + 1)
+                                                                  : NULL;
                         multiply(plan, plane, first, end, part, panel_vectors(plan, q),
                                  v + (part - begin) * plan->v_part + plane * plan->v_plane,
                                  filters_of(plan, group, q, part, plane),
