@@ -43,8 +43,8 @@ typedef struct fc_tile {
 
 typedef void (*fc_tile_fn)(const fc_tile *);
 
-/* The steps of a tile are cut into about equal shares, one for each row. So many of them fetch `next`: a line in each step,
- * they fetch as much as a tile of tile_rows reads of a. */
+/* The steps of a tile are cut into about equal shares, one for each row. So many of them fetch `next`: a line in each
+ * step, they fetch as much as a tile of tile_rows reads of a. */
 _Static_assert(FC_MAX_ROWS < 16, "some shares are left for `later`");
 static inline ptrdiff_t fc_next_shares(ptrdiff_t rows) { return rows > 1 ? (rows * rows + 15) / 16 : 0; }
 

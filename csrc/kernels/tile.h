@@ -82,8 +82,8 @@ FC_INLINE void tile(int rows, int vectors, int by_rows, ptrdiff_t a_row, ptrdiff
     const float *next = t->next ? t->next : t->a;
     ptrdiff_t next_step = t->next ? t->next_step : 0;
     /* Places of results, and what is added to them, may be far away. All at once they would fill the buffers of loads
-     * on their way, so each row is fetched after an equal share of the steps, or with each run. Brief sums, which shares
-     * would hold up, are not cut. */
+     * on their way, so each row is fetched after an equal share of the steps, or with each run. Brief sums, which
+     * shares would hold up, are not cut. */
     const float *place = t->y, *residual = t->residual ? t->residual : t->y;
     const int skip = by_rows && t->skip_places;
     const size_t share = skip ? depth : t->runs * depth / (size_t)rows + 1;

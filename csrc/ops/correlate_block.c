@@ -177,9 +177,9 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
         fetch->weights = *weights;
 }
 
-/* Weights come from the L3 cache or from memory: those that follow, `next` if not NULL, are fetched. Pixels that are read
- * where they lie come from as far for the first panel of a block: it fetches those of the next tile, and no weights.
- * Others find them in the L2 cache, and fetch them if both tiles fit the L1 cache, or if no weights follow. */
+/* Weights come from the L3 cache or from memory: those that follow, `next` if not NULL, are fetched. Pixels that are
+ * read where they lie come from as far for the first panel of a block: it fetches those of the next tile, and no
+ * weights. Others find them in the L2 cache, and fetch them if both tiles fit the L1 cache, or if no weights follow. */
 static fetch what_to_fetch(const plan *plan, const phase *ph, const block *b, ptrdiff_t panel, const float *next)
 {
     const ptrdiff_t rows = plan->most_rows[plan->vectors], columns = min(b->columns, ph->count[1] - b->v0);
