@@ -43,10 +43,15 @@ typedef struct fc_tile {
 
 typedef void (*fc_tile_fn)(const fc_tile *);
 
+enum { FC_LINE_FLOATS = 16 };          /* of a cache line */
+
 /* The steps of a tile are cut into about equal shares, one for each row. So many of them fetch `next`: a line in each
  * step, they fetch as much as a tile of tile_rows reads of a. */
-_Static_assert(FC_MAX_ROWS < 16, "some shares are left for `later`");
-static inline ptrdiff_t fc_next_shares(ptrdiff_t rows) { return rows > 1 ? (rows * rows + 15) / 16 : 0; }
+_Static_assert(FC_MAX_ROWS < FC_LINE_FLOATS, "some shares are left for `later`");
+static inline ptrdiff_t fc_next_shares(ptrdiff_t rows)
+{
+    return rows > 1 ? (rows * rows + FC_LINE_FLOATS - 1) / FC_LINE_FLOATS : 0;
+}
 
 /* Rows so many floats apart, or a multiple, are in few sets of the L1 cache: they drive each other out. */
 enum { FC_CROWDED = 512 };

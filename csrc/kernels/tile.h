@@ -19,7 +19,7 @@
 #include "kernels.h"
 #include "simd.h"
 
-enum { PREFETCH_STEPS = 24, LINE_VECTORS = 16 / FC_LANES };
+enum { PREFETCH_STEPS = 24, LINE_VECTORS = FC_LINE_FLOATS / FC_LANES };
 
 /* Element m of a column of a. Rows are addressed from two bases through three strides that the compiler must take
  * as given: left to itself it keeps a register for each multiple, and reloads half of them in every step. */

@@ -23,7 +23,6 @@
 enum {
     CHANNELS_AHEAD = 6,
     BORDER_CHANNELS = 64,          /* of a tile in 9 KiB of the L1 cache */
-    LINE_FLOATS = 16,              /* of a cache line                    */
 };
 
 /* Half of B^T x: its first (0) or last (1) three values. */
@@ -139,7 +138,7 @@ FC_INLINE void transform_tile(int data, int size, int height, int width, const f
  * and with the tile beside it. Its pixels lie in pieces too short for the hardware to see. */
 FC_INLINE void fetch_tile(const fc_winograd_input *in, size_t t, size_t c)
 {
-    if (!in->ahead || c % LINE_FLOATS)
+    if (!in->ahead || c % FC_LINE_FLOATS)
         return;
     const ptrdiff_t first = t ? in->width - in->step : 0;
     const float *from = in->x + in->ahead + ((ptrdiff_t)t * in->step - in->left) * in->pixel + (ptrdiff_t)c;
@@ -239,7 +238,7 @@ FC_INLINE void winograd_filters(int r, size_t channels, size_t vectors, ptrdiff_
  * which `powers` has the filter_power, odd ones with the sign of the point; else of 0 or infinity, by powers[0] alone. */
 FC_INLINE void products_of_row(int r, int inner, const float powers[5], const float *taps, const fc_winograd_few *few)
 {
-    enum { PANEL = 2 * FC_LANES, SHARES = 2 * FC_WINOGRAD_POINTS * LINE_FLOATS };    /* vectors, rows and lines */
+    enum { PANEL = 2 * FC_LANES, SHARES = 2 * FC_WINOGRAD_POINTS * FC_LINE_FLOATS };    /* vectors, rows and lines */
     ptrdiff_t one = few->plane * (ptrdiff_t)sizeof(float), three = 3 * one, five = 5 * one;
     FC_OPAQUE(one);                /* or 24 addresses are kept, most of them on the stack */
     FC_OPAQUE(three);
@@ -259,7 +258,7 @@ FC_INLINE void products_of_row(int r, int inner, const float powers[5], const fl
         for (ptrdiff_t c = 0; c < few->channels; c++, w += r * r * PANEL) {
             vf down[5], u[6];
             FC_UNROLL(5)
-            for (int line = 0; line < (r * r * PANEL + SHARES - 1) / SHARES; line++, next += LINE_FLOATS)
+            for (int line = 0; line < (r * r * PANEL + SHARES - 1) / SHARES; line++, next += FC_LINE_FLOATS)
                 __builtin_prefetch(next, 0, 2);
             FC_UNROLL(5)
             for (int s = 0; s < r; s++) {
@@ -360,7 +359,7 @@ FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
             const size_t lanes = out->channels - c < FC_LANES ? out->channels - c : FC_LANES;
             const float *from = out->points + (ptrdiff_t)t * out->tile + c;
             const ptrdiff_t at = (ptrdiff_t)t * out->y_tile + (ptrdiff_t)c;
-            if (out->ahead && c % LINE_FLOATS == 0)
+            if (out->ahead && c % FC_LINE_FLOATS == 0)
                 for (ptrdiff_t i = 0; i < out->height; i++)
                     for (ptrdiff_t j = 0; j < out->width; j++)
                         __builtin_prefetch(out->y + out->ahead + at + i * out->y_row + j * out->y_pixel, 1, 2);

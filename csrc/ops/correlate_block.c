@@ -12,7 +12,6 @@ typedef fc_phase phase;
 
 enum {
     STRIDED_PIXELS = 64,           /* that one thread copies in a turn                                        */
-    LINE_FLOATS = 16,              /* of a cache line                                                         */
     TILE_FLOATS = 6144,            /* weights, pixels and next pixels of a tile: 3/4 of the smallest L1 cache */
     LONG_SUM = 96,                 /* steps of a tile that pay for fetching weights                           */
     BRIEF_SUM = 24,                /* steps that are over before anything fetched is there                    */
@@ -189,7 +188,7 @@ static fetch what_to_fetch(const plan *plan, const phase *ph, const block *b, pt
     const int in_order = plan->in_place && plan->pitch > 0, first = !plan->by_panel && panel == b->first_panel;
     fetch fetch = {0};
     if (in_order && (first || fits || !next))
-        fetch.pixels = fits ? LINE_FLOATS : ceil_div(min(rows, columns) * plan->p.x_step[1] * plan->pitch, steps);
+        fetch.pixels = fits ? FC_LINE_FLOATS : ceil_div(min(rows, columns) * plan->p.x_step[1] * plan->pitch, steps);
     if (next && !(first && plan->in_place) && steps >= LONG_SUM) {
         fetch.weights = next;
         fetch.floats = ceil_div((ptrdiff_t)ph->piece_floats, tiles);

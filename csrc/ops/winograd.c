@@ -136,6 +136,12 @@ static const float *find_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel
     return pack;
 }
 
+/* Where U of a part of a panel is among that of all. */
+static ptrdiff_t filters_at(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part)
+{
+    return (group * plan->panels + panel) * plan->panel_floats + part * PLANES * plan->piece;
+}
+
 /* U[36][c][NB] of one part of a panel. */
 static void make_filters(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, float *pack, float *u)
 {
@@ -211,10 +217,10 @@ static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 
 /* ---- products --------------------------------------------------------------------------------------------- */
 
-/* Where U of one plane of a part of a panel is, if it is made for all tasks or kept. */
+/* U of one plane of a part of a panel, which is kept or made for all tasks. */
 static const float *filters_of(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, ptrdiff_t plane)
 {
-    return plan->filters + (group * plan->panels + panel) * plan->panel_floats + (part * PLANES + plane) * plan->piece;
+    return plan->filters + filters_at(plan, group, panel, part) + plane * plan->piece;
 }
 
 /* One plane, one part, one panel: m[tile][k] (+)= v[tile][c] u[c][k], of the tiles first .. end - 1 that have the
@@ -264,6 +270,17 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
     }
 }
 
+/* By block, what is multiplied by after filters_of the same: it comes from the L3 cache. NULL behind the last plane. */
+static const float *filters_after(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, ptrdiff_t plane)
+{
+    const ptrdiff_t begin = part / plan->phase_parts * plan->phase_parts, first = panel / plan->batch * plan->batch;
+    if (part + 1 < begin + plan->phase_parts)
+        return filters_of(plan, group, panel, part + 1, plane);
+    if (panel + 1 < min(plan->panels, first + plan->batch))
+        return filters_of(plan, group, panel + 1, begin, plane);
+    return plane + 1 < PLANES ? filters_of(plan, group, first, begin, plane + 1) : NULL;
+}
+
 static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdiff_t end, float *scratch)
 {
     float *v = scratch + plan->copy_floats, *m = v + plan->v_floats, *stage = m + plan->m_floats;
@@ -274,18 +291,12 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdif
             fc_clock(FC_MULTIPLY);
             for (ptrdiff_t plane = 0; plane < PLANES; plane++)
                 for (ptrdiff_t q = panel; q < panel_end; q++)
-                    for (ptrdiff_t part = begin; part < begin + plan->phase_parts; part++) {
-                        /* U comes from the L3 cache: what is multiplied by next is fetched. */
-                        const float *ahead = part + 1 < begin + plan->phase_parts
-                                                 ? filters_of(plan, group, q, part + 1, plane)
-                                             : q + 1 < panel_end  ? filters_of(plan, group, q + 1, begin, plane)
-                                             : plane + 1 < PLANES ? filters_of(plan, group, panel, begin, plane + 1)
-                                                                  : NULL;
+                    for (ptrdiff_t part = begin; part < begin + plan->phase_parts; part++)
                         multiply(plan, plane, first, end, part, panel_vectors(plan, q),
                                  v + (part - begin) * plan->v_part + plane * plan->v_plane,
                                  filters_of(plan, group, q, part, plane),
-                                 m + plane * plan->m_plane + (q - panel) * plan->panel_width, ahead, plan->panel_width);
-                    }
+                                 m + plane * plan->m_plane + (q - panel) * plan->panel_width,
+                                 filters_after(plan, group, q, part, plane), plan->panel_width);
             if (begin + plan->phase_parts == plan->parts)
                 make_outputs(plan, group, panel, first, end, m, stage);
         }
@@ -354,9 +365,9 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
 
 static void prepare_filters(const plan *plan, ptrdiff_t index, float *pack, float *filters)
 {
+    const ptrdiff_t group = index / plan->panels, panel = index % plan->panels;
     for (ptrdiff_t part = 0; part < plan->parts; part++)
-        make_filters(plan, index / plan->panels, index % plan->panels, part, pack,
-                     filters + index * plan->panel_floats + part * PLANES * plan->piece);
+        make_filters(plan, group, panel, part, pack, filters + filters_at(plan, group, panel, part));
 }
 
 static void body(void *context, int thread, int threads)
