@@ -100,7 +100,7 @@ def prepare_conv2d(weight, input_shape, stride=1, padding=0, dilation=1, groups=
     """What conv2d makes of a weight before it multiplies: its argument filters, for many calls with it.
 
     input_shape (N, C, H, W): of channels-last images of this size. Any others are computed as well, to the
-    same bits, but Winograd's algorithm keeps four times the weights, at strides up to twenty times, for many
+    same bits, but Winograd's algorithm keeps four times the weights, at strides up to ten times, for many
     images and their order alone for the few tiles of a small one. The weight that conv2d gets with them
     must still be the same, for other images may be multiplied by the weight itself. None where conv2d takes
     weights as they are.

@@ -137,11 +137,11 @@ def test_points_made_in_registers_are_those_that_are_stored(taps, size, channels
 
 
 @pytest.mark.parametrize("images", [1, 5, 40])
-@pytest.mark.parametrize("shape", [(16, 6, 5, 5), (40, 3, 3, 3), (5, 7, 2, 2), (33, 150, 5, 5),
-                                   (16, 200, 3, 3)])
+@pytest.mark.parametrize("shape", [(16, 6, 5, 5), (40, 3, 3, 3), (5, 7, 4, 4), (5, 7, 2, 2),
+                                   (33, 150, 5, 5), (16, 200, 3, 3)])
 def test_residuals_and_kept_filters_in_lanes(images, shape, rng):
     """With filters kept as points, or as taps for few tiles; by tile, as one image is, and by image. Many
-    channels, whose points are kept in parts, do not go in lanes."""
+    channels, whose points are kept in parts, and 2 x 2 taps do not go in lanes."""
     x, w = in_layout(gaussian(rng, images, shape[1], 12, 9), "channels-last"), gaussian(rng, *shape)
     options = dict(padding=1, algorithm="winograd")
     plain = F.conv2d(x, w, **options)
@@ -206,6 +206,18 @@ def test_errors_are_near_those_of_a_running_sum(mean, channels, rng):
     expected = reference.conv2d(x.astype(np.float64), w.astype(np.float64))
     error = np.linalg.norm(F.conv2d(x, w, algorithm="winograd") - expected)
     assert error <= 2.5 * np.linalg.norm(running - expected)
+
+
+@pytest.mark.parametrize("channels", [64, 256, 512])
+def test_errors_of_strides_are_at_most_those_of_a_running_sum(channels, rng):
+    """Of four points, pieces of 2 x 2 taps round little more than sums of products."""
+    x, w = np.maximum(gaussian(rng, 2, channels, 15, 15), 0), gaussian(rng, 16, channels, 3, 3)
+    running = np.zeros((2, 16, 7, 7), np.float32)
+    for c, r, s in itertools.product(range(channels), range(3), range(3)):
+        running += x[:, None, c, r:r + 13:2, s:s + 13:2] * w[None, :, c, r, s, None, None]
+    expected = reference.conv2d(x.astype(np.float64), w.astype(np.float64), stride=2)
+    error = np.linalg.norm(F.conv2d(x, w, stride=2, algorithm="winograd") - expected)
+    assert error <= np.linalg.norm(running - expected)
 
 
 # ---- special values -----------------------------------------------------------------------------------
@@ -555,8 +567,8 @@ def test_explain_counts_the_products_of_an_image():
     assert [choice.costs for choice in far] == [{"direct": 64 * 128 * 9 * 28 * 28}] * 3
     strided = dict(stride=2, padding=1)
     whole, short = (fastconv.explain((1, 64, size, size), (128, 64, 3, 3), **strided)[0].costs["winograd"]
-                    for size in (20, 18))
-    assert whole - short == 64 * 128 * ((2 * (6 + 5)) ** 2 - (6 + 5 + 5 + 5) ** 2)
+                    for size in (18, 16))
+    assert whole - short == 64 * 128 * ((3 * (4 + 3)) ** 2 - (2 * (4 + 3) + 3 + 2) ** 2)
 
 
 def test_explain_counts_images_of_any_size():

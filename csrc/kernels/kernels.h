@@ -84,20 +84,25 @@ typedef struct fc_adam {
     float eps, weight_decay;
 } fc_adam;
 
-enum { FC_WINOGRAD_POINTS = 6, FC_WINOGRAD_PLANES = 36, FC_WINOGRAD_LEAST_TAPS = 2, FC_WINOGRAD_MOST_TAPS = 5 };
+enum { FC_WINOGRAD_LEAST_TAPS = 2, FC_WINOGRAD_MOST_TAPS = 5, FC_WINOGRAD_MOST_POINTS = 6 };
+enum { FC_WINOGRAD_MOST_PLANES = FC_WINOGRAD_MOST_POINTS * FC_WINOGRAD_MOST_POINTS };
+
+/* Points of a tile along an axis, for r taps (see winograd.h). */
+static inline ptrdiff_t fc_winograd_points(ptrdiff_t r) { return r == 2 ? 4 : 6; }
 
 /* A row of tiles to be transformed (see winograd.h). Strides are in floats. */
 typedef struct fc_winograd_input {
     size_t tiles, channels;
     const float *x;                 /* pixel 0 of the tiles' row 0                               */
     ptrdiff_t row, pixel;           /* strides                                                   */
-    ptrdiff_t height, width;        /* pixels of a tile, or one less each way                    */
+    ptrdiff_t height, width;        /* pixels of a tile, as many as its points                   */
+    int lacks_first[2];             /* down and across: a tile is without point 0 and its pixel   */
     ptrdiff_t row_step, step;       /* from tile to tile, down and across                        */
     ptrdiff_t first_row, last_row;  /* of a tile: which are read, the others are zeros           */
     ptrdiff_t left, inside;         /* columns of zeros before pixel 0; pixels, then zeros again */
     ptrdiff_t ahead;                /* from x to that of the run of tiles that comes next, or 0   */
-    float *points;                  /* [plane][tile][channel], whole vectors of channels; those  */
-    ptrdiff_t tile, plane;          /* at infinity are left out along an axis of one pixel less  */
+    float *points;                  /* [plane][tile][channel], whole vectors of channels: from   */
+    ptrdiff_t tile, plane;          /* plane 0, also where a tile is without                     */
 } fc_winograd_input;
 
 /* A row of tiles of products to be transformed to outputs. */
@@ -107,8 +112,8 @@ typedef struct fc_winograd_output {
     ptrdiff_t tile, plane;
     float *y;
     ptrdiff_t y_row, y_pixel, y_tile;
-    ptrdiff_t height, width;    /* outputs of a tile; along one of less than all the points  */
-                                /* at infinity are not read                                  */
+    ptrdiff_t height, width;    /* outputs of a tile; where one is missing, its point, 0 for */
+                                /* y or infinity for dw, is not read                         */
     ptrdiff_t rows, columns;    /* what is stored of the row of tiles                        */
     ptrdiff_t ahead;            /* from y to that of the run of tiles that comes next, or 0 */
     const float *bias;          /* added when not NULL, one value a channel                  */
@@ -152,7 +157,8 @@ typedef struct fc_winograd_lanes {
 typedef struct fc_winograd {
     void (*data)(const fc_winograd_input *in);         /* of x, for outputs                                */
     void (*gradient)(const fc_winograd_input *in);     /* of dy, for dw                                    */
-    void (*filter)(size_t channels, size_t vectors, ptrdiff_t width, const float *w, float *u, ptrdiff_t plane);
+    void (*filter)(const ptrdiff_t taps[2], size_t channels, size_t vectors, ptrdiff_t width, const float *w, float *u,
+                   ptrdiff_t plane);
     void (*output)(const fc_winograd_output *out);     /* y                                                */
     void (*weight)(const fc_winograd_output *out);     /* dw, tiles standing for channels                  */
     void (*few)(const fc_winograd_few *few);           /* NULL where registers are too few                 */

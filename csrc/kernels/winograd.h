@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: MIT */
-/* Winograd's minimal filtering: a tile of m x m outputs of an r x r filter, m + r = 7, from 36 products
+/* Winograd's minimal filtering: a tile of m x m outputs of an r x r filter from n x n products, n = m + r - 1,
  * instead of m^2 r^2 (Lavin and Gray, arXiv 1509.09308).
  *
- *   y = A^T [ (G w G^T) . (B^T x B) ] A        x: 6 x 6, w: r x r, y: m x m
+ *   y = A^T [ (G w G^T) . (B^T x B) ] A        x: n x n, w: r x r, y: m x m
  *
- * on the points 0, +-5/8, +-3/2 and infinity, which round least of the simple ones: B^T is the same for every
- * r, G has the powers 0 .. r-1 of the points, A^T the powers 0 .. m-1. The gradient of w exchanges the two:
- * dw = A^T [ sum over tiles of (G dy G^T) . (B^T x B) ] A with the roles of m and r swapped.
+ * For r = 3, 4 and 5 n is 6, on the points 0, +-5/8, +-3/2 and infinity, which round least of the simple ones. For
+ * r = 2 it is 4, on 0, +-1 and infinity: of the pieces of filters with a stride of 2, tiles of 5 x 5 outputs on six
+ * points would save a tenth of the products, but round three times as much and take three times the points of weights.
+ * B^T is the same for every r of as many points, G has the powers 0 .. r-1 of the points, A^T the powers 0 .. m-1. The
+ * gradient of w exchanges the two: dw = A^T [ sum over tiles of (G dy G^T) . (B^T x B) ] A with the roles of m and r
+ * swapped.
  *
- * The last output of a tile alone takes the point at infinity, and is alone in needing the last pixel. So a tile of
- * m - 1 outputs along an axis leaves both out, and is the same algorithm on the five finite points: 30 or 25 products.
+ * The first output of a tile alone takes the point 0, and is alone in needing the first pixel. So a tile of m - 1
+ * outputs along an axis leaves both out, and is the same algorithm on the other points. Likewise the last tap alone
+ * takes the point at infinity, and the last pixel: r - 1 taps leave these out.
  *
- * Lanes stand for channels; the 36 points of a tile lie `plane` floats apart. A transform is its one-dimensional
+ * Lanes stand for channels; the n x n points of a tile lie `plane` floats apart. A transform is its one-dimensional
  * form along one axis and then along the other. */
 #ifndef FC_WINOGRAD_H
 #define FC_WINOGRAD_H
@@ -25,9 +29,14 @@ enum {
     BORDER_CHANNELS = 64,          /* of a tile in 9 KiB of the L1 cache */
 };
 
-/* Half of B^T x: its first (0) or last (1) three values. */
-FC_INLINE void half_points_of_data(int half, const vf x[6], vf out[3])
+/* Half of B^T x: its first (0) or last (1) values. */
+FC_INLINE void half_points_of_data(int points, int half, const vf x[6], vf out[3])
 {
+    if (points == 4) {
+        out[0] = half ? x[2] - x[1] : x[0] - x[2];
+        out[1] = half ? x[3] - x[1] : x[1] + x[2];
+        return;
+    }
     const vf square = vset1(half ? -0.390625f : -2.25f), point = vset1(half ? 1.5f : 0.625f);
     const vf even = vfma(square, x[2], x[4]), odd = vfma(square, x[1], x[3]);
     const vf end = vfma(vset1(0.87890625f), x[half], vfma(vset1(-2.640625f), x[2 + half], x[4 + half]));
@@ -38,10 +47,10 @@ FC_INLINE void half_points_of_data(int half, const vf x[6], vf out[3])
 }
 
 /* Power i of a point of the first (0) or second (1) half of G, over the product of its differences to the others. */
-FC_INLINE double filter_power(int half, int i)
+FC_INLINE double filter_power(int points, int half, int i)
 {
-    const double by = half ? 1 / 8.3671875 : -1 / 1.45263671875, point = half ? 1.5 : 0.625, square = point * point;
-    return by * (i > 1 ? square : 1) * (i > 3 ? square : 1) * (i % 2 ? point : 1);
+    const double six = half ? 1 / 8.3671875 : -1 / 1.45263671875, point = half ? 1.5 : 0.625, square = point * point;
+    return points == 4 ? 0.5 : six * (i > 1 ? square : 1) * (i > 3 ? square : 1) * (i % 2 ? point : 1);
 }
 
 /* The even and the odd terms of r = 1 .. 5 taps times powers of a point. */
@@ -61,13 +70,18 @@ FC_INLINE void sum_terms(int r, const vf power[5], const vf *w, vf *even, vf *od
 
 /* Half of G w, for r = 1 .. 5 values: row j of G has the powers of point j over the product of its differences to the
  * others. */
-FC_INLINE void half_points_of_filter(int half, int r, const vf *w, vf out[3])
+FC_INLINE void half_points_of_filter(int points, int half, int r, const vf *w, vf out[3])
 {
     vf power[5], even, odd;
     FC_UNROLL(5)
     for (int i = 0; i < r; i++)
-        power[i] = vset1((float)filter_power(half, i));
+        power[i] = vset1((float)filter_power(points, half, i));
     sum_terms(r, power, w, &even, &odd);
+    if (points == 4) {
+        out[0] = half ? even - odd : w[0];
+        out[1] = half ? w[r - 1] : even + odd;
+        return;
+    }
     const vf end = half ? w[r - 1] : (float)(1 / 0.87890625) * w[0];
     out[0] = half ? even + odd : end;
     out[1] = half ? even - odd : even + odd;
@@ -75,17 +89,26 @@ FC_INLINE void half_points_of_filter(int half, int r, const vf *w, vf out[3])
 }
 
 /* B^T x or G x. */
-FC_INLINE void points_of(int data, int size, const vf *x, vf out[6])
+FC_INLINE void points_of(int data, int points, int size, const vf *x, vf out[6])
 {
     FC_UNROLL(2)
-    for (int half = 0; half < 2; half++)
-        data ? half_points_of_data(half, x, out + 3 * half) : half_points_of_filter(half, size, x, out + 3 * half);
+    for (int half = 0; half < 2; half++) {
+        vf *to = out + half * points / 2;
+        data ? half_points_of_data(points, half, x, to) : half_points_of_filter(points, half, size, x, to);
+    }
 }
 
 /* A^T p, for m = 2 .. 5 outputs. */
-FC_INLINE void outputs_of_points(int m, const vf p[6], vf *y)
+FC_INLINE void outputs_of_points(int points, int m, const vf p[6], vf *y)
 {
-    const vf even1 = p[1] + p[2], odd1 = p[1] - p[2], even2 = p[3] + p[4], odd2 = p[3] - p[4];
+    const vf even1 = p[1] + p[2], odd1 = p[1] - p[2];
+    if (points == 4) {
+        y[0] = p[0] + even1;
+        for (int i = 1; i < m; i++)
+            y[i] = i == m - 1 ? p[3] + (i % 2 ? odd1 : even1) : i % 2 ? odd1 : even1;
+        return;
+    }
+    const vf even2 = p[3] + p[4], odd2 = p[3] - p[4];
     float power1 = 1, power2 = 1;
     y[0] = (p[0] + even1) + even2;
     FC_UNROLL(4)
@@ -98,38 +121,47 @@ FC_INLINE void outputs_of_points(int m, const vf p[6], vf *y)
     }
 }
 
-/* The points of one vector of channels of a tile of height x width pixels, of `size` or one less each way. In two
- * halves of rows, whose 18 vectors fit the registers: what limits a transform is its stores. */
-FC_INLINE void transform_tile(int data, int size, int height, int width, const float *tile, ptrdiff_t row,
-                              ptrdiff_t pixel, float *to, ptrdiff_t plane)
+/* The points of one vector of channels of a tile of size x size pixels, of which rows and columns first .. end - 1 are
+ * there: without the first or the last, which are zeros, it is without the points 0 or at infinity. In two halves of
+ * rows, whose vectors fit the registers: what limits a transform is its stores. */
+FC_INLINE void transform_tile(int data, int points, int size, int first_row, int end_row, int first_column,
+                              int end_column, const float *tile, ptrdiff_t row, ptrdiff_t pixel, float *to,
+                              ptrdiff_t plane)
 {
+    const int rows = points / 2, last = points - 1;
     FC_UNROLL(2)
     for (int half = 0; half < 2; half++) {
         vf down[6][3];
         const float *from = tile;
         FC_UNROLL(6)
-        for (int j = 0; j < width; j++, from += pixel) {
+        for (int j = first_column; j < end_column; j++, from += pixel) {
             vf x[6];
             FC_OPAQUE(from);       /* or 36 addresses are worked out at first, and kept on the stack */
             FC_UNROLL(6)
-            for (int i = 0; i < 6; i++)
-                x[i] = i >= height || (data && i == 5 * !half) ? (vf){0} : vload(from + i * row);
-            data ? half_points_of_data(half, x, down[j]) : half_points_of_filter(half, height, x, down[j]);
+            for (int i = 0; i < size; i++)
+                x[i] = i < first_row || i >= end_row || (data && i == last * !half)
+                           ? (vf){0} : vload(from + (i - first_row) * row);
+            data ? half_points_of_data(points, half, x, down[j])
+                 : half_points_of_filter(points, half, size, x, down[j]);
         }
         FC_UNROLL(3)
-        for (int i = 0; i < 3; i++) {
-            if (half && i == 2 && height < size)
+        for (int i = 0; i < rows; i++) {
+            if (half * rows + i < first_row) {
+                to += points * plane;
+                continue;
+            }
+            if (half * rows + i == last && end_row < size)
                 break;
-            vf x[6] = {{0}}, points[6];
+            vf x[6], out[6];
             FC_OPAQUE(to);         /* likewise */
             FC_UNROLL(6)
-            for (int j = 0; j < width; j++)
-                x[j] = down[j][i];
-            points_of(data, width, x, points);
+            for (int j = 0; j < size; j++)
+                x[j] = j < first_column || j >= end_column ? (vf){0} : down[j][i];
+            points_of(data, points, size, x, out);
             FC_UNROLL(6)
-            for (int j = 0; j < 6; j++, to += plane)
-                if (j < 5 || width == size)
-                    vstore(to, points[j]);
+            for (int j = 0; j < points; j++, to += plane)
+                if (j >= first_column && (j < last || end_column == size))
+                    vstore(to, out[j]);
         }
     }
 }
@@ -162,15 +194,33 @@ FC_INLINE void copy_border(const fc_winograd_input *in, ptrdiff_t pixel, size_t 
         }
 }
 
-/* The points of each tile of a row of tiles. data: of 6 x 6 pixels that overlap (B^T x B). Else tiles of size x size,
- * side by side (G dy G^T). */
-FC_INLINE void transform_tiles(int data, int size, const fc_winograd_input *in)
+/* transform_tile of a tile without any of its first row, last row, first column, last column: bits 0 to 3 of `kind`. */
+FC_INLINE void transform_kind(int data, int points, int size, int kind, const float *from, ptrdiff_t row,
+                              ptrdiff_t pixel, float *to, ptrdiff_t plane)
 {
-    float border[FC_WINOGRAD_PLANES * BORDER_CHANNELS] __attribute__((aligned(64)));
-    const int height = (int)in->height, width = (int)in->width, kind = 2 * (height < size) + (width < size);
+#define FC_KIND(K)                                                                                                  \
+    case K:                                                                                                         \
+        transform_tile(data, points, size, K & 1, size - (K >> 1 & 1), K >> 2 & 1, size - (K >> 3), from, row, pixel, \
+                       to, plane);                                                                                  \
+        break;
+    switch (data ? kind : kind & 5) {          /* none of dy is without the last */
+        FC_KIND(0) FC_KIND(1) FC_KIND(2) FC_KIND(3) FC_KIND(4) FC_KIND(5) FC_KIND(6) FC_KIND(7)
+        FC_KIND(8) FC_KIND(9) FC_KIND(10) FC_KIND(11) FC_KIND(12) FC_KIND(13) FC_KIND(14) FC_KIND(15)
+    }
+#undef FC_KIND
+}
+
+/* The points of each tile of a row of tiles. data: of n x n pixels that overlap (B^T x B). Else tiles of size x size,
+ * side by side (G dy G^T). */
+FC_INLINE void transform_tiles(int data, int points, int size, const fc_winograd_input *in)
+{
+    float border[FC_WINOGRAD_MOST_PLANES * BORDER_CHANNELS] __attribute__((aligned(64)));
+    const int height = (int)in->height, width = (int)in->width;
+    const int *first = in->lacks_first, last[2] = {height + first[0] < size, width + first[1] < size};
+    const int kind = first[0] + 2 * last[0] + 4 * first[1] + 8 * last[1];
     const int rows_whole = in->first_row == 0 && in->last_row == height;
     for (size_t t = 0; t < in->tiles; t++) {
-        const ptrdiff_t pixel = (ptrdiff_t)t * in->step - in->left, plane = in->plane;
+        const ptrdiff_t pixel = (ptrdiff_t)t * in->step - in->left;
         const int whole = rows_whole && pixel >= 0 && pixel + width <= in->inside;
         float *to = in->points + (ptrdiff_t)t * in->tile;
         for (size_t c = 0, channels; c < in->channels; c += channels) {
@@ -188,57 +238,68 @@ FC_INLINE void transform_tiles(int data, int size, const fc_winograd_input *in)
             }
             for (size_t l = 0; l < channels; l += FC_LANES, from += FC_LANES, to += FC_LANES) {
                 fetch_tile(in, t, c + l);
-                switch (kind) {
-                case 0: transform_tile(data, size, size, size, from, row, next, to, plane); break;
-                case 1: transform_tile(data, size, size, size - 1, from, row, next, to, plane); break;
-                case 2: transform_tile(data, size, size - 1, size, from, row, next, to, plane); break;
-                default: transform_tile(data, size, size - 1, size - 1, from, row, next, to, plane);
-                }
+                transform_kind(data, points, size, kind, from, row, next, to, in->plane);
             }
         }
     }
 }
 
-/* u[plane][c][width] = G w G^T of w[c][r][r][width], of the first vectors of a row of `width` outputs. */
-FC_INLINE void winograd_filters(int r, size_t channels, size_t vectors, ptrdiff_t width, const float *w, float *u,
-                                ptrdiff_t plane)
+/* u[plane][c][width] = G w G^T of w[c][rows][columns][width], of the first vectors of a row of `width` outputs. Along
+ * an axis of r - 1 taps it is without the point at infinity. */
+FC_INLINE void transform_filters(int points, int r, int rows, int columns, size_t channels, size_t vectors,
+                                 ptrdiff_t width, const float *w, float *u, ptrdiff_t plane)
 {
-    for (size_t c = 0; c < channels; c++, w += r * r * width, u += width)
+    const ptrdiff_t channel = rows * columns * width;
+    for (size_t c = 0; c < channels; c++, w += channel, u += width)
         for (size_t v = 0; v < vectors; v++) {
             vf down[5][6];
             float *place = u + v * FC_LANES;
             FC_UNROLL(5)
-            for (int s = 0; s < r; s++) {
+            for (int s = 0; s < columns; s++) {
                 vf taps[5];
                 FC_UNROLL(5)
-                for (int i = 0; i < r; i++) {
-                    const float *from = w + (i * r + s) * width + v * FC_LANES;
+                for (int i = 0; i < rows; i++) {
+                    const float *from = w + (i * columns + s) * width + v * FC_LANES;
                     /* Taps that are kept come from memory, faster than the hardware fetches ahead. */
-                    __builtin_prefetch(from + CHANNELS_AHEAD * r * r * width);
+                    __builtin_prefetch(from + CHANNELS_AHEAD * channel);
                     taps[i] = vload(from);
                 }
-                points_of(0, r, taps, down[s]);
+                points_of(0, points, rows, taps, down[s]);
             }
             FC_UNROLL(6)
-            for (int i = 0; i < 6; i++) {
-                vf taps[5], points[6];
+            for (int i = 0; i < points - (rows < r); i++) {
+                vf taps[5], out[6];
                 FC_OPAQUE(place);  /* or 36 addresses are kept on the stack */
                 FC_UNROLL(5)
-                for (int s = 0; s < r; s++)
+                for (int s = 0; s < columns; s++)
                     taps[s] = down[s][i];
-                points_of(0, r, taps, points);
+                points_of(0, points, columns, taps, out);
                 FC_UNROLL(6)
-                for (int j = 0; j < 6; j++, place += plane)
-                    vstore(place, points[j]);
+                for (int j = 0; j < points; j++, place += plane)
+                    if (j < points - (columns < r))
+                        vstore(place, out[j]);
             }
         }
+}
+
+FC_INLINE void winograd_filters(int points, int r, const ptrdiff_t taps[2], size_t channels, size_t vectors,
+                                ptrdiff_t width, const float *w, float *u, ptrdiff_t plane)
+{
+    if (taps[0] == r && taps[1] == r)
+        transform_filters(points, r, r, r, channels, vectors, width, w, u, plane);
+    else if (taps[0] == r)
+        transform_filters(points, r, r, r - 1, channels, vectors, width, w, u, plane);
+    else if (taps[1] == r)
+        transform_filters(points, r, r - 1, r, channels, vectors, width, w, u, plane);
+    else
+        transform_filters(points, r, r - 1, r - 1, channels, vectors, width, w, u, plane);
 }
 
 /* One row of six planes of two vectors of outputs, of FC_FEW_TILES tiles. inner: of the points +-5/8 and +-3/2, of
  * which `powers` has the filter_power, odd ones with the sign of the point; else of 0 or infinity, by powers[0] alone. */
 FC_INLINE void products_of_row(int r, int inner, const float powers[5], const float *taps, const fc_winograd_few *few)
 {
-    enum { PANEL = 2 * FC_LANES, SHARES = 2 * FC_WINOGRAD_POINTS * FC_LINE_FLOATS };    /* vectors, rows and lines */
+    enum { PANEL = 2 * FC_LANES, SHARES = 2 * 6 * FC_LINE_FLOATS };        /* vectors, rows and lines */
     ptrdiff_t one = few->plane * (ptrdiff_t)sizeof(float), three = 3 * one, five = 5 * one;
     FC_OPAQUE(one);                /* or 24 addresses are kept, most of them on the stack */
     FC_OPAQUE(three);
@@ -269,7 +330,7 @@ FC_INLINE void products_of_row(int r, int inner, const float powers[5], const fl
                 sum_terms(terms, power, tap, &even, &odd);
                 down[s] = inner ? even + odd : even;
             }
-            points_of(0, r, down, u);
+            points_of(0, 6, r, down, u);
             FC_UNROLL(6)
             for (int j = 0; j < 6; j++)
                 FC_UNROLL(4)
@@ -297,47 +358,59 @@ FC_INLINE void products_of_row(int r, int inner, const float powers[5], const fl
 FC_INLINE void winograd_products(int r, const fc_winograd_few *few)
 {
     float powers[5] = {few->row ? 1 : (float)(1 / 0.87890625)};
-    const int at_infinity = few->row == FC_WINOGRAD_POINTS - 1;
+    const int at_infinity = few->row == 5;
     if (few->row == 0 || at_infinity) {
         products_of_row(r, 0, powers, few->taps + (at_infinity ? (r - 1) * r * 2 * FC_LANES : 0), few);
         return;
     }
     for (int i = 0; i < r; i++)
-        powers[i] = (float)filter_power(few->row > 2, i) * (i % 2 && few->row % 2 == 0 ? -1 : 1);
+        powers[i] = (float)filter_power(6, few->row > 2, i) * (i % 2 && few->row % 2 == 0 ? -1 : 1);
     products_of_row(r, 1, powers, few->taps, few);
 }
 
-/* y = A^T p A of one vector of channels of a tile, of which rows x columns outputs and some lanes are stored: `from` and
- * `at` are where it lies among the points and in y. Of points at infinity that a tile is without, others are read, for
- * outputs that are not stored. */
-FC_INLINE void output_tile(int m, int rows, int columns, size_t lanes, const fc_winograd_output *out, const float *from,
-                           ptrdiff_t at, vf bias)
+/* Which output a tile may be without along an axis: of y the first, of dw the last. */
+enum { LACKS_NONE, LACKS_FIRST, LACKS_LAST };
+
+/* y = A^T p A of one vector of channels of a tile, of which rows x columns outputs and some lanes are stored: `from`
+ * and `at` are where its point 0 and its first output are. Instead of points that it is without their neighbours are read,
+ * for outputs that are not stored. */
+FC_INLINE void output_tile(int lacks, int points, int m, int rows, int columns, size_t lanes,
+                           const fc_winograd_output *out, const float *from, ptrdiff_t at, vf bias)
 {
-    const ptrdiff_t plane = out->plane, last = out->width < m ? 0 : plane, to_row = 2 * plane - last;
-    const ptrdiff_t to_last_row = out->height < m ? to_row - 6 * plane : to_row;
+    const ptrdiff_t plane = out->plane, row = points * plane;
+    const ptrdiff_t step = lacks && out->width < m ? 0 : plane, row_step = lacks && out->height < m ? 0 : row;
+    const int missing = lacks == LACKS_LAST ? points - 2 : 0;          /* or the next */
+    const int first_row = lacks == LACKS_FIRST ? m - (int)out->height : 0;
+    const int first_column = lacks == LACKS_FIRST ? m - (int)out->width : 0;
     vf across[6][5];
+    if (lacks == LACKS_FIRST)
+        from += row - row_step + plane - step;
     FC_UNROLL(6)
-    for (int i = 0; i < 6; i++) {
-        vf points[6];
+    for (int i = 0; i < points; i++) {
+        vf p[6];
+        const float *point = from;
+        FC_OPAQUE(point);          /* or 36 addresses are worked out at first, and kept on the stack */
         FC_UNROLL(6)
-        for (int j = 0; j < 6; j++) {
-            points[j] = vload(from);
-            from += j < 4 ? plane : j == 4 ? last : i == 4 ? to_last_row : to_row;
+        for (int j = 0; j < points; j++) {
+            p[j] = vload(point);
+            point += j == missing ? step : plane;
         }
-        outputs_of_points(m, points, across[i]);
+        from += i == missing ? row_step : row;
+        outputs_of_points(points, m, p, across[i]);
     }
     FC_UNROLL(5)
     for (int j = 0; j < m; j++) {
-        vf points[6], y[5];
+        vf p[6], y[5];
         FC_UNROLL(6)
-        for (int i = 0; i < 6; i++)
-            points[i] = across[i][j];
-        outputs_of_points(m, points, y);
+        for (int i = 0; i < points; i++)
+            p[i] = across[i][j];
+        outputs_of_points(points, m, p, y);
         FC_UNROLL(5)
         for (int i = 0; i < m; i++) {
-            const ptrdiff_t pixel = at + i * out->y_row + j * out->y_pixel;
-            if (i >= rows || j >= columns)
+            const int row = i - first_row, column = j - first_column;
+            if (row < 0 || row >= rows || column < 0 || column >= columns)
                 continue;
+            const ptrdiff_t pixel = at + row * out->y_row + column * out->y_pixel;
             vf value = y[i] + bias;
             if (out->residual)
                 value += vload_lanes(out->residual + pixel, lanes);
@@ -349,7 +422,7 @@ FC_INLINE void output_tile(int m, int rows, int columns, size_t lanes, const fc_
 }
 
 /* y of each tile of a row of tiles, of which the last may lie partly outside the image. */
-FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
+FC_INLINE void winograd_outputs(int lacks, int points, int m, const fc_winograd_output *out)
 {
     const int rows = (int)out->rows;
     for (size_t t = 0; t < out->tiles; t++) {
@@ -366,29 +439,33 @@ FC_INLINE void winograd_outputs(int m, const fc_winograd_output *out)
             const vf bias = out->bias ? vload_lanes(out->bias + c, lanes) : (vf){0};
             /* Asked for each output, what is stored would take longer than the arithmetic. */
             if (rows == m && columns == m && lanes == FC_LANES)
-                output_tile(m, m, m, FC_LANES, out, from, at, bias);
+                output_tile(LACKS_NONE, points, m, m, m, FC_LANES, out, from, at, bias);
             else
-                output_tile(m, rows, columns, lanes, out, from, at, bias);
+                output_tile(lacks, points, m, rows, columns, lanes, out, from, at, bias);
         }
     }
 }
 
-static void winograd_data(const fc_winograd_input *in) { transform_tiles(1, 6, in); }
+static void winograd_data_4(const fc_winograd_input *in) { transform_tiles(1, 4, 4, in); }
+static void winograd_data_6(const fc_winograd_input *in) { transform_tiles(1, 6, 6, in); }
 
-#define FC_WINOGRAD_KERNELS(R)                                                                                     \
-    static void winograd_gradient_##R(const fc_winograd_input *in) { transform_tiles(0, 7 - R, in); }             \
-    static void winograd_output_##R(const fc_winograd_output *out) { winograd_outputs(7 - R, out); }              \
-    static void winograd_weight_##R(const fc_winograd_output *out) { winograd_outputs(R, out); }                  \
-    static void winograd_products_##R(const fc_winograd_few *few) { winograd_products(R, few); }                  \
-    static void winograd_filter_##R(size_t channels, size_t vectors, ptrdiff_t width, const float *w, float *u,   \
-                                    ptrdiff_t plane)                                                              \
-    {                                                                                                             \
-        winograd_filters(R, channels, vectors, width, w, u, plane);                                               \
+#define FC_WINOGRAD_KERNELS(POINTS, R, M)                                                                           \
+    static void winograd_gradient_##R(const fc_winograd_input *in) { transform_tiles(0, POINTS, M, in); }          \
+    static void winograd_output_##R(const fc_winograd_output *out) { winograd_outputs(LACKS_FIRST, POINTS, M, out); } \
+    static void winograd_weight_##R(const fc_winograd_output *out) { winograd_outputs(LACKS_LAST, POINTS, R, out); } \
+    static void winograd_filter_##R(const ptrdiff_t taps[2], size_t channels, size_t vectors, ptrdiff_t width,     \
+                                    const float *w, float *u, ptrdiff_t plane)                                     \
+    {                                                                                                              \
+        winograd_filters(POINTS, R, taps, channels, vectors, width, w, u, plane);                                  \
     }
-FC_WINOGRAD_KERNELS(2)
-FC_WINOGRAD_KERNELS(3)
-FC_WINOGRAD_KERNELS(4)
-FC_WINOGRAD_KERNELS(5)
+FC_WINOGRAD_KERNELS(4, 2, 3)
+FC_WINOGRAD_KERNELS(6, 3, 4)
+FC_WINOGRAD_KERNELS(6, 4, 3)
+FC_WINOGRAD_KERNELS(6, 5, 2)
 #undef FC_WINOGRAD_KERNELS
+
+static void winograd_products_3(const fc_winograd_few *few) { winograd_products(3, few); }
+static void winograd_products_4(const fc_winograd_few *few) { winograd_products(4, few); }
+static void winograd_products_5(const fc_winograd_few *few) { winograd_products(5, few); }
 
 #endif

@@ -102,7 +102,7 @@ FC_INLINE void lane_products(int outputs, const fc_winograd_lanes *t, const floa
     const size_t inputs = t->inputs;
     const float *points = t->points;
     float *products = t->products;
-    for (int plane = 0; plane < FC_WINOGRAD_PLANES; plane += LANE_PLANES) {
+    for (int plane = 0; plane < FC_WINOGRAD_MOST_PLANES; plane += LANE_PLANES) {
         vf sum[LANE_PLANES][FC_LANE_OUTPUTS] = {{{0}}};
         const float *v = points, *factor = u;
         for (size_t c = 0; c < inputs; c++, v += FC_LANES, factor += u_width)
@@ -156,13 +156,14 @@ FC_INLINE void lanes_forward(int m, const fc_winograd_lanes *t)
         .relu = t->relu,
     };
     for (size_t c = 0; c < t->inputs; c++)
-        transform_tile(1, 6, 6, 6, t->x + c * FC_LANES, t->x_row, t->x_pixel, t->points + c * FC_LANES, t->points_plane);
+        transform_tile(1, 6, 6, 0, 6, 0, 6, t->x + c * FC_LANES, t->x_row, t->x_pixel, t->points + c * FC_LANES,
+                       t->points_plane);
     for (size_t first = 0; first < t->outputs; first += FC_LANE_OUTPUTS) {
         const size_t outputs = outputs_at_once(t, first);
         products_of_lanes(t, first, outputs);
         for (size_t k = 0; k < outputs; k++)
-            output_tile(m, m, m, FC_LANES, &out, t->products + k * FC_LANES, (ptrdiff_t)((first + k) * FC_LANES),
-                        vset1(t->bias ? t->bias[first + k] : 0));
+            output_tile(LACKS_NONE, 6, m, m, m, FC_LANES, &out, t->products + k * FC_LANES,
+                        (ptrdiff_t)((first + k) * FC_LANES), vset1(t->bias ? t->bias[first + k] : 0));
     }
 }
 
@@ -236,7 +237,6 @@ FC_INLINE void lanes_transposed(int m, const fc_winograd_lanes *t)
 #define FC_LANES_KERNELS(R)                                                                       \
     static void lanes_forward_##R(const fc_winograd_lanes *t) { lanes_forward(7 - R, t); }       \
     static void lanes_transposed_##R(const fc_winograd_lanes *t) { lanes_transposed(7 - R, t); }
-FC_LANES_KERNELS(2)
 FC_LANES_KERNELS(3)
 FC_LANES_KERNELS(4)
 FC_LANES_KERNELS(5)

@@ -9,12 +9,13 @@
 
 /* ---- the choice --------------------------------------------------------------------------------------- */
 
-/* Costs of a group and an image, in multiply-adds of a lane. Winograd's transforms of a tile, of one channel, take as
- * long as this many, the points of a weight as the products of half a tile. In the gradient of the weights a plane has
- * a sum, which all images share: it takes as long as so many products, the more where so many floats of sums come from
- * memory, and its steps wait for each other. */
-static const double DATA_COST = 400, OUTPUT_COST = 250, FILTER_COST = 18, SUM_COST = 5, FAR_SUM_COST = 20;
-static const double NEAR_SUMS = 4 << 20, STEPS_COST = 6e5;
+/* Costs of a group and an image, in multiply-adds of a lane. Winograd's transforms take as long as this many for each
+ * point of a tile, of one channel, the points of a weight as the products of half a tile. In the gradient of the
+ * weights a plane has a sum, which all images share: it takes as long as so many products, the more where so many
+ * floats of sums come from memory, and its steps wait for each other. There, the direct sum begins anew with each row
+ * of pixels, which takes as long as so many of them. */
+static const double DATA_COST = 11, OUTPUT_COST = 7, FILTER_COST = 0.5, SUM_COST = 22, FAR_SUM_COST = 50;
+static const double NEAR_SUMS = 4 << 20, STEPS_COST = 2.5e6, ROW_COST = 3.5;
 
 /* Winograd must be this much faster on paper: it rounds more and needs more memory. */
 static const double LEAST_GAIN = 1.2;
@@ -50,18 +51,18 @@ static double blocks_cost(fc_pass pass, const fc_conv2d_shape *shape)
     double rows = 0, columns = 0, points = 0;          /* of all tiles; of one, along an axis: over all phases */
     for (ptrdiff_t first = 0; first < phases_along; first++) {
         const int finite = folds == 1 && ceil_div(taps - first, stride) < r;
-        rows += fc_tile_points(m, shape->height, finite);
-        columns += fc_tile_points(m, shape->width, finite);
-        points += FC_WINOGRAD_POINTS - finite;
+        rows += fc_tile_points(r, shape->height, finite);
+        columns += fc_tile_points(r, shape->width, finite);
+        points += (double)(fc_winograd_points(r) - finite);
     }
     const double all_outputs = (double)(ceil_div(shape->outputs, FC_MAX_LANES) * FC_MAX_LANES);
     const ptrdiff_t folded = folds * folds * shape->channels;
     const double sums = (double)folded * all_outputs * points * points;
     const double shared = sums * (sums > NEAR_SUMS ? FAR_SUM_COST : SUM_COST) + STEPS_COST;
     const double all_channels = (double)(ceil_div(folded, FC_MAX_LANES) * FC_MAX_LANES);
-    const double phases = (double)(phases_along * phases_along);
-    return (double)folded * all_outputs * (rows * columns + FILTER_COST * phases) +
-           tiles_of(shape->height, shape->width, m) * phases * (DATA_COST * all_channels + OUTPUT_COST * all_outputs) +
+    const double planes = (double)(phases_along * phases_along * fc_winograd_points(r) * fc_winograd_points(r));
+    return (double)folded * all_outputs * (rows * columns + FILTER_COST * planes) +
+           tiles_of(shape->height, shape->width, m) * planes * (DATA_COST * all_channels + OUTPUT_COST * all_outputs) +
            (pass == FC_BACKWARD_WEIGHT ? shared / (double)max(1, shape->images) : 0);
 }
 
@@ -71,14 +72,14 @@ static double lanes_cost(fc_pass pass, const fc_conv2d_shape *shape)
     const double channels = (double)shape->channels, outputs = (double)shape->outputs;
     const ptrdiff_t m = fc_winograd_outputs(shape->taps);
     const double height = (double)shape->y_height, width = (double)shape->y_width;
-    const double pixels = (height + FC_WINOGRAD_POINTS) * (width + FC_WINOGRAD_POINTS);
-    if (pass == FC_BACKWARD_WEIGHT || shape->groups > 1 || shape->stride > 1 ||
+    const double pixels = (height + FC_WINOGRAD_MOST_POINTS) * (width + FC_WINOGRAD_MOST_POINTS);
+    if (pass == FC_BACKWARD_WEIGHT || shape->groups > 1 || shape->stride > 1 || shape->taps == 2 ||
         min(shape->channels, shape->outputs) > FEW_CHANNELS || max(shape->channels, shape->outputs) > MOST_CHANNELS ||
         channels * outputs < LEAST_LANES_PRODUCTS || pixels * (channels + outputs) > MOST_LANES_FLOATS)
         return INFINITY;
     const double of_y = pass == FC_FORWARD ? outputs : channels, of_x = pass == FC_FORWARD ? channels : outputs;
     return tiles_of(shape->y_height, shape->y_width, m) *
-           (FC_WINOGRAD_PLANES * channels * outputs + LANES_DATA_COST * of_x +
+           (FC_WINOGRAD_MOST_PLANES * channels * outputs + LANES_DATA_COST * of_x +
             (LANES_POINTS_COST + LANES_PIXEL_COST * (double)(m * m)) * of_y);
 }
 
@@ -88,8 +89,9 @@ int fc_conv2d_choice(fc_pass pass, const fc_conv2d_shape *shape, double costs[FC
     const double outputs =
         pass == FC_BACKWARD_WEIGHT ? (double)shape->outputs : outputs_at_full_speed(shape->outputs);
     costs[FC_AUTO] = 0;
+    const double columns = (double)shape->width + (pass == FC_BACKWARD_WEIGHT ? ROW_COST : 0);
     costs[FC_DIRECT] = outputs * (double)shape->channels * (double)(shape->taps * shape->taps) *
-                       (double)shape->height * (double)shape->width;
+                       (double)shape->height * columns;
     const double in_blocks = blocks_cost(pass, shape), in_lanes = lanes_cost(pass, shape);
     costs[FC_WINOGRAD] = in_lanes < in_blocks ? in_lanes : in_blocks;
     return LEAST_GAIN * costs[FC_WINOGRAD] < costs[FC_DIRECT] ? FC_WINOGRAD : FC_DIRECT;

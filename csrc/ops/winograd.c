@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Correlation by Winograd's algorithm, in one of two ways:
  *
- *   by block    weights' points [k/NB][part][36][c][NB]                                         (all threads)
+ *   by block    weights' points [k/NB][part][36][c][NB], or 16 of 2 x 2 taps                    (all threads)
  *               a task is a block of tiles: its points V[part][36][tile][c]                     (L2 or L3)
  *               for each of the 36, for each panel of NB output channels, for each part of the
  *               channels: M[36][tile][k] += V U by kernels->tile_rows                           (L1, registers)
@@ -30,7 +30,6 @@
 #include "rows.h"
 
 enum {
-    PLANES = FC_WINOGRAD_PLANES,
     MOST_BLOCK = 128,
     FEW_TILES = 16,                /* whose products take less time than points on their way from the L3 cache, */
     FEW_TILES_OF_MANY = 64,        /* or from memory, where */
@@ -47,7 +46,8 @@ typedef struct plan {
     const fc_winograd *winograd;
     ptrdiff_t r, m;
     fc_winograd_phase phases[FC_WINOGRAD_PHASES];
-    ptrdiff_t phase_count, planes;     /* planes of all phases */
+    ptrdiff_t phase_count;
+    ptrdiff_t planes, used_planes;     /* of a tile; of all phases, without those that these lack */
     fc_tiling tiling;
     ptrdiff_t tiles;                   /* of all images */
     ptrdiff_t channels, outputs;       /* of one group, of folded pixels where they are */
@@ -55,7 +55,7 @@ typedef struct plan {
     ptrdiff_t phase_parts, parts;      /* of one phase, of all */
     ptrdiff_t vectors, panel_width, panels;
     ptrdiff_t piece, panel_floats;     /* of U: one plane of a part, all of a panel */
-    ptrdiff_t tap_channel;             /* floats of a channel's taps of a panel */
+    ptrdiff_t part_taps;               /* floats of a part's taps of a panel, at most */
     int by_panel, few;                 /* few: U is not stored, but multiplied as it is made */
     ptrdiff_t block, blocks;           /* most tiles of a block */
     ptrdiff_t batch;                   /* panels that are multiplied before their outputs are made */
@@ -92,8 +92,15 @@ static ptrdiff_t panel_vectors(const plan *plan, ptrdiff_t panel)
 
 /* ---- points ----------------------------------------------------------------------------------------------- */
 
-/* One part of a panel's weights to taps[c][r][s][NB], zeros where its phase has fewer, or where the filter ends among
- * folded pixels: read so, they come from few pages and sets of the caches. */
+/* Floats of a channel's taps of a panel. */
+static ptrdiff_t channel_taps(const plan *plan, ptrdiff_t part)
+{
+    const fc_winograd_phase *phase = phase_of(plan, part);
+    return phase->taps[0] * phase->taps[1] * plan->panel_width;
+}
+
+/* One part of a panel's weights to taps[c][r][s][NB], zeros where the filter ends among folded pixels: read so, they
+ * come from few pages and sets of the caches. */
 static void pack_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, float *taps)
 {
     fc_clock(FC_COPY);
@@ -101,22 +108,22 @@ static void pack_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
     const fc_winograd_phase *phase = phase_of(plan, part);
     const fc_taps *rows = p->taps[0], *columns = p->taps[1];
     const ptrdiff_t stride = p->x_step[0], pixels = phase->folds * phase->folds;
-    const ptrdiff_t channels = part_channels(plan, part) / pixels;
+    const ptrdiff_t channels = part_channels(plan, part) / pixels, step = channel_taps(plan, part);
     const float *w = p->w.data + group * p->w_group + panel * plan->panel_width * p->w.stride[0] +
                      first_channel(plan, part) * p->w.stride[1];
     for (ptrdiff_t pixel = 0; pixel < pixels; pixel++) {
-        float *to = taps + pixel * channels * plan->tap_channel;
-        for (ptrdiff_t r = 0; r < plan->r; r++)
-            for (ptrdiff_t s = 0; s < plan->r; s++, to += plan->panel_width) {
+        float *to = taps + pixel * channels * step;
+        for (ptrdiff_t r = 0; r < phase->taps[0]; r++)
+            for (ptrdiff_t s = 0; s < phase->taps[1]; s++, to += plan->panel_width) {
                 const ptrdiff_t row = phase->first[0] + pixel / phase->folds + r * stride;
                 const ptrdiff_t column = phase->first[1] + pixel % phase->folds + s * stride;
                 if (row < rows->count && column < columns->count)
                     fc_pack_tap(plan->kernels, &p->w,
                                 w + rows->index[row] * p->w.stride[2] + columns->index[column] * p->w.stride[3],
-                                channels, panel_outputs(plan, panel), to, plan->tap_channel);
+                                channels, panel_outputs(plan, panel), to, step);
                 else
                     for (ptrdiff_t c = 0; c < channels; c++)
-                        memset(to + c * plan->tap_channel, 0, (size_t)plan->panel_width * sizeof(float));
+                        memset(to + c * step, 0, (size_t)plan->panel_width * sizeof(float));
             }
     }
 }
@@ -124,7 +131,7 @@ static void pack_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
 /* Where a part of a panel is among packed taps. */
 static float *taps_of(const plan *plan, float *packed, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part)
 {
-    return packed + ((group * plan->panels + panel) * plan->parts + part) * plan->part * plan->tap_channel;
+    return packed + ((group * plan->panels + panel) * plan->parts + part) * plan->part_taps;
 }
 
 /* The packed taps of one part of a panel: those that are kept, or others in `pack`. */
@@ -139,7 +146,7 @@ static const float *find_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel
 /* Where U of a part of a panel is among that of all. */
 static ptrdiff_t filters_at(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part)
 {
-    return (group * plan->panels + panel) * plan->panel_floats + part * PLANES * plan->piece;
+    return (group * plan->panels + panel) * plan->panel_floats + part * plan->planes * plan->piece;
 }
 
 /* U[36][c][NB] of one part of a panel. */
@@ -147,8 +154,8 @@ static void make_filters(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 {
     const float *taps = find_taps(plan, group, panel, part, pack);
     fc_clock(FC_TRANSFORM);
-    plan->winograd->filter((size_t)part_channels(plan, part), (size_t)panel_vectors(plan, panel), plan->panel_width,
-                           taps, u, plan->piece);
+    plan->winograd->filter(phase_of(plan, part)->taps, (size_t)part_channels(plan, part),
+                           (size_t)panel_vectors(plan, panel), plan->panel_width, taps, u, plan->piece);
 }
 
 /* V of tiles first .. end - 1 of one group, `parts` of them from `part` on; `v` is where the first of all goes. */
@@ -160,8 +167,7 @@ static void make_points(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrd
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
         for (ptrdiff_t i = part; i < part + parts; i++) {
             const fc_winograd_phase *phase = phase_of(plan, i);
-            fc_transform_run(plan->kernels, plan->winograd->data, fc_tile_pixels(phase->taps[0], run.height),
-                             fc_tile_pixels(phase->taps[1], run.width), phase, &run,
+            fc_transform_run(plan->kernels, plan->winograd->data, phase, &run,
                              group * plan->p.w.size[1] + first_channel(plan, i), part_channels(plan, i),
                              v + (i - part) * plan->v_part + (t - first) * plan->pitch, plan->pitch, plan->v_plane,
                              scratch);
@@ -278,7 +284,7 @@ static const float *filters_after(const plan *plan, ptrdiff_t group, ptrdiff_t p
         return filters_of(plan, group, panel, part + 1, plane);
     if (panel + 1 < min(plan->panels, first + plan->batch))
         return filters_of(plan, group, panel + 1, begin, plane);
-    return plane + 1 < PLANES ? filters_of(plan, group, first, begin, plane + 1) : NULL;
+    return plane + 1 < plan->planes ? filters_of(plan, group, first, begin, plane + 1) : NULL;
 }
 
 static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdiff_t end, float *scratch)
@@ -289,7 +295,7 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdif
         for (ptrdiff_t panel = 0; panel < plan->panels; panel += plan->batch) {
             const ptrdiff_t panel_end = min(plan->panels, panel + plan->batch);
             fc_clock(FC_MULTIPLY);
-            for (ptrdiff_t plane = 0; plane < PLANES; plane++)
+            for (ptrdiff_t plane = 0; plane < plan->planes; plane++)
                 for (ptrdiff_t q = panel; q < panel_end; q++)
                     for (ptrdiff_t part = begin; part < begin + plan->phase_parts; part++)
                         multiply(plan, plane, first, end, part, panel_vectors(plan, q),
@@ -317,9 +323,9 @@ static void multiply_few(const plan *plan, ptrdiff_t tiles, ptrdiff_t part, cons
         .m_plane = plan->m_plane,
         .accumulate = part > 0,
     };
-    const ptrdiff_t share = few.channels * ceil_div(plan->tap_channel, FC_WINOGRAD_POINTS);
-    for (few.row = 0; few.row < FC_WINOGRAD_POINTS; few.row++) {
-        const ptrdiff_t plane = few.row * FC_WINOGRAD_POINTS;
+    const ptrdiff_t rows = plan->tiling.points, share = few.channels * ceil_div(channel_taps(plan, part), rows);
+    for (few.row = 0; few.row < rows; few.row++) {
+        const ptrdiff_t plane = few.row * rows;
         few.points = v + plane * plan->v_plane;
         few.m = m + plane * plan->m_plane;
         few.next = (ahead ? ahead : taps) + few.row * share;
@@ -344,19 +350,24 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
             continue;
         }
         const float *filters = u;
-        ptrdiff_t channel = ceil_div(plan->tap_channel, PLANES), plane_step = plan->part * channel;
+        const fc_winograd_phase *phase = phase_of(plan, part);
+        ptrdiff_t channel = ceil_div(channel_taps(plan, (part + 1) % plan->parts), fc_phase_planes(phase));
+        ptrdiff_t step = plan->part * channel;
         if (plan->filters) {
             filters = filters_of(plan, group, panel, part, 0);
             ahead = filters + plan->piece;
             channel = plan->panel_width;
-            plane_step = plan->piece;
+            step = plan->piece;
         } else
             make_filters(plan, group, panel, part, pack, u);
         fc_clock(FC_MULTIPLY);
-        for (ptrdiff_t plane = 0; plane < PLANES; plane++)
+        for (ptrdiff_t plane = 0; plane < plan->planes; plane++) {
             multiply(plan, plane, first, end, part, panel_vectors(plan, panel),
                      v + part * plan->v_part + plane * plan->v_plane, filters + plane * plan->piece,
-                     m + plane * plan->m_plane, ahead ? ahead + plane * plane_step : NULL, channel);
+                     m + plane * plan->m_plane, ahead, channel);
+            if (ahead && fc_phase_has(phase, plane))
+                ahead += step;
+        }
     }
     make_outputs(plan, group, panel, first, end, m, m + plan->m_floats);
 }
@@ -408,7 +419,7 @@ static int plan_panels(plan *plan, ptrdiff_t groups, ptrdiff_t outputs, ptrdiff_
     const ptrdiff_t lanes = (ptrdiff_t)plan->kernels->lanes;
     plan->channels = channels;
     plan->outputs = outputs;
-    plan->part = fc_winograd_part(channels);
+    plan->part = fc_winograd_part(plan->r, channels);
     plan->phase_parts = ceil_div(channels, plan->part);
     plan->parts = plan->phase_count * plan->phase_parts;
     plan->pitch = (ptrdiff_t)round_up(plan->part);
@@ -416,9 +427,10 @@ static int plan_panels(plan *plan, ptrdiff_t groups, ptrdiff_t outputs, ptrdiff_
     plan->panel_width = plan->vectors * lanes;
     plan->panels = ceil_div(outputs, plan->panel_width);
     plan->piece = odd_lines(plan->part * plan->panel_width);
-    if ((double)groups * (double)plan->panels * (double)plan->parts * (double)(PLANES * plan->piece) > FC_MOST_FLOATS)
+    const double panel_floats = (double)plan->parts * (double)(plan->planes * plan->piece);
+    if ((double)groups * (double)plan->panels * panel_floats > FC_MOST_FLOATS)
         return -1;
-    plan->panel_floats = plan->parts * PLANES * plan->piece;
+    plan->panel_floats = (ptrdiff_t)panel_floats;
     return 0;
 }
 
@@ -441,15 +453,16 @@ static int describe(const fc_correlation *problem, plan *plan)
     plan->p = *problem;
     plan->r = transformed_taps(problem);
     plan->m = fc_winograd_outputs(plan->r);
+    plan->planes = fc_winograd_points(plan->r) * fc_winograd_points(plan->r);
     const ptrdiff_t folds = folds_of(problem);
     plan->phase_count = fc_winograd_phases_of(&problem->x, problem->x_step[0], folds, plan->r, taps, origin,
                                               problem->y.size + 2, plan->phases);
-    plan->planes = fc_planes_of_phases(plan->phases, plan->phase_count);
+    plan->used_planes = fc_planes_of_phases(plan->phases, plan->phase_count);
     if (plan_panels(plan, problem->groups, problem->w.size[0], problem->w.size[1] * folds * folds))
         return -1;
     plan->winograd = fc_winograd_of(plan->kernels, plan->r);
-    plan->tap_channel = plan->r * plan->r * plan->panel_width;
-    plan->pack_floats = round_up(plan->part * plan->tap_channel);
+    plan->part_taps = plan->part * channel_taps(plan, 0);
+    plan->pack_floats = round_up(plan->part_taps);
     return 0;
 }
 
@@ -468,24 +481,24 @@ static void cut_tiles(plan *plan, ptrdiff_t blocks)
 static void choose_blocks(plan *plan, int threads)
 {
     const ptrdiff_t l2 = fc_l2_floats() * 7 / 10, width = plan->panel_width, groups = plan->p.groups;
-    const ptrdiff_t v_tile = PLANES * plan->parts * plan->pitch;
+    const ptrdiff_t v_tile = plan->planes * plan->parts * plan->pitch;
     const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[plan->vectors];
     const ptrdiff_t share = ceil_div(plan->tiles, threads);
-    const double u = (double)plan->planes * (double)plan->channels * (double)plan->outputs;
+    const double u = (double)plan->used_planes * (double)plan->channels * (double)plan->outputs;
     const double products = u / (double)plan->kernels->lanes * STEP_FLOATS;     /* of one tile */
     /* Floats read to make one of U. */
-    const double weights = (double)(plan->r * plan->r * plan->phase_count) / (double)plan->planes;
+    const double weights = (double)(plan->r * plan->r * plan->phase_count) / (double)plan->used_planes;
 
     /* M adds up one phase after the other, of all panels; of one phase alone, it is that of as many as fit. */
     const ptrdiff_t v_phase = v_tile / plan->phase_count, together = plan->phase_count > 1 ? plan->panels : 1;
-    const ptrdiff_t resident = min(share, max(most, (l2 - plan->piece) / (v_phase + PLANES * width * together)));
+    const ptrdiff_t resident = min(share, max(most, (l2 - plan->piece) / (v_phase + plan->planes * width * together)));
     const ptrdiff_t large = min(share, MOST_BLOCK);
-    const double moved = 2.0 * ((double)plan->planes * (double)plan->channels + PLANES * (double)plan->outputs);
+    const double moved = 2 * ((double)(plan->used_planes * plan->channels) + (double)(plan->planes * plan->outputs));
     const int fits = (double)share * (u / (double)resident) <= (double)share * (u / (double)large + moved);
     /* As many blocks for each thread. */
     const ptrdiff_t turns = ceil_div(ceil_div(plan->tiles, fits ? resident : large), threads);
     cut_tiles(plan, min(plan->tiles, turns * threads));
-    const ptrdiff_t most_panels = (l2 / plan->block - v_phase) / (PLANES * width);
+    const ptrdiff_t most_panels = (l2 / plan->block - v_phase) / (plan->planes * width);
     plan->batch = fits ? max(together, min(plan->panels, most_panels)) : plan->panels;
     const double making = plan->filters ? 0 : (MAKING_FLOATS + 2 + weights) * u / threads;  /* written and read again */
     double best = making + (double)turns * (u + products * (double)plan->block) + (fits ? 0 : moved * (double)share);
@@ -500,7 +513,7 @@ static void choose_blocks(plan *plan, int threads)
         const double filters = (plan->filters ? 1 : MAKING_FLOATS + weights) * u;
         const double cost = v_block * (double)ceil_div(groups * b, threads) + reading +
                             rounds * (filters + products * tiles);
-        if (PLANES * tiles * (double)width <= (double)l2 / 2 && v_block * threads <= FC_MOST_POINT_FLOATS &&
+        if ((double)(plan->planes * width) * tiles <= (double)l2 / 2 && v_block * threads <= FC_MOST_POINT_FLOATS &&
             cost < best) {
             blocks = b;
             best = cost;
@@ -513,8 +526,8 @@ static void choose_blocks(plan *plan, int threads)
         cut_tiles(plan, blocks);
         plan->batch = 1;
         /* All planes are multiplied: a phase of fewer taps would be without points at infinity. */
-        plan->few = plan->winograd->few && !plan->filters && plan->planes == PLANES && plan->vectors == 2 &&
-                    plan->block <= FC_FEW_TILES && plan->block >= LEAST_FEW;
+        plan->few = plan->winograd->few && !plan->filters && plan->used_planes == plan->planes &&
+                    plan->vectors == 2 && plan->block <= FC_FEW_TILES && plan->block >= LEAST_FEW;
     }
 }
 
@@ -542,13 +555,14 @@ static void prepare_body(void *context, int thread, int threads)
                           taps_of(plan, plan->packed, i / plan->panels, i % plan->panels, part));
 }
 
-/* Whether the points of the weights, two to twenty times as many floats, are read faster than they are made again: by
+/* Whether the points of the weights, up to ten times as many floats, are read faster than they are made again: by
  * those of one phase, which are multiplied by at a time. */
 static int keeps_points(const fc_correlation *p)
 {
-    const ptrdiff_t m = fc_winograd_outputs(transformed_taps(p));
+    const ptrdiff_t r = transformed_taps(p), m = fc_winograd_outputs(r);
     const double tiles = (double)p->y.size[0] * (double)ceil_div(p->y.size[2], m) * (double)ceil_div(p->y.size[3], m);
-    const double points = PLANES * (double)p->groups * (double)p->w.size[0] * (double)p->w.size[1];
+    const double points = (double)(fc_winograd_points(r) * fc_winograd_points(r)) * (double)p->groups *
+                          (double)p->w.size[0] * (double)p->w.size[1];
     return tiles > (points > MANY_POINTS ? FEW_TILES_OF_MANY : FEW_TILES);
 }
 
@@ -559,7 +573,7 @@ int fc_winograd_prepare(const fc_correlation *problem, fc_filters *filters)
         return -1;
     const int points = keeps_points(problem);
     const ptrdiff_t all = problem->groups * plan.panels;
-    float *data = fc_alloc((size_t)(all * (points ? plan.panel_floats : plan.parts * plan.part * plan.tap_channel)) *
+    float *data = fc_alloc((size_t)(all * (points ? plan.panel_floats : plan.parts * plan.part_taps)) *
                            sizeof(float));
     *(points ? &plan.made : &plan.packed) = data;
     plan.scratch = fc_alloc(plan.pack_floats * sizeof(float));
@@ -592,27 +606,27 @@ static int correlate(const fc_correlation *problem, const fc_filters *filters)
         plan.filters = filters->data;
     else if (filters)
         plan.packed = filters->data;
-    plan.tiling = fc_tile_images(plan.m, p->y.size[0], p->y.size[2], p->y.size[3]);
+    plan.tiling = fc_tile_images(plan.r, p->y.size[0], p->y.size[2], p->y.size[3]);
     plan.tiles = plan.tiling.start[FC_TILE_KINDS];
     if (!plan.tiles)
         return 0;
-    const double steps = (double)(plan.planes * plan.tiles * p->groups) * (double)plan.channels *
+    const double steps = (double)(plan.used_planes * plan.tiles * p->groups) * (double)plan.channels *
                          (double)(plan.panels * plan.vectors);
     const int threads = fc_team_size(steps * FC_STEP_NS);
     choose_blocks(&plan, threads);
 
     const ptrdiff_t batch_width = plan.batch * plan.panel_width;
     plan.v_plane = odd_lines(plan.block * plan.pitch);
-    plan.v_part = PLANES * plan.v_plane;
+    plan.v_part = plan.planes * plan.v_plane;
     plan.v_floats = (size_t)((plan.by_panel ? plan.parts : plan.phase_parts) * plan.v_part);
     plan.m_plane = odd_lines(plan.block * batch_width);
-    plan.m_floats = (size_t)(PLANES * plan.m_plane);
+    plan.m_floats = (size_t)(plan.planes * plan.m_plane);
     plan.copy_floats = fc_transform_floats(&plan.phases[0], plan.m, plan.part);
     if (p->y.stride[1] != 1 && plan.outputs > 1)
         plan.stage_floats = round_up(plan.m * FC_MOST_RUN * plan.m * batch_width);
     size_t shared = 0;
     if (plan.by_panel)
-        plan.u_floats = plan.filters || plan.few ? 0 : round_up(PLANES * plan.piece);
+        plan.u_floats = plan.filters || plan.few ? 0 : round_up(plan.planes * plan.piece);
     else
         shared = plan.filters ? 0 : round_up(p->groups * plan.panels * plan.panel_floats);
     if (filters)

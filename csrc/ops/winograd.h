@@ -6,8 +6,9 @@
 #include "../kernels/kernels.h"
 #include "correlate.h"
 
-/* Channels that one chain of multiply-adds sums up, at most: what a chain rounds grows with its length. */
-enum { FC_WINOGRAD_PART = 128 };
+/* Channels that one chain of multiply-adds sums up, at most: what a chain rounds grows with its length. Four points
+ * round so little themselves that it may be longer. */
+enum { FC_WINOGRAD_PART = 128, FC_WINOGRAD_PART_OF_FOUR_POINTS = 256 };
 
 /* Floats of the points of all threads, where each has its own. */
 enum { FC_MOST_POINT_FLOATS = 1 << 25 };
@@ -15,11 +16,11 @@ enum { FC_MOST_POINT_FLOATS = 1 << 25 };
 enum { FC_TILE_KINDS = 4 };
 
 /* Tiles of N images. Along an axis of which m does not divide the length, the last tiles have m - 1 outputs: these do
- * without the point at infinity, which only the last output of a tile takes. Tiles are numbered kind by kind, so that
- * those of any plane follow each other: short across alone, full, short down alone, short both ways; each kind image by
- * image, row by row. */
+ * without the point 0, which only the first output of a tile takes. Tiles are numbered kind by kind, so that those of
+ * any plane follow each other: short across alone, full, short down alone, short both ways; each kind image by image,
+ * row by row. */
 typedef struct fc_tiling {
-    ptrdiff_t m;
+    ptrdiff_t m, points;                 /* of a full tile along an axis */
     ptrdiff_t full[2], narrow[2];        /* rows and columns of tiles of an image: of m, of m - 1 outputs */
     ptrdiff_t start[FC_TILE_KINDS + 1];  /* the first tile of each kind; the number of all tiles */
 } fc_tiling;
@@ -28,6 +29,7 @@ typedef struct fc_tiling {
 typedef struct fc_tile_run {
     ptrdiff_t n, row, column;            /* its first output */
     ptrdiff_t tiles, height, width;      /* outputs of a tile */
+    int is_short[2];                     /* down and across */
     ptrdiff_t next[3];                   /* image, row and column of the run that comes next; of the last, its own */
 } fc_tile_run;
 
@@ -35,10 +37,11 @@ typedef struct fc_tile_range {
     ptrdiff_t first, end;
 } fc_tile_range;
 
-fc_tiling fc_tile_images(ptrdiff_t m, ptrdiff_t images, ptrdiff_t height, ptrdiff_t width);
+/* For r taps. */
+fc_tiling fc_tile_images(ptrdiff_t r, ptrdiff_t images, ptrdiff_t height, ptrdiff_t width);
 
 /* Points along an axis of `length` outputs, which may be any number; finite: without those at infinity. */
-double fc_tile_points(ptrdiff_t m, ptrdiff_t length, int finite);
+double fc_tile_points(ptrdiff_t r, ptrdiff_t length, int finite);
 
 /* Tiles `first` to `end` - 1, as far as they have this plane. */
 fc_tile_range fc_tiles_of_plane(const fc_tiling *tiling, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end);
@@ -53,7 +56,7 @@ enum { FC_MOST_RUN = 14 };
 fc_tile_run fc_tile_run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end);
 
 /* Channels of a part: as equal as can be, whole vectors of the widest instruction set. */
-ptrdiff_t fc_winograd_part(ptrdiff_t channels);
+ptrdiff_t fc_winograd_part(ptrdiff_t r, ptrdiff_t channels);
 
 
 /* ---- filters and strides -----------------------------------------------------------------------------------
@@ -68,14 +71,14 @@ ptrdiff_t fc_winograd_part(ptrdiff_t channels);
 enum { FC_WINOGRAD_MOST_STRIDE = 4, FC_WINOGRAD_PHASES = FC_WINOGRAD_MOST_STRIDE * FC_WINOGRAD_MOST_STRIDE };
 
 /* m, outputs of a tile along an axis, for r taps. */
-static inline ptrdiff_t fc_winograd_outputs(ptrdiff_t r) { return FC_WINOGRAD_POINTS + 1 - r; }
+static inline ptrdiff_t fc_winograd_outputs(ptrdiff_t r) { return fc_winograd_points(r) + 1 - r; }
 
 /* Whether it has filters of so many taps for a stride. */
 int fc_winograd_has(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t row_stride, ptrdiff_t column_stride);
 
 typedef struct fc_winograd_phase {
     ptrdiff_t taps[2], first[2];         /* number of taps; the first of them, of which others are a stride apart */
-    ptrdiff_t points[2];                 /* of a tile; of fewer taps than others have, without the one at infinity */
+    ptrdiff_t all_points, points[2];     /* of a tile; of fewer taps than others have, without the one at infinity */
     fc_tensor x;                         /* the pixels that they meet */
     ptrdiff_t origin[2];                 /* among these, of the tap `first` of output (0, 0) */
     ptrdiff_t folds;                     /* s: taps meet s x s pixels at once; 1: pixel by pixel */
@@ -100,12 +103,6 @@ ptrdiff_t fc_phase_plane(const fc_winograd_phase *phase, ptrdiff_t index);
 int fc_phase_has(const fc_winograd_phase *phase, ptrdiff_t plane);
 ptrdiff_t fc_planes_of_phases(const fc_winograd_phase *phases, ptrdiff_t count);
 
-/* Pixels along an axis of a tile, as many as its points. */
-static inline ptrdiff_t fc_tile_pixels(ptrdiff_t taps, ptrdiff_t outputs)
-{
-    return FC_WINOGRAD_POINTS - (taps + outputs <= FC_WINOGRAD_POINTS);
-}
-
 static inline const fc_winograd *fc_winograd_of(const fc_kernels *kernels, ptrdiff_t r)
 {
     return &kernels->winograd[r - FC_WINOGRAD_LEAST_TAPS];
@@ -114,11 +111,11 @@ static inline const fc_winograd *fc_winograd_of(const fc_kernels *kernels, ptrdi
 /* Where transforms keep a copy of what is folded, or not channels-last. */
 size_t fc_transform_floats(const fc_winograd_phase *phase, ptrdiff_t m, ptrdiff_t channels);
 
-/* Points of one run of tiles of height x width pixels, of channels c0 ... of an image; pixels outside are 0. scratch:
- * fc_transform_floats. */
-void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t height,
-                      ptrdiff_t width, const fc_winograd_phase *phase, const fc_tile_run *run, ptrdiff_t c0,
-                      ptrdiff_t channels, float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch);
+/* Points of one run of tiles, of which an output meets taps[0] x taps[1] pixels, of channels c0 ... of an image; pixels
+ * outside are 0. scratch: fc_transform_floats. */
+void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *),
+                      const fc_winograd_phase *phase, const fc_tile_run *run, ptrdiff_t c0, ptrdiff_t channels,
+                      float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch);
 
 /* Whether the correlation is one that fc_correlate_winograd computes. */
 int fc_winograd_supports(const fc_correlation *problem);

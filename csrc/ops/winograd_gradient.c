@@ -22,7 +22,6 @@
 #include "winograd.h"
 
 enum {
-    PLANES = FC_WINOGRAD_PLANES,
     SMALL_BLOCK = 56,              /* tiles of a block: V and D of 64 channels are 1.2 MiB  */
     LARGE_BLOCK = 128,             /* with fewer, loading and storing S takes too long       */
     FEW_SUMS = 1 << 18,            /* floats of S that the L2 cache holds besides            */
@@ -41,7 +40,7 @@ typedef struct plan {
     const fc_kernels *kernels;
     const fc_winograd *winograd;
     fc_tiling tiling;
-    ptrdiff_t m, tiles, outputs, vectors, width, panels;
+    ptrdiff_t m, tiles, planes, outputs, vectors, width, panels;
     ptrdiff_t channels;                /* of folded pixels where they are */
     ptrdiff_t block, chunks, chunk_tiles;
     ptrdiff_t v_tile, v_plane, d_tile, d_plane, sum_row, sum_plane, phase_sums, chunk_sums;
@@ -58,12 +57,11 @@ static void transform(const plan *plan, const fc_winograd_phase *phase, ptrdiff_
     for (ptrdiff_t t = first; t < end;) {
         const fc_tile_run run = fc_tile_run_at(&plan->tiling, t, end);
         if (phase)
-            fc_transform_run(plan->kernels, plan->winograd->data, fc_tile_pixels(phase->taps[0], run.height),
-                             fc_tile_pixels(phase->taps[1], run.width), phase, &run, 0, plan->channels,
+            fc_transform_run(plan->kernels, plan->winograd->data, phase, &run, 0, plan->channels,
                              points + (t - first) * plan->v_tile, plan->v_tile, plan->v_plane, copy);
         else
-            fc_transform_run(plan->kernels, plan->winograd->gradient, run.height, run.width, &plan->dy, &run, 0,
-                             plan->outputs, points + (t - first) * plan->d_tile, plan->d_tile, plan->d_plane, copy);
+            fc_transform_run(plan->kernels, plan->winograd->gradient, &plan->dy, &run, 0, plan->outputs,
+                             points + (t - first) * plan->d_tile, plan->d_tile, plan->d_plane, copy);
         t += run.tiles;
     }
 }
@@ -129,7 +127,7 @@ static ptrdiff_t product_share(const plan *plan, const fc_winograd_phase *phase,
                                ptrdiff_t index, ptrdiff_t shares)
 {
     const ptrdiff_t planes = fc_phase_planes(phase);
-    ptrdiff_t tiles[PLANES], all = 0;
+    ptrdiff_t tiles[FC_WINOGRAD_MOST_PLANES], all = 0;
     if (index == shares)
         return planes * plan->panels;
     for (ptrdiff_t i = 0; i < planes; i++) {
@@ -229,9 +227,9 @@ static void body(void *context, int thread, int threads)
     }
     fc_clock(FC_STORE);
     if (plan->chunks > 1) {
-        const ptrdiff_t planes = plan->phase_count * PLANES;
-        for (fc_hand hand = fc_hand_of(&plan->planes_of_sums, planes, thread, threads); fc_take(&hand);) {
-            if (!fc_phase_has(&plan->phases[hand.task / PLANES], hand.task % PLANES))
+        const ptrdiff_t planes = plan->planes, all = plan->phase_count * planes;
+        for (fc_hand hand = fc_hand_of(&plan->planes_of_sums, all, thread, threads); fc_take(&hand);) {
+            if (!fc_phase_has(&plan->phases[hand.task / planes], hand.task % planes))
                 continue;
             float *sums = plan->sums + hand.task * plan->sum_plane;
             for (ptrdiff_t chunk = 1; chunk < plan->chunks; chunk++)
@@ -272,10 +270,10 @@ static int run_group(plan *plan)
     plan->d_plane = odd_lines(plan->block * plan->d_tile);
     plan->sum_row = plan->panels * plan->width;
     plan->sum_plane = odd_lines(plan->channels * plan->sum_row);
-    plan->phase_sums = PLANES * plan->sum_plane;
+    plan->phase_sums = plan->planes * plan->sum_plane;
     plan->chunk_sums = plan->phase_count * plan->phase_sums;
-    plan->v_floats = (size_t)(PLANES * plan->v_plane);
-    plan->d_floats = (size_t)(PLANES * plan->d_plane);
+    plan->v_floats = (size_t)(plan->planes * plan->v_plane);
+    plan->d_floats = (size_t)(plan->planes * plan->d_plane);
     const size_t copies[2] = {fc_transform_floats(&plan->phases[0], plan->m, plan->channels),
                               fc_transform_floats(&plan->dy, plan->m, plan->outputs)};
     plan->copy_floats = copies[copies[1] > copies[0]];
@@ -312,13 +310,15 @@ int fc_winograd_backward_weight(const fc_conv2d *conv, const fc_tensor *dy, cons
         x_group.data += group * channels * x->stride[1];
         dy_group.data += group * outputs * dy->stride[1];
         plan.dw.data += group * outputs * dw->stride[0];
-        plan.dy = (fc_winograd_phase){.x = dy_group, .folds = 1};
         plan.r = fc_winograd_taps(dw->size[2], stride);
+        const ptrdiff_t points = fc_winograd_points(plan.r);
+        plan.planes = points * points;
+        plan.dy = (fc_winograd_phase){.x = dy_group, .folds = 1, .taps = {1, 1}, .all_points = points};
         plan.phase_count = fc_winograd_phases_of(&x_group, stride, folds, plan.r, dw->size + 2, origin, dy->size + 2,
                                                  plan.phases);
         plan.winograd = fc_winograd_of(plan.kernels, plan.r);
         plan.m = fc_winograd_outputs(plan.r);
-        plan.tiling = fc_tile_images(plan.m, x->size[0], dy->size[2], dy->size[3]);
+        plan.tiling = fc_tile_images(plan.r, x->size[0], dy->size[2], dy->size[3]);
         plan.tiles = plan.tiling.start[FC_TILE_KINDS];
         if (run_group(&plan))
             return -1;

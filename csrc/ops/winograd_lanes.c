@@ -20,7 +20,8 @@
 #include "rows.h"
 #include "winograd.h"
 
-enum { PLANES = FC_WINOGRAD_PLANES, POINTS = FC_WINOGRAD_POINTS };
+/* Of 3 x 3 taps and more: there are no such kernels for 2 x 2. */
+enum { PLANES = FC_WINOGRAD_MOST_PLANES, POINTS = FC_WINOGRAD_MOST_POINTS };
 
 /* By tile, moving pixels to lanes and back takes so much longer, in products. */
 static const double BY_TILE = 1.3;
@@ -206,7 +207,7 @@ static void make_filters(const plan *plan, ptrdiff_t panel)
     for (ptrdiff_t i = 0; i < r * r; i++)
         fc_pack_tap(plan->kernels, w, w->data + first * w->stride[0] + i / r * w->stride[2] + i % r * w->stride[3],
                     inputs, outputs, taps + i * width, r * r * width);
-    plan->winograd->filter((size_t)inputs, (size_t)ceil_div(outputs, plan->lanes), width, taps,
+    plan->winograd->filter(w->size + 2, (size_t)inputs, (size_t)ceil_div(outputs, plan->lanes), width, taps,
                            plan->made + panel * t->u_panel, t->u_plane);
 }
 

@@ -7,9 +7,10 @@
 #include "rows.h"
 #include "winograd.h"
 
-ptrdiff_t fc_winograd_part(ptrdiff_t channels)
+ptrdiff_t fc_winograd_part(ptrdiff_t r, ptrdiff_t channels)
 {
-    const ptrdiff_t parts = max(1, ceil_div(channels, FC_WINOGRAD_PART));
+    const ptrdiff_t most = fc_winograd_points(r) == 4 ? FC_WINOGRAD_PART_OF_FOUR_POINTS : FC_WINOGRAD_PART;
+    const ptrdiff_t parts = max(1, ceil_div(channels, most));
     return max(1, min(channels, ceil_div(ceil_div(channels, parts), FC_MAX_LANES) * FC_MAX_LANES));
 }
 
@@ -18,7 +19,7 @@ ptrdiff_t fc_winograd_part(ptrdiff_t channels)
 /* Whether tiles of each kind are short down and across. */
 static const int IS_SHORT[FC_TILE_KINDS][2] = {{0, 1}, {0, 0}, {1, 0}, {1, 1}};
 
-/* Of the tiles along an axis of `length` outputs, how many are short. */
+/* Of the tiles of m outputs along an axis of `length`, how many are short. */
 static ptrdiff_t short_tiles(ptrdiff_t m, ptrdiff_t length)
 {
     const ptrdiff_t tiles = ceil_div(length, m);
@@ -31,11 +32,13 @@ static ptrdiff_t along(const fc_tiling *tiling, int kind, int axis)
     return IS_SHORT[kind][axis] ? tiling->narrow[axis] : tiling->full[axis];
 }
 
-fc_tiling fc_tile_images(ptrdiff_t m, ptrdiff_t images, ptrdiff_t height, ptrdiff_t width)
+fc_tiling fc_tile_images(ptrdiff_t r, ptrdiff_t images, ptrdiff_t height, ptrdiff_t width)
 {
+    const ptrdiff_t m = fc_winograd_outputs(r);
     const ptrdiff_t narrow[2] = {short_tiles(m, height), short_tiles(m, width)};
     fc_tiling tiling = {
         .m = m,
+        .points = fc_winograd_points(r),
         .full = {ceil_div(height, m) - narrow[0], ceil_div(width, m) - narrow[1]},
         .narrow = {narrow[0], narrow[1]},
     };
@@ -44,20 +47,19 @@ fc_tiling fc_tile_images(ptrdiff_t m, ptrdiff_t images, ptrdiff_t height, ptrdif
     return tiling;
 }
 
-double fc_tile_points(ptrdiff_t m, ptrdiff_t length, int finite)
+double fc_tile_points(ptrdiff_t r, ptrdiff_t length, int finite)
 {
-    const double tiles = (double)ceil_div(length, m);
-    return tiles * FC_WINOGRAD_POINTS - (finite ? tiles : (double)short_tiles(m, length));
+    const ptrdiff_t m = fc_winograd_outputs(r);
+    return (double)ceil_div(length, m) * (double)(fc_winograd_points(r) - finite) - (double)short_tiles(m, length);
 }
 
 fc_tile_range fc_tiles_of_plane(const fc_tiling *tiling, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end)
 {
-    const ptrdiff_t last = FC_WINOGRAD_POINTS - 1;
-    if (plane % FC_WINOGRAD_POINTS == last) {
+    if (plane % tiling->points == 0) {
         first = max(first, tiling->start[1]);
         end = min(end, tiling->start[3]);
     }
-    if (plane / FC_WINOGRAD_POINTS == last)
+    if (plane < tiling->points)
         end = min(end, tiling->start[2]);
     return (fc_tile_range){first, max(first, end)};
 }
@@ -66,7 +68,7 @@ ptrdiff_t fc_tile_share(const fc_tiling *tiling, ptrdiff_t index, ptrdiff_t shar
 {
     double planes[FC_TILE_KINDS], all = 0;
     for (int kind = 0; kind < FC_TILE_KINDS; kind++) {
-        planes[kind] = (FC_WINOGRAD_POINTS - IS_SHORT[kind][0]) * (FC_WINOGRAD_POINTS - IS_SHORT[kind][1]);
+        planes[kind] = (double)((tiling->points - IS_SHORT[kind][0]) * (tiling->points - IS_SHORT[kind][1]));
         all += planes[kind] * (double)(tiling->start[kind + 1] - tiling->start[kind]);
     }
     ptrdiff_t tile = 0;
@@ -92,6 +94,7 @@ static fc_tile_run run_at(const fc_tiling *tiling, ptrdiff_t t, ptrdiff_t end)
         .tiles = min(min(columns - column, end - t), FC_MOST_RUN),
         .height = tiling->m - is_short[0],
         .width = tiling->m - is_short[1],
+        .is_short = {is_short[0], is_short[1]},
     };
     run.row = is_short[0] * tiling->full[0] * tiling->m + row * run.height;
     run.column = is_short[1] * tiling->full[1] * tiling->m + column * run.width;
@@ -126,10 +129,10 @@ ptrdiff_t fc_winograd_folds(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t stride
 }
 
 /* The one phase of pixels folded s x s. */
-static void fold(const fc_tensor *x, ptrdiff_t s, const ptrdiff_t taps[2], const ptrdiff_t origin[2],
+static void fold(const fc_tensor *x, ptrdiff_t s, ptrdiff_t points, const ptrdiff_t taps[2], const ptrdiff_t origin[2],
                  const ptrdiff_t outputs[2], fc_winograd_phase *phase)
 {
-    *phase = (fc_winograd_phase){.points = {FC_WINOGRAD_POINTS, FC_WINOGRAD_POINTS}, .x = *x, .folds = s};
+    *phase = (fc_winograd_phase){.all_points = points, .points = {points, points}, .x = *x, .folds = s};
     for (int axis = 0; axis < 2; axis++) {
         ptrdiff_t *size = &phase->x.size[2 + axis];
         phase->taps[axis] = fc_winograd_taps(taps[axis], s);
@@ -143,8 +146,9 @@ ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, ptrdiff_t 
                                 const ptrdiff_t taps[2], const ptrdiff_t origin[2], const ptrdiff_t outputs[2],
                                 fc_winograd_phase phases[FC_WINOGRAD_PHASES])
 {
+    const ptrdiff_t points = fc_winograd_points(r);
     if (folds > 1) {
-        fold(x, folds, taps, origin, outputs, &phases[0]);
+        fold(x, folds, points, taps, origin, outputs, &phases[0]);
         return 1;
     }
     for (ptrdiff_t i = 0; i < stride * stride; i++) {
@@ -152,12 +156,13 @@ ptrdiff_t fc_winograd_phases_of(const fc_tensor *x, ptrdiff_t stride, ptrdiff_t 
         const ptrdiff_t first[2] = {i / stride, i % stride};
         phase->x = *x;
         phase->folds = 1;
+        phase->all_points = points;
         for (int axis = 0; axis < 2; axis++) {
             const ptrdiff_t at = origin[axis] + first[axis], pixel = at - floor_div(at, stride) * stride;
             ptrdiff_t *size = &phase->x.size[2 + axis];
             phase->first[axis] = first[axis];
             phase->taps[axis] = ceil_div(taps[axis] - first[axis], stride);
-            phase->points[axis] = FC_WINOGRAD_POINTS - (phase->taps[axis] < r);
+            phase->points[axis] = points - (phase->taps[axis] < r);
             phase->origin[axis] = (at - pixel) / stride;
             if (x->data)           /* none is known where weights are prepared */
                 phase->x.data += pixel * x->stride[2 + axis];
@@ -174,12 +179,12 @@ ptrdiff_t fc_phase_planes(const fc_winograd_phase *phase) { return phase->points
 
 ptrdiff_t fc_phase_plane(const fc_winograd_phase *phase, ptrdiff_t index)
 {
-    return index / phase->points[1] * FC_WINOGRAD_POINTS + index % phase->points[1];
+    return index / phase->points[1] * phase->all_points + index % phase->points[1];
 }
 
 int fc_phase_has(const fc_winograd_phase *phase, ptrdiff_t plane)
 {
-    return plane / FC_WINOGRAD_POINTS < phase->points[0] && plane % FC_WINOGRAD_POINTS < phase->points[1];
+    return plane / phase->all_points < phase->points[0] && plane % phase->all_points < phase->points[1];
 }
 
 ptrdiff_t fc_planes_of_phases(const fc_winograd_phase *phases, ptrdiff_t count)
@@ -199,8 +204,8 @@ static int is_read_in_place(const fc_winograd_phase *phase)
 
 size_t fc_transform_floats(const fc_winograd_phase *phase, ptrdiff_t m, ptrdiff_t channels)
 {
-    const ptrdiff_t columns = FC_MOST_RUN * m + FC_WINOGRAD_POINTS - m;
-    return is_read_in_place(phase) ? 0 : (size_t)(FC_WINOGRAD_POINTS * columns) * round_up(channels);
+    const ptrdiff_t columns = FC_MOST_RUN * m + phase->all_points - m;
+    return is_read_in_place(phase) ? 0 : (size_t)(phase->all_points * columns) * round_up(channels);
 }
 
 /* Pixels from .. to - 1 of a row to out[pixel / s][pixel % s][channel]. */
@@ -238,10 +243,11 @@ static void fold_row(const fc_kernels *kernels, const fc_winograd_phase *phase, 
     }
 }
 
-void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *), ptrdiff_t height,
-                      ptrdiff_t width, const fc_winograd_phase *phase, const fc_tile_run *run, ptrdiff_t c0,
-                      ptrdiff_t channels, float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch)
+void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_winograd_input *),
+                      const fc_winograd_phase *phase, const fc_tile_run *run, ptrdiff_t c0, ptrdiff_t channels,
+                      float *points, ptrdiff_t tile, ptrdiff_t plane, float *scratch)
 {
+    const ptrdiff_t height = run->height + phase->taps[0] - 1, width = run->width + phase->taps[1] - 1;
     const fc_tensor *x = &phase->x;
     const ptrdiff_t *origin = phase->origin, s = phase->folds;
     const ptrdiff_t columns = (run->tiles - 1) * run->width + width;
@@ -251,6 +257,7 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
         .channels = (size_t)channels,
         .height = height,
         .width = width,
+        .lacks_first = {run->is_short[0], run->is_short[1]},
         .row_step = run->height,
         .step = run->width,
         .first_row = min(height, max(0, floor_div(-phase->fold_from[0], s) - h0)),
