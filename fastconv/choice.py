@@ -34,10 +34,11 @@ def explain(x_shape, weight_shape, stride=1, padding=0, dilation=1, groups=1):
         print(fastconv.explain((1, 64, 56, 56), (64, 64, 3, 3), padding=1))
 
     x_shape (N, C, H, W), weight_shape (K, C/groups, R, S) -> an Explanation. Costs are multiply-adds of the
-    inner loops; for Winograd's algorithm (Lavin and Gray, arXiv 1509.09308) its transforms count as well, and in
-    backward_weight what it takes to begin and end the sums of either algorithm. Winograd's takes more memory and
-    has larger errors, so it must be faster by more than a little. The choice depends on the weight's shape and on
-    the size of one image, that of backward_weight, which sums over images, also on N; never on the machine.
+    inner loops; for Winograd's algorithm (Lavin and Gray, arXiv 1509.09308) its transforms count as well, and
+    in backward_weight what it takes to begin and end the sums of either algorithm. Winograd's takes more
+    memory and has larger errors, so it must be faster by more than a little. The choice depends on the
+    weight's shape and on the size of one image, that of backward_weight, which sums over images, also on N;
+    never on the machine.
     Raises ValueError or TypeError as conv2d does.
     """
     x_shape, weight_shape = _shape("x_shape", x_shape), _shape("weight_shape", weight_shape)

@@ -19,6 +19,9 @@ CASES = {
     "1x1, stride 2": dict(x=(2, 5, 8, 9), w=(17, 5, 1, 1), stride=2),
     "1x1, stride 2, groups": dict(x=(3, 40, 9, 7), w=(54, 20, 1, 1), groups=2, stride=(2, 1)),
     "1x1, stride 3, two parts": dict(x=(2, 530, 7, 8), w=(130, 530, 1, 1), stride=3),
+    "1x1, strips": dict(x=(3, 200, 5, 6), w=(290, 200, 1, 1)),
+    "1x1, strips, stride 2, groups": dict(x=(2, 390, 7, 8), w=(580, 195, 1, 1), groups=2, stride=2),
+    "1x1, strips, images of a pixel": dict(x=(70, 193, 1, 1), w=(280, 193, 1, 1)),
     "1x1, few outputs": dict(x=(2, 70, 9, 7), w=(5, 70, 1, 1)),
     "1x1, few outputs, stride 2": dict(x=(2, 40, 8, 9), w=(18, 40, 1, 1), stride=2),
     "1x1, few outputs, blocks": dict(x=(3, 600, 17, 14), w=(3, 600, 1, 1)),
@@ -155,7 +158,8 @@ def test_conv2d_of_any_geometry_matches_reference(op, case, seed):
 # ---- memory of the arguments ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", ["odd everything", "1x1", "LeNet conv1", "groups", "depthwise",
+@pytest.mark.parametrize("case", ["odd everything", "1x1", "1x1, strips", "1x1, strips, stride 2, groups",
+                                  "LeNet conv1", "groups", "depthwise",
                                   "many small images, in place", "large image, panels in place"])
 @pytest.mark.parametrize("op", OPS[:3])
 def test_any_strides_give_the_bits_of_a_contiguous_copy(op, case, rng):
@@ -191,6 +195,25 @@ def test_gradients_that_fill_no_vector_are_read_inside_alone(filters, groups, rn
             numbers = place(row, "grad_output", None, at)
             overlapping = np.lib.stride_tricks.as_strided(numbers, grad.shape, sliding)
             assert_same_bits(gradient(overlapping), gradient(overlapping.copy()), isa)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [193, 200, 208])
+def test_strips_are_read_inside_alone(channels, stride, rng):
+    """Whole vectors are read, over the end of what a strip has of a pixel."""
+    x = rng.standard_normal((2, channels, 7, 7)).astype(np.float32)
+    grad = rng.standard_normal((2, 290, 7, 7)).astype(np.float32)[:, :, ::stride, ::stride]
+    shape, options = (290, channels, 1, 1), {"stride": stride}
+
+    def gradient(x):
+        return functional.conv2d_backward_weight(grad, x, shape, **options)
+
+    for isa, at in itertools.product(fastconv.available_isas(), ("start", "end")):
+        with using_isa(isa), guard_pages(f"backward_weight with {isa}, guard at the {at}") as place:
+            expected = gradient(x)
+            assert_same_bits(gradient(place(x, "x", (0, 2, 3, 1), at)), expected, isa)
+            backwards = place(x[::-1, :, ::-1, ::-1], "x", (0, 2, 3, 1), at)
+            assert_same_bits(gradient(backwards[::-1, :, ::-1, ::-1]), expected, isa)
 
 
 @pytest.mark.parametrize("apart", [True, False])

@@ -209,6 +209,43 @@ static void copy_spans(size_t spans, size_t n, const float *restrict x, ptrdiff_
         FC_OVER_LANES(n, vstore_lanes(y + i, vload_lanes(x + i, lanes), lanes));
 }
 
+enum { STRIPS = 8 };        /* at a time: some cache lines of each span */
+
+/* What vectors, stored whole, the end of one overwritten by the next, copy of all spans but the last one. */
+FC_INLINE void copy_whole_strips(size_t strips, size_t vectors, size_t spans, size_t width, const float *restrict x,
+                                 ptrdiff_t x_step, float *restrict y, ptrdiff_t y_strip)
+{
+    for (size_t span = 1; span < spans; span++, x += x_step, y += width) {
+        const float *from = x;
+        float *to = y;
+        FC_UNROLL(8)
+        for (size_t strip = 0; strip < strips; strip++, from += width, to += y_strip)
+            for (size_t v = 0; v < vectors; v++)
+                vstore(to + v * FC_LANES, vload(from + v * FC_LANES));
+    }
+}
+
+/* y[c / width * y_strip + i*width + c % width] = x[i*x_step + c] for i < spans, c < n: spans cut to strips. x_step must
+ * be at least FC_LANES, width half of it. */
+static void copy_strips(size_t spans, size_t n, size_t width, const float *restrict x, ptrdiff_t x_step,
+                        float *restrict y, ptrdiff_t y_strip)
+{
+    const size_t vectors = (width + FC_LANES - 1) / FC_LANES;
+    for (size_t c = 0; c < n; c += STRIPS * width, y += STRIPS * y_strip) {
+        const size_t left = (n - c + width - 1) / width, strips = left < STRIPS ? left : STRIPS;
+        if (strips == STRIPS && vectors == 1)
+            copy_whole_strips(STRIPS, 1, spans, width, x + c, x_step, y, y_strip);
+        else
+            copy_whole_strips(strips, vectors, spans, width, x + c, x_step, y, y_strip);
+        for (size_t strip = 0; strip < strips; strip++) {
+            const size_t at = c + strip * width, used = n - at < width ? n - at : width;
+            const float *from = x + (ptrdiff_t)(spans - 1) * x_step + at;
+            float *to = y + (ptrdiff_t)strip * y_strip + (spans - 1) * width;
+            FC_OVER_LANES(used, vstore_lanes(to + i, vload_lanes(from + i, lanes), lanes));
+        }
+    }
+}
+
 /* y[i*y_step + j] += x[i*x_step + j] for i < spans, j < n. */
 static void add_spans(size_t spans, size_t n, const float *x, ptrdiff_t x_step, float *y, ptrdiff_t y_step)
 {

@@ -217,6 +217,8 @@ typedef struct fc_kernels {
     void (*deal)(size_t n, size_t parts, const float *x, float *y, ptrdiff_t part);
     void (*collect)(size_t n, size_t parts, const float *x, ptrdiff_t part, float *y);
     void (*copy_spans)(size_t spans, size_t n, const float *x, ptrdiff_t x_step, float *y, ptrdiff_t y_step);
+    void (*copy_strips)(size_t spans, size_t n, size_t width, const float *x, ptrdiff_t x_step, float *y,
+                        ptrdiff_t y_strip);
     void (*add_spans)(size_t spans, size_t n, const float *x, ptrdiff_t x_step, float *y, ptrdiff_t y_step);
     void (*gather_lanes)(size_t n, const float *const *rows, float *y, ptrdiff_t y_step);
     void (*scatter_lanes)(size_t n, const float *x, ptrdiff_t x_step, float *const *rows, size_t count);

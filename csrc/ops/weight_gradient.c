@@ -9,7 +9,7 @@
  *
  *   task = (chunk, group, some panels of NB output channels):
  *       for each block of rows, or of small images
- *           copy x rows, channels-last and zero-padded                                     (L2)
+ *           copy x rows, channels-last and zero-padded, or in strips of a tile's channels  (L2)
  *           for each panel
  *               pack dy to [pixel][NB], unless it is read where it lies                    (L1 or L2)
  *               for each tap row r, each tile of (s, c): kernels->tile_cols over the rows  (registers)
@@ -39,10 +39,10 @@ enum {
     BLOCK_FLOATS = 1 << 17,        /* of what a block keeps in the L2 cache, about: 512 KiB             */
     PARTIAL_FLOATS = 1 << 20,      /* of all chunks' sums together; beyond it there is one chunk        */
     MOST_CHUNKS = 16,
-    LONG_PIXEL = 512,              /* channels: a block has so few such pixels that a line of each stays in */
-                                   /* the L1 cache, if they are spread over its sets                        */
+    LONG_PIXEL = 512,              /* channels: of more, a block has few pixels                             */
     MANY_WEIGHTS = 1 << 18,        /* whose sums are 1 MiB                                                  */
     FEW_PANELS = 8,                /* a copy of x that is read so often costs more than it saves,       */
+    STRIP_CHANNELS = 192,          /* with fewer, the pixels of a block lie in few pages                    */
     HIDDEN_STEPS = 4,              /* multiply-adds of a widest vector in the latency of one            */
 };
 
@@ -66,6 +66,7 @@ typedef struct plan {
     ptrdiff_t channels, outputs, vectors, panel_width, panels;
     int in_place;                      /* x is read where it lies, not copied */
     ptrdiff_t pitch, columns, x_row, x_image;   /* of the x rows that are read */
+    ptrdiff_t strip, x_strip;          /* channels of a strip, or 0; floats from one to the next */
     int dense;                         /* s and c are one contiguous run */
     int dy_in_place;                   /* likewise, in blocks behind which spilt_pixels more follow */
     ptrdiff_t spilt_pixels;            /* into which the lanes behind the last output read on */
@@ -152,7 +153,8 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines a
     const ptrdiff_t run = plan->dense ? filter_columns * plan->channels : plan->channels;
     const ptrdiff_t parts = plan->dense ? 1 : filter_columns;
     const ptrdiff_t vectors = ceil_div(used, (ptrdiff_t)kernels->lanes), most = (ptrdiff_t)kernels->max_rows[vectors];
-    const ptrdiff_t tile = ceil_div(run, ceil_div(run, most));
+    const ptrdiff_t tile = plan->strip ? plan->strip : ceil_div(run, ceil_div(run, most));
+    const ptrdiff_t x_tile = plan->strip ? plan->x_strip : tile;
     for (ptrdiff_t r = 0; r < filter_rows; r++) {
         size_t runs = 0, depth = (size_t)q_count;
         for (ptrdiff_t n = 0; n < b->images; n++)
@@ -170,7 +172,7 @@ static void add_block(const plan *plan, const block *b, ptrdiff_t panel, lines a
         for (ptrdiff_t s = 0; s < parts; s++, sums += run * plan->panel_width)
             for (ptrdiff_t m = 0; m < run && (runs || b->first); m += tile) {
                 fc_tile t = {
-                    .a = b->x + s * plan->conv.dilation[1] * plan->pitch + m,
+                    .a = b->x + s * plan->conv.dilation[1] * plan->pitch + m / tile * x_tile,
                     .a_row = 1,
                     .a_step = plan->conv.stride[1] * plan->pitch,
                     .b = dy,
@@ -271,6 +273,36 @@ static ptrdiff_t end_input_row(const plan *plan, const block *b)
     return min(plan->x.size[2], (b->p1 - 1) * plan->conv.stride[0] + reach);
 }
 
+/* Whether the pixels of all images follow each other, so that those of some rows are an array of their own. */
+static int is_dense(const fc_tensor *t)
+{
+    return t->stride[1] == 1 && t->stride[2] == t->size[3] * t->stride[3] &&
+           (t->size[0] == 1 || t->stride[0] == t->size[2] * t->stride[2]);
+}
+
+/* The pixels of x that a block meets, to [strip][pixel][channel]: a tile reads one strip from end to end, not some
+ * channels of each pixel, which lie in as many pages. */
+static void copy_strips(const plan *plan, const block *b, float *copy)
+{
+    const fc_tensor *x = &plan->x;
+    const ptrdiff_t c_step = x->stride[1], w_step = x->stride[3], rows = b->p1 - b->p0;
+    const int one_run = is_dense(x) && (b->images == 1 || rows == x->size[2]);
+    const ptrdiff_t pixels = (one_run ? b->images * rows : 1) * x->size[3];
+    for (ptrdiff_t n = 0; n < (one_run ? 1 : b->images); n++)
+        for (ptrdiff_t h = 0; h < (one_run ? 1 : rows); h++) {
+            const float *from = x->data + (b->n + n) * x->stride[0] + b->group * plan->channels * c_step +
+                                (b->p0 + h) * x->stride[2];
+            float *to = copy + n * plan->x_image + h * plan->x_row;
+            if (c_step == 1 && w_step >= FC_MAX_LANES)
+                plan->kernels->copy_strips((size_t)pixels, (size_t)plan->channels, (size_t)plan->strip, from, w_step,
+                                           to, plan->x_strip);
+            else
+                for (ptrdiff_t c = 0; c < plan->channels; c += plan->strip, to += plan->x_strip)
+                    fc_copy_matrix(plan->kernels, pixels, min(plan->strip, plan->channels - c), from + c * c_step,
+                                   w_step, c_step, to, plan->strip, 1);
+        }
+}
+
 /* The rows of x that a block meets: copied, or where they lie if no column is padded. */
 static void find_rows(const plan *plan, block *b, float *copy)
 {
@@ -280,6 +312,8 @@ static void find_rows(const plan *plan, block *b, float *copy)
     fc_clock(FC_COPY);
     if (plan->in_place)
         b->x = plan->x.data + b->n * plan->x.stride[0] + c0 * plan->x.stride[1] + b->h0 * plan->x.stride[2];
+    else if (plan->strip)
+        copy_strips(plan, b, copy);
     else
         for (ptrdiff_t n = 0; n < b->images; n++)
             for (ptrdiff_t h = b->h0; h < end_input_row(plan, b); h++)
@@ -307,13 +341,6 @@ static void find_planes(const plan *plan, block *b, float *copy)
                 for (ptrdiff_t c = 0; c < plan->channels; c++)
                     memset(row + c * plan->x_plane, 0, (size_t)plan->columns * sizeof(float));
         }
-}
-
-/* Whether the pixels of all images follow each other, so that those of some rows are an array of their own. */
-static int is_dense(const fc_tensor *t)
-{
-    return t->stride[1] == 1 && t->stride[2] == t->size[3] * t->stride[3] &&
-           (t->size[0] == 1 || t->stride[0] == t->size[2] * t->stride[2]);
 }
 
 /* Decides where dy is read, and how it lies there. */
@@ -571,10 +598,12 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     const ptrdiff_t crowded = conv->stride[1] > 1 || plan.panels <= FEW_PANELS ? FC_CROWDED : 64;
     plan.in_place = (x->stride[1] == 1 || plan.channels == 1) && x->stride[3] % crowded && !conv->pad[1][0] &&
                     plan.columns <= x->size[3];
-    /* Of more taps a row, pixels without gaps are one run. */
-    const int gaps = dweight->size[3] == 1 && plan.channels >= LONG_PIXEL;
-    const ptrdiff_t copied = gaps ? odd_lines(plan.channels) : fc_pixel_pitch(plan.channels);
-    plan.pitch = plan.in_place ? x->stride[3] : copied;
+    if (one_by_one && !exchanged && plan.channels >= STRIP_CHANNELS && plan.panels > FEW_PANELS) {
+        const ptrdiff_t most = (ptrdiff_t)plan.kernels->max_rows[plan.vectors];
+        plan.in_place = 0;
+        plan.strip = ceil_div(plan.channels, ceil_div(plan.channels, most));
+    }
+    plan.pitch = plan.in_place ? x->stride[3] : plan.strip ? plan.strip : fc_pixel_pitch(plan.channels);
     plan.x_row = plan.in_place ? x->stride[2] : plan.columns * plan.pitch;
     plan.by_taps = by_taps_is_better(&plan);
     if (plan.by_taps) {
@@ -615,8 +644,10 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     plan.x_image = plan.in_place  ? x->stride[0]
                    : plan.by_taps ? plan.channels * plan.x_plane
                                   : min(plan.x_rows, x->size[2]) * plan.x_row;
+    plan.x_strip = plan.block_images * plan.x_image;
+    const ptrdiff_t strips = plan.strip ? ceil_div(plan.channels, plan.strip) : 1;
     if (!plan.in_place)
-        plan.x_floats = round_up(plan.block_images * plan.x_image) + 16;
+        plan.x_floats = round_up(strips * plan.x_strip) + 16;
     if (plan.by_taps)
         plan.dy_floats = round_up(plan.block_images * plan.block_rows * plan.dy_columns * plan.outputs + FC_MAX_LANES);
     else if (!plan.dy_in_place || spilt)
