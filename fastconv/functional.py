@@ -87,8 +87,9 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, r
     padding: an int, a pair (vertical, horizontal), ((top, bottom), (left, right)), "same" or
     "valid". residual: an array of the result's shape, added to it; activation "relu" is then applied; both
     without another pass over memory. algorithm: "auto" or a name from ``fastconv.algorithms()``; "winograd"
-    rounds more than "direct", twice as much here and up to seven times in its gradients, and an infinite or
-    NaN pixel reaches all outputs of the tiles that read it. filters: from prepare_conv2d, of this weight.
+    rounds more than "direct", twice as much here and up to seven times in its gradients, at a stride of 2
+    little more, and an infinite or NaN pixel reaches all outputs of the tiles that read it. filters: from
+    prepare_conv2d, of this weight.
     Raises ValueError or TypeError for shapes, dtypes and options that do not fit, MemoryError.
     """
     stride, padding, dilation, groups = _geometry(weight, stride, padding, dilation, groups, algorithm)

@@ -84,6 +84,7 @@ LARGE = {
     "large, few channels": dict(x=(1, 3, 64, 64), w=(32, 3, 5, 5), padding=2),
     "large, grouped": dict(x=(2, 32, 33, 33), w=(64, 8, 3, 3), groups=4, padding=1),
     "large, 1x1": dict(x=(2, 128, 20, 20), w=(96, 128, 1, 1)),
+    "large, 1x1, strips of several blocks": dict(x=(2, 200, 25, 24), w=(290, 200, 1, 1)),
     "large, 1x1, many weights": dict(x=(2, 530, 5, 6), w=(500, 530, 1, 1), stride=(2, 1)),
     "large, 1x1, stride 2, two parts": dict(x=(3, 600, 13, 14), w=(112, 600, 1, 1), stride=2),
     "large, few outputs": dict(x=(4, 32, 40, 72), w=(3, 32, 5, 5), padding=2),

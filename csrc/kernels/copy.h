@@ -211,7 +211,7 @@ static void copy_spans(size_t spans, size_t n, const float *restrict x, ptrdiff_
 
 enum { STRIPS = 8 };        /* at a time: some cache lines of each span */
 
-/* What vectors, stored whole, the end of one overwritten by the next, copy of all spans but the last one. */
+/* All spans but the last, in whole vectors: the lanes behind a strip's end are overwritten by the next span. */
 FC_INLINE void copy_whole_strips(size_t strips, size_t vectors, size_t spans, size_t width, const float *restrict x,
                                  ptrdiff_t x_step, float *restrict y, ptrdiff_t y_strip)
 {
@@ -226,7 +226,7 @@ FC_INLINE void copy_whole_strips(size_t strips, size_t vectors, size_t spans, si
 }
 
 /* y[c / width * y_strip + i*width + c % width] = x[i*x_step + c] for i < spans, c < n: spans cut to strips. x_step must
- * be at least FC_LANES, width half of it. */
+ * be at least `width` rounded up to whole vectors, width at least half of FC_LANES. */
 static void copy_strips(size_t spans, size_t n, size_t width, const float *restrict x, ptrdiff_t x_step,
                         float *restrict y, ptrdiff_t y_strip)
 {

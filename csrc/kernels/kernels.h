@@ -93,16 +93,16 @@ static inline ptrdiff_t fc_winograd_points(ptrdiff_t r) { return r == 2 ? 4 : 6;
 /* A row of tiles to be transformed (see winograd.h). Strides are in floats. */
 typedef struct fc_winograd_input {
     size_t tiles, channels;
-    const float *x;                 /* pixel 0 of the tiles' row 0                               */
+    const float *x;                 /* the first pixel that is there of the tiles' first row     */
     ptrdiff_t row, pixel;           /* strides                                                   */
     ptrdiff_t height, width;        /* pixels of a tile, as many as its points                   */
-    int lacks_first[2];             /* down and across: a tile is without point 0 and its pixel   */
+    int lacks_first[2];             /* down and across: a tile is without point 0 and its pixel  */
     ptrdiff_t row_step, step;       /* from tile to tile, down and across                        */
     ptrdiff_t first_row, last_row;  /* of a tile: which are read, the others are zeros           */
     ptrdiff_t left, inside;         /* columns of zeros before pixel 0; pixels, then zeros again */
-    ptrdiff_t ahead;                /* from x to that of the run of tiles that comes next, or 0   */
-    float *points;                  /* [plane][tile][channel], whole vectors of channels: from   */
-    ptrdiff_t tile, plane;          /* plane 0, also where a tile is without                     */
+    ptrdiff_t ahead;                /* from x to that of the run of tiles that comes next, or 0  */
+    float *points;                  /* [plane][tile][channel], whole vectors of channels; where  */
+    ptrdiff_t tile, plane;          /* plane 0 would be, of tiles without it too                 */
 } fc_winograd_input;
 
 /* A row of tiles of products to be transformed to outputs. */
@@ -161,9 +161,9 @@ typedef struct fc_winograd {
                    ptrdiff_t plane);
     void (*output)(const fc_winograd_output *out);     /* y                                                */
     void (*weight)(const fc_winograd_output *out);     /* dw, tiles standing for channels                  */
-    void (*few)(const fc_winograd_few *few);           /* NULL where registers are too few                 */
-    void (*lanes_forward)(const fc_winograd_lanes *tile);
-    void (*lanes_transposed)(const fc_winograd_lanes *tile);
+    void (*few)(const fc_winograd_few *few);           /* NULL of 2 x 2 taps, or where registers are too few */
+    void (*lanes_forward)(const fc_winograd_lanes *tile);          /* NULL of 2 x 2 taps                   */
+    void (*lanes_transposed)(const fc_winograd_lanes *tile);       /* likewise                             */
 } fc_winograd;
 
 /* Pixels that each gather `terms` source pixels, channels-last (see pool.h). Strides and offsets are in

@@ -104,6 +104,7 @@ FC_INLINE void outputs_of_points(int points, int m, const vf p[6], vf *y)
     const vf even1 = p[1] + p[2], odd1 = p[1] - p[2];
     if (points == 4) {
         y[0] = p[0] + even1;
+        FC_UNROLL(2)
         for (int i = 1; i < m; i++)
             y[i] = i == m - 1 ? p[3] + (i % 2 ? odd1 : even1) : i % 2 ? odd1 : even1;
         return;
@@ -194,7 +195,8 @@ FC_INLINE void copy_border(const fc_winograd_input *in, ptrdiff_t pixel, size_t 
         }
 }
 
-/* transform_tile of a tile without any of its first row, last row, first column, last column: bits 0 to 3 of `kind`. */
+/* transform_tile of a tile that may lack its first row, last row, first column or last column: bits 0 to 3 of `kind`
+ * say which. */
 FC_INLINE void transform_kind(int data, int points, int size, int kind, const float *from, ptrdiff_t row,
                               ptrdiff_t pixel, float *to, ptrdiff_t plane)
 {
@@ -372,19 +374,19 @@ FC_INLINE void winograd_products(int r, const fc_winograd_few *few)
 enum { LACKS_NONE, LACKS_FIRST, LACKS_LAST };
 
 /* y = A^T p A of one vector of channels of a tile, of which rows x columns outputs and some lanes are stored: `from`
- * and `at` are where its point 0 and its first output are. Instead of points that it is without their neighbours are read,
- * for outputs that are not stored. */
+ * is where its plane 0 is or would be, `at` where the first output that it has is. Instead of points that it is without
+ * their neighbours are read, for outputs that are not stored. */
 FC_INLINE void output_tile(int lacks, int points, int m, int rows, int columns, size_t lanes,
                            const fc_winograd_output *out, const float *from, ptrdiff_t at, vf bias)
 {
-    const ptrdiff_t plane = out->plane, row = points * plane;
-    const ptrdiff_t step = lacks && out->width < m ? 0 : plane, row_step = lacks && out->height < m ? 0 : row;
-    const int missing = lacks == LACKS_LAST ? points - 2 : 0;          /* or the next */
+    const ptrdiff_t plane = out->plane, line = points * plane;
+    const ptrdiff_t step = lacks && out->width < m ? 0 : plane, line_step = lacks && out->height < m ? 0 : line;
+    const int twice = lacks == LACKS_LAST ? points - 2 : 0;    /* so many points on, a neighbour is read once more */
     const int first_row = lacks == LACKS_FIRST ? m - (int)out->height : 0;
     const int first_column = lacks == LACKS_FIRST ? m - (int)out->width : 0;
     vf across[6][5];
     if (lacks == LACKS_FIRST)
-        from += row - row_step + plane - step;
+        from += line - line_step + plane - step;
     FC_UNROLL(6)
     for (int i = 0; i < points; i++) {
         vf p[6];
@@ -393,9 +395,9 @@ FC_INLINE void output_tile(int lacks, int points, int m, int rows, int columns, 
         FC_UNROLL(6)
         for (int j = 0; j < points; j++) {
             p[j] = vload(point);
-            point += j == missing ? step : plane;
+            point += j == twice ? step : plane;
         }
-        from += i == missing ? row_step : row;
+        from += i == twice ? line_step : line;
         outputs_of_points(points, m, p, across[i]);
     }
     FC_UNROLL(5)

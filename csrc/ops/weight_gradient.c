@@ -39,9 +39,10 @@ enum {
     BLOCK_FLOATS = 1 << 17,        /* of what a block keeps in the L2 cache, about: 512 KiB             */
     PARTIAL_FLOATS = 1 << 20,      /* of all chunks' sums together; beyond it there is one chunk        */
     MOST_CHUNKS = 16,
-    LONG_PIXEL = 512,              /* channels: of more, a block has few pixels                             */
+    LONG_PIXEL = 512,              /* channels: a block has so few such pixels that a line of each stays in */
+                                   /* the L1 cache, if they are spread over its sets                        */
     MANY_WEIGHTS = 1 << 18,        /* whose sums are 1 MiB                                                  */
-    FEW_PANELS = 8,                /* a copy of x that is read so often costs more than it saves,       */
+    FEW_PANELS = 8,                /* a copy of x that is read so often, at most, costs more than it saves  */
     STRIP_CHANNELS = 192,          /* with fewer, the pixels of a block lie in few pages                    */
     HIDDEN_STEPS = 4,              /* multiply-adds of a widest vector in the latency of one            */
 };
@@ -282,7 +283,7 @@ static int is_dense(const fc_tensor *t)
 
 /* The pixels of x that a block meets, to [strip][pixel][channel]: a tile reads one strip from end to end, not some
  * channels of each pixel, which lie in as many pages. */
-static void copy_strips(const plan *plan, const block *b, float *copy)
+static void cut_to_strips(const plan *plan, const block *b, float *copy)
 {
     const fc_tensor *x = &plan->x;
     const ptrdiff_t c_step = x->stride[1], w_step = x->stride[3], rows = b->p1 - b->p0;
@@ -313,7 +314,7 @@ static void find_rows(const plan *plan, block *b, float *copy)
     if (plan->in_place)
         b->x = plan->x.data + b->n * plan->x.stride[0] + c0 * plan->x.stride[1] + b->h0 * plan->x.stride[2];
     else if (plan->strip)
-        copy_strips(plan, b, copy);
+        cut_to_strips(plan, b, copy);
     else
         for (ptrdiff_t n = 0; n < b->images; n++)
             for (ptrdiff_t h = b->h0; h < end_input_row(plan, b); h++)
@@ -598,12 +599,16 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     const ptrdiff_t crowded = conv->stride[1] > 1 || plan.panels <= FEW_PANELS ? FC_CROWDED : 64;
     plan.in_place = (x->stride[1] == 1 || plan.channels == 1) && x->stride[3] % crowded && !conv->pad[1][0] &&
                     plan.columns <= x->size[3];
+    /* Strips are worth a copy even where x could be read in place. */
     if (one_by_one && !exchanged && plan.channels >= STRIP_CHANNELS && plan.panels > FEW_PANELS) {
         const ptrdiff_t most = (ptrdiff_t)plan.kernels->max_rows[plan.vectors];
         plan.in_place = 0;
         plan.strip = ceil_div(plan.channels, ceil_div(plan.channels, most));
     }
-    plan.pitch = plan.in_place ? x->stride[3] : plan.strip ? plan.strip : fc_pixel_pitch(plan.channels);
+    /* Of more taps a row, pixels without gaps are one run. */
+    const int gaps = dweight->size[3] == 1 && plan.channels >= LONG_PIXEL;
+    const ptrdiff_t copied = gaps ? odd_lines(plan.channels) : fc_pixel_pitch(plan.channels);
+    plan.pitch = plan.in_place ? x->stride[3] : plan.strip ? plan.strip : copied;
     plan.x_row = plan.in_place ? x->stride[2] : plan.columns * plan.pitch;
     plan.by_taps = by_taps_is_better(&plan);
     if (plan.by_taps) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Correlation by Winograd's algorithm, in one of two ways:
  *
- *   by block    weights' points [k/NB][part][36][c][NB], or 16 of 2 x 2 taps                    (all threads)
+ *   by block    weights' points [k/NB][part][36][c][NB]                                         (all threads)
  *               a task is a block of tiles: its points V[part][36][tile][c]                     (L2 or L3)
  *               for each of the 36, for each panel of NB output channels, for each part of the
  *               channels: M[36][tile][k] += V U by kernels->tile_rows                           (L1, registers)
@@ -12,7 +12,8 @@
  *               then as above for this panel; of three or four tiles, points are multiplied as
  *               they are made                                                                   (registers)
  *
- * Parts are numbered phase by phase of a stride; by block, V is that of one phase, and M adds them up.
+ * The 36 planes are 16 of 2 x 2 taps. Parts are numbered phase by phase of a stride; by block, V is that of one phase,
+ * and M adds them up.
  *
  * By panel makes and reads the weights' points in the L2 cache, where four times the weights would go through
  * memory: that pays when they outweigh the tiles (late layers, single images). V is not shared, since what another core
@@ -240,14 +241,14 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
     const fc_tile_range range = fc_tiles_of_plane(&plan->tiling, plane, first, end);
     const ptrdiff_t tiles = range.end - range.first;
     const ptrdiff_t m_tile = plan->batch * plan->panel_width;
+    if (!tiles)
+        return;
     m += (range.first - first) * m_tile;
     if (!fc_phase_has(phase_of(plan, part), plane)) {
         for (ptrdiff_t i = 0; i < tiles && !part; i++)
             memset(m + i * m_tile, 0, (size_t)plan->panel_width * sizeof(float));
         return;
     }
-    if (!tiles)
-        return;
     const ptrdiff_t rows = ceil_div(tiles, ceil_div(tiles, (ptrdiff_t)plan->kernels->max_rows[vectors]));
     fc_tile t = {
         .a = v + (range.first - first) * plan->pitch,
@@ -276,6 +277,12 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
     }
 }
 
+/* The plane that is multiplied after this one. */
+static ptrdiff_t plane_after(const fc_winograd_phase *phase, ptrdiff_t plane)
+{
+    return plane + 1 + !fc_phase_has(phase, plane + 1);
+}
+
 /* By block, what is multiplied by after filters_of the same: it comes from the L3 cache. NULL behind the last plane. */
 static const float *filters_after(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, ptrdiff_t plane)
 {
@@ -284,7 +291,8 @@ static const float *filters_after(const plan *plan, ptrdiff_t group, ptrdiff_t p
         return filters_of(plan, group, panel, part + 1, plane);
     if (panel + 1 < min(plan->panels, first + plan->batch))
         return filters_of(plan, group, panel + 1, begin, plane);
-    return plane + 1 < plan->planes ? filters_of(plan, group, first, begin, plane + 1) : NULL;
+    const ptrdiff_t after = plane_after(phase_of(plan, part), plane);
+    return after < plan->planes ? filters_of(plan, group, first, begin, after) : NULL;
 }
 
 static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdiff_t end, float *scratch)
@@ -340,8 +348,8 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
     float *v = scratch + plan->copy_floats, *u = v + plan->v_floats;
     float *pack = u + plan->u_floats, *m = pack + plan->pack_floats;
     for (ptrdiff_t part = 0; part < plan->parts; part++) {
-        /* Weights come from memory, which multiplying leaves idle: taps of the next part, or panel, are fetched, or
-         * points of the next plane. */
+        /* Weights come from memory, which multiplying leaves idle: taps of the next part, or panel, are fetched, an
+         * equal share with each plane, or points of the next plane. */
         const float *ahead = plan->packed ? taps_of(plan, plan->packed, group, panel, part + 1) : NULL;
         if (plan->few) {
             const float *taps = find_taps(plan, group, panel, part, pack);
@@ -349,24 +357,20 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
             multiply_few(plan, end - first, part, taps, v + part * plan->v_part, m, ahead);
             continue;
         }
-        const float *filters = u;
         const fc_winograd_phase *phase = phase_of(plan, part);
-        ptrdiff_t channel = ceil_div(channel_taps(plan, (part + 1) % plan->parts), fc_phase_planes(phase));
-        ptrdiff_t step = plan->part * channel;
-        if (plan->filters) {
-            filters = filters_of(plan, group, panel, part, 0);
-            ahead = filters + plan->piece;
-            channel = plan->panel_width;
-            step = plan->piece;
-        } else
+        const ptrdiff_t share = ceil_div(channel_taps(plan, (part + 1) % plan->parts), fc_phase_planes(phase));
+        const float *filters = plan->filters ? filters_of(plan, group, panel, part, 0) : u;
+        if (!plan->filters)
             make_filters(plan, group, panel, part, pack, u);
         fc_clock(FC_MULTIPLY);
         for (ptrdiff_t plane = 0; plane < plan->planes; plane++) {
             multiply(plan, plane, first, end, part, panel_vectors(plan, panel),
                      v + part * plan->v_part + plane * plan->v_plane, filters + plane * plan->piece,
-                     m + plane * plan->m_plane, ahead, channel);
+                     m + plane * plan->m_plane,
+                     plan->filters ? filters + plane_after(phase, plane) * plan->piece : ahead,
+                     plan->filters ? plan->panel_width : share);
             if (ahead && fc_phase_has(phase, plane))
-                ahead += step;
+                ahead += plan->part * share;
         }
     }
     make_outputs(plan, group, panel, first, end, m, m + plan->m_floats);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* conv2d backward_weight by Winograd's algorithm:
  *
- *   dw = A^T [ sum over tiles of (G dy G^T) . (B^T x B) ] A       dy: m x m pixels, x: 6 x 6, dw: r x r
+ *   dw = A^T [ sum over tiles of (G dy G^T) . (B^T x B) ] A       dy: m x m pixels, x: n x n, dw: r x r
  *
- * A block of tiles is transformed to V[36][tile][c] and D[36][tile][k]; for each of the 36, kernels->tile_cols adds
- * V^T D to the sums S[36][c][k]. Each phase of a stride has a V, one after the other, and an S. The blocks, and the
- * chunks of blocks that have sums of their own, depend on the shape alone: the same bits for any number of threads.
+ * A block of tiles is transformed to V[36][tile][c] and D[36][tile][k]; for each of the 36, or 16 where n is 4,
+ * kernels->tile_cols adds V^T D to the sums S[36][c][k]. Each phase of a stride has a V, one after the other, and an S.
+ * The blocks, and the chunks of blocks that have sums of their own, depend on the shape alone: the same bits for any
+ * number of threads.
  *
  *   few weights, or a chunk   a task is a chunk of tiles: its V, D and sums are the thread's own, in its L2 cache where
  *   for each thread           weights are few; chunks are added up
@@ -40,7 +41,8 @@ typedef struct plan {
     const fc_kernels *kernels;
     const fc_winograd *winograd;
     fc_tiling tiling;
-    ptrdiff_t m, tiles, planes, outputs, vectors, width, panels;
+    ptrdiff_t m, planes;               /* outputs of a tile along an axis, points of one */
+    ptrdiff_t tiles, outputs, vectors, width, panels;
     ptrdiff_t channels;                /* of folded pixels where they are */
     ptrdiff_t block, chunks, chunk_tiles;
     ptrdiff_t v_tile, v_plane, d_tile, d_plane, sum_row, sum_plane, phase_sums, chunk_sums;
@@ -253,8 +255,8 @@ static int run_group(plan *plan)
     plan->panels = ceil_div(plan->outputs, plan->width);
 
     /* Shape alone decides these: they fix the order of the sums. */
-    const ptrdiff_t planes = fc_planes_of_phases(plan->phases, plan->phase_count);
-    const ptrdiff_t weights = planes * plan->channels * (ptrdiff_t)round_up(plan->outputs);
+    const ptrdiff_t used_planes = fc_planes_of_phases(plan->phases, plan->phase_count);
+    const ptrdiff_t weights = used_planes * plan->channels * (ptrdiff_t)round_up(plan->outputs);
     const int few = weights <= FEW_SUMS;
     const ptrdiff_t tiles = few ? SMALL_BLOCK : LARGE_BLOCK, least = few ? SMALL_BLOCK : CHUNK_TILES;
     const ptrdiff_t enough = few ? ceil_div(plan->tiles, least) : plan->tiles / least;
@@ -280,7 +282,8 @@ static int run_group(plan *plan)
     if (plan->phases[0].folds > 1 || (plan->dw.stride[0] != 1 && plan->outputs > 1))
         plan->stage_floats = round_up(plan->r * plan->r * OUTPUT_CHANNELS * plan->sum_row);
 
-    const double steps = (double)plan->tiles * (double)(planes * plan->panels * plan->vectors) * (double)plan->channels;
+    const double steps = (double)plan->tiles * (double)(used_planes * plan->panels * plan->vectors) *
+                         (double)plan->channels;
     const int threads = fc_team_size(steps * FC_STEP_NS);
     const size_t points = plan->v_floats + plan->d_floats, sums = (size_t)(plan->chunks * plan->chunk_sums);
     const int share = !few && (plan->chunks < threads || (double)points * threads > FC_MOST_POINT_FLOATS);

@@ -55,13 +55,14 @@ double fc_tile_points(ptrdiff_t r, ptrdiff_t length, int finite)
 
 fc_tile_range fc_tiles_of_plane(const fc_tiling *tiling, ptrdiff_t plane, ptrdiff_t first, ptrdiff_t end)
 {
+    ptrdiff_t from = first, to = end;
     if (plane % tiling->points == 0) {
-        first = max(first, tiling->start[1]);
-        end = min(end, tiling->start[3]);
+        from = max(from, tiling->start[1]);
+        to = min(to, tiling->start[3]);
     }
     if (plane < tiling->points)
-        end = min(end, tiling->start[2]);
-    return (fc_tile_range){first, max(first, end)};
+        to = min(to, tiling->start[2]);
+    return from < to ? (fc_tile_range){from, to} : (fc_tile_range){end, end};
 }
 
 ptrdiff_t fc_tile_share(const fc_tiling *tiling, ptrdiff_t index, ptrdiff_t shares)
