@@ -370,20 +370,20 @@ FC_INLINE void winograd_products(int r, const fc_winograd_few *few)
     products_of_row(r, 1, powers, few->taps, few);
 }
 
-/* Which output a tile may be without along an axis: of y the first, of dw the last. */
-enum { LACKS_NONE, LACKS_FIRST, LACKS_LAST };
+/* Which output a tile of less than m x m is without along an axis: of y the first, of dw the last. */
+enum { LACKS_FIRST, LACKS_LAST };
 
-/* y = A^T p A of one vector of channels of a tile, of which rows x columns outputs and some lanes are stored: `from`
- * is where its plane 0 is or would be, `at` where the first output that it has is. Instead of points that it is without
- * their neighbours are read, for outputs that are not stored. */
-FC_INLINE void output_tile(int lacks, int points, int m, int rows, int columns, size_t lanes,
+/* y = A^T p A of one vector of channels of a tile of height x width outputs, of which rows x columns and some lanes are
+ * stored: `from` is where its plane 0 is or would be, `at` where the first output that it has is. Instead of points that
+ * it is without their neighbours are read, for outputs that are not stored. */
+FC_INLINE void output_tile(int lacks, int points, int m, int height, int width, int rows, int columns, size_t lanes,
                            const fc_winograd_output *out, const float *from, ptrdiff_t at, vf bias)
 {
     const ptrdiff_t plane = out->plane, line = points * plane;
-    const ptrdiff_t step = lacks && out->width < m ? 0 : plane, line_step = lacks && out->height < m ? 0 : line;
+    const ptrdiff_t step = width < m ? 0 : plane, line_step = height < m ? 0 : line;
     const int twice = lacks == LACKS_LAST ? points - 2 : 0;    /* so many points on, a neighbour is read once more */
-    const int first_row = lacks == LACKS_FIRST ? m - (int)out->height : 0;
-    const int first_column = lacks == LACKS_FIRST ? m - (int)out->width : 0;
+    const int first_row = lacks == LACKS_FIRST ? m - height : 0;
+    const int first_column = lacks == LACKS_FIRST ? m - width : 0;
     vf across[6][5];
     if (lacks == LACKS_FIRST)
         from += line - line_step + plane - step;
@@ -426,7 +426,7 @@ FC_INLINE void output_tile(int lacks, int points, int m, int rows, int columns, 
 /* y of each tile of a row of tiles, of which the last may lie partly outside the image. */
 FC_INLINE void winograd_outputs(int lacks, int points, int m, const fc_winograd_output *out)
 {
-    const int rows = (int)out->rows;
+    const int height = (int)out->height, width = (int)out->width, rows = (int)out->rows;
     for (size_t t = 0; t < out->tiles; t++) {
         const ptrdiff_t left = out->columns - (ptrdiff_t)t * out->width;
         const int columns = (int)(left < out->width ? left : out->width);
@@ -440,10 +440,17 @@ FC_INLINE void winograd_outputs(int lacks, int points, int m, const fc_winograd_
                         __builtin_prefetch(out->y + out->ahead + at + i * out->y_row + j * out->y_pixel, 1, 2);
             const vf bias = out->bias ? vload_lanes(out->bias + c, lanes) : (vf){0};
             /* Asked for each output, what is stored would take longer than the arithmetic. */
-            if (rows == m && columns == m && lanes == FC_LANES)
-                output_tile(LACKS_NONE, points, m, m, m, FC_LANES, out, from, at, bias);
+            const int whole = rows == height && columns == width && lanes == FC_LANES;
+            if (whole && height == m && width == m)
+                output_tile(lacks, points, m, m, m, m, m, FC_LANES, out, from, at, bias);
+            else if (whole && height == m)
+                output_tile(lacks, points, m, m, m - 1, m, m - 1, FC_LANES, out, from, at, bias);
+            else if (whole && width == m)
+                output_tile(lacks, points, m, m - 1, m, m - 1, m, FC_LANES, out, from, at, bias);
+            else if (whole)
+                output_tile(lacks, points, m, m - 1, m - 1, m - 1, m - 1, FC_LANES, out, from, at, bias);
             else
-                output_tile(lacks, points, m, rows, columns, lanes, out, from, at, bias);
+                output_tile(lacks, points, m, height, width, rows, columns, lanes, out, from, at, bias);
         }
     }
 }

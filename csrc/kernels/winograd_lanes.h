@@ -152,8 +152,7 @@ FC_INLINE size_t outputs_at_once(const fc_winograd_lanes *t, size_t first)
 FC_INLINE void lanes_forward(int m, const fc_winograd_lanes *t)
 {
     const fc_winograd_output out = {
-        .plane = t->products_plane, .y = t->y, .y_row = t->y_row, .y_pixel = t->y_pixel, .height = m, .width = m,
-        .relu = t->relu,
+        .plane = t->products_plane, .y = t->y, .y_row = t->y_row, .y_pixel = t->y_pixel, .relu = t->relu,
     };
     for (size_t c = 0; c < t->inputs; c++)
         transform_tile(1, 6, 6, 0, 6, 0, 6, t->x + c * FC_LANES, t->x_row, t->x_pixel, t->points + c * FC_LANES,
@@ -162,7 +161,7 @@ FC_INLINE void lanes_forward(int m, const fc_winograd_lanes *t)
         const size_t outputs = outputs_at_once(t, first);
         products_of_lanes(t, first, outputs);
         for (size_t k = 0; k < outputs; k++)
-            output_tile(LACKS_NONE, 6, m, m, m, FC_LANES, &out, t->products + k * FC_LANES,
+            output_tile(LACKS_FIRST, 6, m, m, m, m, m, FC_LANES, &out, t->products + k * FC_LANES,
                         (ptrdiff_t)((first + k) * FC_LANES), vset1(t->bias ? t->bias[first + k] : 0));
     }
 }

@@ -35,7 +35,7 @@ enum {
     FEW_TILES = 16,                /* whose products take less time than points on their way from the L3 cache, */
     FEW_TILES_OF_MANY = 64,        /* or from memory, where */
     LEAST_FEW = 3,                 /* tiles that points made in registers serve faster than stored ones */
-    MANY_POINTS = 2 << 20,         /* are those of a layer whose network fits no cache */
+    MANY_POINTS = 3 << 19,         /* are those of a layer whose network fits no cache */
 };
 
 /* What a step of multiply-adds, and making a float of U, cost: in floats from the L3 cache. */
@@ -559,14 +559,14 @@ static void prepare_body(void *context, int thread, int threads)
                           taps_of(plan, plan->packed, i / plan->panels, i % plan->panels, part));
 }
 
-/* Whether the points of the weights, up to ten times as many floats, are read faster than they are made again: by
- * those of one phase, which are multiplied by at a time. */
-static int keeps_points(const fc_correlation *p)
+/* Whether the points of the weights, up to ten times as many floats, are read faster than they are made again. */
+static int keeps_points(const plan *plan)
 {
-    const ptrdiff_t r = transformed_taps(p), m = fc_winograd_outputs(r);
-    const double tiles = (double)p->y.size[0] * (double)ceil_div(p->y.size[2], m) * (double)ceil_div(p->y.size[3], m);
-    const double points = (double)(fc_winograd_points(r) * fc_winograd_points(r)) * (double)p->groups *
-                          (double)p->w.size[0] * (double)p->w.size[1];
+    const fc_tensor *y = &plan->p.y;
+    const double tiles = (double)y->size[0] * (double)ceil_div(y->size[2], plan->m) *
+                         (double)ceil_div(y->size[3], plan->m);
+    const double points = (double)(plan->used_planes * plan->p.groups) * (double)plan->channels *
+                          (double)plan->outputs;
     return tiles > (points > MANY_POINTS ? FEW_TILES_OF_MANY : FEW_TILES);
 }
 
@@ -575,7 +575,7 @@ int fc_winograd_prepare(const fc_correlation *problem, fc_filters *filters)
     plan plan = {0};
     if (describe(problem, &plan))
         return -1;
-    const int points = keeps_points(problem);
+    const int points = keeps_points(&plan);
     const ptrdiff_t all = problem->groups * plan.panels;
     float *data = fc_alloc((size_t)(all * (points ? plan.panel_floats : plan.parts * plan.part_taps)) *
                            sizeof(float));
