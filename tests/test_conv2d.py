@@ -174,6 +174,12 @@ def test_out_of_any_strides(op, rng):
     check_out_views(op, arrays, options)
 
 
+def placed(place, array, name, at):
+    """The array channels-last beside a guard page, with its pixels in their order and backwards."""
+    yield place(array, name, (0, 2, 3, 1), at)
+    yield place(array[::-1, :, ::-1, ::-1], name, (0, 2, 3, 1), at)[::-1, :, ::-1, ::-1]
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("filters", [6, 20])
 def test_gradients_that_fill_no_vector_are_read_inside_alone(filters, groups, rng):
@@ -190,9 +196,8 @@ def test_gradients_that_fill_no_vector_are_read_inside_alone(filters, groups, rn
     for isa, at in itertools.product(fastconv.available_isas(), ("start", "end")):
         with using_isa(isa), guard_pages(f"backward_weight with {isa}, guard at the {at}") as place:
             expected = gradient(grad)
-            assert_same_bits(gradient(place(grad, "grad_output", (0, 2, 3, 1), at)), expected, isa)
-            backwards = place(grad[::-1, :, ::-1, ::-1], "grad_output", (0, 2, 3, 1), at)
-            assert_same_bits(gradient(backwards[::-1, :, ::-1, ::-1]), expected, isa)
+            for dy in placed(place, grad, "grad_output", at):
+                assert_same_bits(gradient(dy), expected, isa)
             numbers = place(row, "grad_output", None, at)
             overlapping = np.lib.stride_tricks.as_strided(numbers, grad.shape, sliding)
             assert_same_bits(gradient(overlapping), gradient(overlapping.copy()), isa)
@@ -204,17 +209,15 @@ def test_strips_are_read_inside_alone(channels, stride, rng):
     """Whole vectors are read, over the end of what a strip has of a pixel."""
     x = rng.standard_normal((2, channels, 7, 7)).astype(np.float32)
     grad = rng.standard_normal((2, 290, 7, 7)).astype(np.float32)[:, :, ::stride, ::stride]
-    shape, options = (290, channels, 1, 1), {"stride": stride}
 
     def gradient(x):
-        return functional.conv2d_backward_weight(grad, x, shape, **options)
+        return functional.conv2d_backward_weight(grad, x, (290, channels, 1, 1), stride=stride)
 
     for isa, at in itertools.product(fastconv.available_isas(), ("start", "end")):
         with using_isa(isa), guard_pages(f"backward_weight with {isa}, guard at the {at}") as place:
             expected = gradient(x)
-            assert_same_bits(gradient(place(x, "x", (0, 2, 3, 1), at)), expected, isa)
-            backwards = place(x[::-1, :, ::-1, ::-1], "x", (0, 2, 3, 1), at)
-            assert_same_bits(gradient(backwards[::-1, :, ::-1, ::-1]), expected, isa)
+            for pixels in placed(place, x, "x", at):
+                assert_same_bits(gradient(pixels), expected, isa)
 
 
 @pytest.mark.parametrize("apart", [True, False])

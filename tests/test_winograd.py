@@ -194,30 +194,33 @@ def test_errors_of_many_channels(op, channels, rng):
         assert_norm_within(getattr(F, op)(*given, **options), expected, RELATIVE, layout)
 
 
+def errors(x, w, stride):
+    """Norms of the errors of Winograd's algorithm and of a running sum of all products."""
+    expected = reference.conv2d(x.astype(np.float64), w.astype(np.float64), stride=stride)
+    running = np.zeros(expected.shape, np.float32)
+    height, width = (stride * (size - 1) + 1 for size in expected.shape[2:])
+    for c, r, s in itertools.product(*map(range, w.shape[1:])):
+        pixels = x[:, None, c, r:r + height:stride, s:s + width:stride]
+        running += pixels * w[None, :, c, r, s, None, None]
+    y = F.conv2d(x, w, stride=stride, algorithm="winograd")
+    return np.linalg.norm(y - expected), np.linalg.norm(running - expected)
+
+
 @pytest.mark.parametrize("channels", [64, 256, 512])
 @pytest.mark.parametrize("mean", [0, 1])
 def test_errors_are_near_those_of_a_running_sum(mean, channels, rng):
     """The points were chosen for it, and let no error grow with the channels."""
     x, w = gaussian(rng, 2, channels, 14, 14), gaussian(rng, 16, channels, 3, 3)
-    x = np.maximum(x, 0) if mean else x
-    running = np.zeros((2, 16, 12, 12), np.float32)
-    for c, r, s in itertools.product(range(channels), range(3), range(3)):
-        running += x[:, None, c, r:r + 12, s:s + 12] * w[None, :, c, r, s, None, None]
-    expected = reference.conv2d(x.astype(np.float64), w.astype(np.float64))
-    error = np.linalg.norm(F.conv2d(x, w, algorithm="winograd") - expected)
-    assert error <= 2.5 * np.linalg.norm(running - expected)
+    error, running = errors(np.maximum(x, 0) if mean else x, w, stride=1)
+    assert error <= 2.5 * running
 
 
 @pytest.mark.parametrize("channels", [64, 256, 512])
 def test_errors_of_strides_are_at_most_those_of_a_running_sum(channels, rng):
     """Of four points, pieces of 2 x 2 taps round little more than sums of products."""
     x, w = np.maximum(gaussian(rng, 2, channels, 15, 15), 0), gaussian(rng, 16, channels, 3, 3)
-    running = np.zeros((2, 16, 7, 7), np.float32)
-    for c, r, s in itertools.product(range(channels), range(3), range(3)):
-        running += x[:, None, c, r:r + 13:2, s:s + 13:2] * w[None, :, c, r, s, None, None]
-    expected = reference.conv2d(x.astype(np.float64), w.astype(np.float64), stride=2)
-    error = np.linalg.norm(F.conv2d(x, w, stride=2, algorithm="winograd") - expected)
-    assert error <= np.linalg.norm(running - expected)
+    error, running = errors(x, w, stride=2)
+    assert error <= running
 
 
 # ---- special values -----------------------------------------------------------------------------------
