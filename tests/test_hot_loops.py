@@ -10,7 +10,7 @@ import pytest
 from fastconv import _core
 
 REGISTERS = {"avx2": "ymm", "avx512": "zmm"}
-TILE = re.compile(r"tile_(rows|cols)_(\d+)x(\d+)$")
+TILE = re.compile(r"(?:tile|brief)_(rows|cols)_(\d+)x(\d+)$")
 TRANSFORM = re.compile(r"winograd_(data_6|output_3|filter_3)$")
 # A transform has 36 vectors, AVX-512 32 registers: halves fit, a whole tile would be stored and loaded again.
 # So many in all that a function has, one for each kind of tile.

@@ -31,8 +31,7 @@ typedef struct fc_tile {
     ptrdiff_t later_step;
     float *y;                   /* result                                                    */
     ptrdiff_t y_row;            /* from one tile row to the next                             */
-    int skip_places;            /* tile_rows: y and the residual are near, or the sum brief: neither they are
-                                   fetched nor `later`                                       */
+    int far;                    /* brief_rows: y and the residual are fetched, as by tile_rows always */
     size_t last_lanes;          /* lanes of the last vector that are stored: 1 .. lanes      */
     int accumulate;             /* add what is found in y                                    */
     const float *row_bias;      /* added to every lane when not NULL, one value a row        */
@@ -210,6 +209,9 @@ typedef struct fc_kernels {
     size_t max_rows[FC_MAX_VECTORS + 1];               /* [vectors] rows of the largest tile               */
     fc_tile_fn tile_rows[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_step == 1      */
     fc_tile_fn tile_cols[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_row == 1       */
+    /* Likewise, faster where sums are brief: rows do not read `later`, columns nothing ahead. */
+    fc_tile_fn brief_rows[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];
+    fc_tile_fn brief_cols[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];
     /* Likewise of runs of one step each: a_run, b_step, depth and next are not read. */
     fc_tile_fn tile_listed[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];
     fc_winograd winograd[FC_WINOGRAD_MOST_TAPS - FC_WINOGRAD_LEAST_TAPS + 1];     /* of 2 x 2 taps to 5 x 5 */

@@ -13,8 +13,7 @@ typedef fc_phase phase;
 enum {
     STRIDED_PIXELS = 64,           /* that one thread copies in a turn                                        */
     TILE_FLOATS = 6144,            /* weights, pixels and next pixels of a tile: 3/4 of the smallest L1 cache */
-    LONG_SUM = 96,                 /* steps of a tile that pay for fetching weights                           */
-    BRIEF_SUM = 24,                /* steps that are over before anything fetched is there                    */
+    LONG_SUM = 96,                 /* steps of a tile that pay for fetching weights; fewer are brief          */
 };
 
 /* ---- weights ---------------------------------------------------------------------------------------- */
@@ -156,6 +155,7 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
     const ptrdiff_t rows = tile_rows_for(plan, vectors, columns), steps = (ptrdiff_t)(t->runs * t->depth);
     const float **weights = fetch->pixels ? &t->later : &t->next;
     const ptrdiff_t floats = fetch->weights && steps ? fetch->floats : 0;
+    const fc_tile_fn *const tiles = steps < LONG_SUM ? kernels->brief_rows[vectors] : kernels->tile_rows[vectors];
     t->last_lanes = (size_t)(used - (vectors - 1) * lanes);
     t->next_step = fetch->pixels;
     if (floats) {
@@ -166,7 +166,7 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
     for (ptrdiff_t v = 0; v < columns; v += rows, t->a += rows * t->a_row, t->y += rows * t->y_row) {
         if (fetch->pixels)
             t->next = t->a + rows * t->a_row;
-        kernels->tile_rows[vectors][min(rows, columns - v)](t);
+        tiles[min(rows, columns - v)](t);
         if (t->residual)
             t->residual += rows * t->y_row;
         if (floats)
@@ -229,7 +229,7 @@ static void multiply_piece(const plan *plan, const phase *ph, const block *b, pt
                 .depth = (size_t)(ph->taps_a_run * run_channels),
                 .y = plan->staged ? stage : out,
                 .y_row = plan->staged ? plan->panel_width : y_pixel,
-                .skip_places = (last - first) * ph->runs_a_row * ph->taps_a_run * run_channels <= BRIEF_SUM,
+                .far = 1,
                 .accumulate = b->part > 0,
                 .lane_bias = last_part && p->bias ? p->bias + k_all : NULL,
                 .residual = last_part && p->residual ? p->residual + (out - y->data) : NULL,

@@ -4,7 +4,7 @@
  *   by block    weights' points [k/NB][part][36][c][NB]                                         (all threads)
  *               a task is a block of tiles: its points V[part][36][tile][c]                     (L2 or L3)
  *               for each of the 36, for each panel of NB output channels, for each part of the
- *               channels: M[36][tile][k] += V U by kernels->tile_rows                           (L1, registers)
+ *               channels: M[36][tile][k] += V U by kernels->brief_rows                          (L1, registers)
  *               M to outputs
  *   by panel    V of a block of tiles: all, or fewer where panels do not occupy the       (each thread for itself)
  *               threads evenly
@@ -262,7 +262,7 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
         .depth = (size_t)part_channels(plan, part),
         .y = m,
         .y_row = m_tile,
-        .skip_places = 1,              /* M is in the L2 cache, or what is read beside it is far more */
+        .far = 0,                      /* M is in the L2 cache, or what is read beside it is far more */
         .last_lanes = plan->kernels->lanes,
         .accumulate = part > 0,
         .next_step = rows,
@@ -273,7 +273,7 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
             t.next = ahead;
             t.next_step = ahead_step;
         }
-        plan->kernels->tile_rows[vectors][min(rows, tiles - done)](&t);
+        plan->kernels->brief_rows[vectors][min(rows, tiles - done)](&t);
     }
 }
 

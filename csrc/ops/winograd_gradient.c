@@ -4,7 +4,7 @@
  *   dw = A^T [ sum over tiles of (G dy G^T) . (B^T x B) ] A       dy: m x m pixels, x: n x n, dw: r x r
  *
  * A block of tiles is transformed to V[36][tile][c] and D[36][tile][k]; for each of the 36, or 16 where n is 4,
- * kernels->tile_cols adds V^T D to the sums S[36][c][k]. Each phase of a stride has a V, one after the other, and an S.
+ * kernels->brief_cols adds V^T D to the sums S[36][c][k]. Each phase of a stride has a V, one after the other, and an S.
  * The blocks, and the chunks of blocks that have sums of their own, depend on the shape alone: the same bits for any
  * number of threads.
  *
@@ -98,7 +98,7 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t begin, ptrdiff
     for (ptrdiff_t c = 0; c < plan->channels; c += rows) {
         t.a = v + (range.first - first) * plan->v_tile + c;
         t.y = sums + c * plan->sum_row + panel * plan->width;
-        plan->kernels->tile_cols[vectors][min(rows, plan->channels - c)](&t);
+        plan->kernels->brief_cols[vectors][min(rows, plan->channels - c)](&t);
     }
 }
 
