@@ -201,12 +201,27 @@ static void collect(size_t n, size_t parts, const float *restrict x, ptrdiff_t p
             y[i] = x[(ptrdiff_t)hand * part + (ptrdiff_t)turn];
 }
 
+/* Spans of half to 2 half floats, each as two halves that may overlap: a part of a vector takes longer. */
+FC_INLINE void copy_halves(size_t half, size_t spans, size_t n, const float *restrict x, ptrdiff_t x_step,
+                           float *restrict y, ptrdiff_t y_step)
+{
+    for (size_t span = 0; span < spans; span++, x += x_step, y += y_step) {
+        memcpy(y, x, half * sizeof(float));
+        memcpy(y + n - half, x + n - half, half * sizeof(float));
+    }
+}
+
 /* y[i*y_step + j] = x[i*x_step + j] for i < spans, j < n: many short spans. */
 static void copy_spans(size_t spans, size_t n, const float *restrict x, ptrdiff_t x_step, float *restrict y,
                        ptrdiff_t y_step)
 {
-    for (size_t span = 0; span < spans; span++, x += x_step, y += y_step)
-        FC_OVER_LANES(n, vstore_lanes(y + i, vload_lanes(x + i, lanes), lanes));
+    if (n >= 4 && n <= 8)
+        copy_halves(4, spans, n, x, x_step, y, y_step);
+    else if (n > 8 && n <= 16)
+        copy_halves(8, spans, n, x, x_step, y, y_step);
+    else
+        for (size_t span = 0; span < spans; span++, x += x_step, y += y_step)
+            FC_OVER_LANES(n, vstore_lanes(y + i, vload_lanes(x + i, lanes), lanes));
 }
 
 enum { STRIPS = 8 };        /* at a time: some cache lines of each span */

@@ -222,9 +222,10 @@ static void fold_pixels(const float *row, ptrdiff_t x_channel, ptrdiff_t x_pixel
 }
 
 /* Row h of folded pixels, `columns` of them from `first` on, to out[column][row of s][column of s][channel]; zeros
- * outside the image, and behind the last channel up to the pitch. */
+ * outside the image, and behind the last channel up to the pitch. Pixels side by side are fetched `ahead` floats on. */
 static void fold_row(const fc_kernels *kernels, const fc_winograd_phase *phase, ptrdiff_t n, ptrdiff_t c0,
-                     ptrdiff_t channels, ptrdiff_t h, ptrdiff_t first, ptrdiff_t columns, float *out, ptrdiff_t pitch)
+                     ptrdiff_t channels, ptrdiff_t h, ptrdiff_t first, ptrdiff_t columns, ptrdiff_t ahead, float *out,
+                     ptrdiff_t pitch)
 {
     const fc_tensor *x = &phase->x;
     const ptrdiff_t s = phase->folds, h0 = h * s + phase->fold_from[0], w0 = first * s + phase->fold_from[1];
@@ -236,6 +237,8 @@ static void fold_row(const fc_kernels *kernels, const fc_winograd_phase *phase, 
     for (ptrdiff_t a = max(0, -h0); a < min(s, x->size[2] - h0); a++) {
         const float *row = x->data + n * x->stride[0] + c0 * x->stride[1] + (h0 + a) * x->stride[2] + w0 * x->stride[3];
         float *to = out + a * s * channels;
+        for (ptrdiff_t i = begin * channels; contiguous && i < end * channels; i += FC_LINE_FLOATS)
+            __builtin_prefetch(row + ahead + i, 0, 2);
         fold_pixels(row, x->stride[1], x->stride[3], channels, s, begin, whole, to, pitch);
         if (whole < rest)
             kernels->copy_spans((size_t)((rest - whole) / s), (size_t)(s * channels), row + whole * channels,
@@ -281,10 +284,12 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
         in.pixel = (ptrdiff_t)round_up(channels);
         in.row = columns * in.pixel;
         in.inside = columns;
+        const ptrdiff_t ahead = (run->next[0] - run->n) * x->stride[0] + (run->next[1] - run->row) * s * x->stride[2] +
+                                (run->next[2] - run->column) * s * x->stride[3];
         for (ptrdiff_t i = in.first_row; i < in.last_row; i++)
             if (s > 1)
-                fold_row(kernels, phase, run->n, c0, channels / (s * s), h0 + i, w0, columns, scratch + i * in.row,
-                         in.pixel);
+                fold_row(kernels, phase, run->n, c0, channels / (s * s), h0 + i, w0, columns, ahead,
+                         scratch + i * in.row, in.pixel);
             else
                 fc_copy_row(kernels, x, run->n, c0, channels, h0 + i, w0, columns, scratch + i * in.row, in.pixel);
         /* Zeros lie behind the last folded channel: so no vector has fewer lanes, which would be copied. */
