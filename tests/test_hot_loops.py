@@ -10,7 +10,7 @@ import pytest
 from fastconv import _core
 
 REGISTERS = {"avx2": "ymm", "avx512": "zmm"}
-TILE = re.compile(r"(?:tile|brief)_(rows|cols)_(\d+)x(\d+)$")
+TILE = re.compile(r"((?:tile|brief)_(?:rows|cols))_(\d+)x(\d+)$")
 TRANSFORM = re.compile(r"winograd_(data_6|output_3|filter_3)$")
 # A transform has 36 vectors, AVX-512 32 registers: halves fit, a whole tile would be stored and loaded again.
 # So many in all that a function has, one for each kind of tile.
@@ -68,7 +68,8 @@ def test_tiles_keep_their_accumulators_in_registers(isa, kernels):
     if not kernels[isa]:
         pytest.skip(f"built without {isa}")
     tiles = {name: instructions for name, instructions in kernels[isa].items() if TILE.match(name)}
-    assert {TILE.match(name).group(1) for name in tiles} == {"rows", "cols"}
+    kinds = {TILE.match(name).group(1) for name in tiles}
+    assert kinds == {"tile_rows", "tile_cols", "brief_rows", "brief_cols"}
     problems = []
     for name, instructions in tiles.items():
         rows, vectors = map(int, TILE.match(name).groups()[1:])

@@ -201,7 +201,7 @@ static void collect(size_t n, size_t parts, const float *restrict x, ptrdiff_t p
             y[i] = x[(ptrdiff_t)hand * part + (ptrdiff_t)turn];
 }
 
-/* Spans of half to 2 half floats, each as two halves that may overlap: a part of a vector takes longer. */
+/* Spans of `half` to 2 * `half` floats, each as two halves that may overlap: a part of a vector takes longer. */
 FC_INLINE void copy_halves(size_t half, size_t spans, size_t n, const float *restrict x, ptrdiff_t x_step,
                            float *restrict y, ptrdiff_t y_step)
 {
@@ -215,9 +215,9 @@ FC_INLINE void copy_halves(size_t half, size_t spans, size_t n, const float *res
 static void copy_spans(size_t spans, size_t n, const float *restrict x, ptrdiff_t x_step, float *restrict y,
                        ptrdiff_t y_step)
 {
-    if (n >= 4 && n <= 8)
+    if (n % FC_LANES && n >= 4 && n <= 8)
         copy_halves(4, spans, n, x, x_step, y, y_step);
-    else if (n > 8 && n <= 16)
+    else if (n % FC_LANES && n > 8 && n <= 16)
         copy_halves(8, spans, n, x, x_step, y, y_step);
     else
         for (size_t span = 0; span < spans; span++, x += x_step, y += y_step)

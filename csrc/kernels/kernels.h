@@ -17,21 +17,22 @@ enum { FC_MAX_VECTORS = 4, FC_MAX_ROWS = 14, FC_MAX_LANES = 16 };
  * Strides are in floats. */
 typedef struct fc_tile {
     const float *a;             /* scalars, broadcast                                        */
-    ptrdiff_t a_row;            /* from one tile row to the next      (1 for tile_cols)      */
-    ptrdiff_t a_step;           /* from one step of the sum to the next (1 for tile_rows)    */
+    ptrdiff_t a_row;            /* from one tile row to the next      (1 by columns)         */
+    ptrdiff_t a_step;           /* from one step of the sum to the next (1 by rows)          */
     const float *b;             /* vectors                                                   */
     ptrdiff_t b_step;           /* from one step of the sum to the next                      */
     const ptrdiff_t *a_run;     /* [runs] offset of each run in a                            */
     const ptrdiff_t *b_run;     /* [runs] offset of each run in b                            */
     size_t runs, depth;         /* the sum has runs * depth steps, in this order             */
-    const float *next;          /* to fetch meanwhile, or NULL: what a later tile reads, to the L1 cache (tile_rows)
-                                   or the L2 cache (tile_cols)                               */
+    const float *next;          /* to fetch meanwhile, or NULL: what a later tile reads, to the L1 cache (by rows)
+                                   or the L2 cache (tile_cols; brief_cols do not read it)    */
     ptrdiff_t next_step;        /* from what one step fetches to the next                    */
     const float *later;         /* tile_rows: fetched instead, or NULL, once fc_next_shares of the steps are done */
     ptrdiff_t later_step;
     float *y;                   /* result                                                    */
     ptrdiff_t y_row;            /* from one tile row to the next                             */
-    int far;                    /* brief_rows: y and the residual are fetched, as by tile_rows always */
+    int far;                    /* brief_rows: y and the residual are far away, and fetched at once; tile_rows always
+                                   fetch them, a row after each share of the steps           */
     size_t last_lanes;          /* lanes of the last vector that are stored: 1 .. lanes      */
     int accumulate;             /* add what is found in y                                    */
     const float *row_bias;      /* added to every lane when not NULL, one value a row        */
@@ -209,7 +210,7 @@ typedef struct fc_kernels {
     size_t max_rows[FC_MAX_VECTORS + 1];               /* [vectors] rows of the largest tile               */
     fc_tile_fn tile_rows[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_step == 1      */
     fc_tile_fn tile_cols[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];  /* [vectors][rows], a_row == 1       */
-    /* Likewise, faster where sums are brief: rows do not read `later`, columns nothing ahead. */
+    /* Likewise, faster where sums are brief: rows do not read `later`, columns not `next`. */
     fc_tile_fn brief_rows[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];
     fc_tile_fn brief_cols[FC_MAX_VECTORS + 1][FC_MAX_ROWS + 1];
     /* Likewise of runs of one step each: a_run, b_step, depth and next are not read. */

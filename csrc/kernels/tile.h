@@ -8,7 +8,8 @@
  *   few output channels      a = weights (m = output channel), b = image planes,   v = pixels   (listed)
  *   backward_weight          a = input channels (m) by pixels, b = grad_output,    v = output channels
  * Each sum is one chain of fused multiply-adds in the order of run, then d: the same bits whatever
- * the tile, the vector width or the block size.
+ * the tile, the vector width or the block size. A long, a lean and a listed tile differ in what is fetched meanwhile
+ * and how runs begin.
  *
  * ROWS and VECTORS are constants after inlining, so the accumulators become registers; the table of
  * sizes in kernels.inc keeps ROWS*VECTORS + VECTORS + 1 within the register file.
@@ -94,9 +95,13 @@ FC_INLINE void fetch_vectors(int vectors, const float *b, ptrdiff_t b_step)
         __builtin_prefetch(b + PREFETCH_STEPS * b_step + v * FC_LANES);
 }
 
+enum { BY_COLUMNS, BY_ROWS };
+enum { NOTHING_AHEAD, NEXT_AHEAD };        /* whether `next` is fetched */
+
 /* With as little around the steps as can be: 30 cycles, which the rest of long_tile takes, are a quarter of a sum of 16
- * steps and 7 % of one of 64. */
-FC_INLINE void tile(int rows, int vectors, int by_rows, int ahead, ptrdiff_t a_row, ptrdiff_t a_step, const fc_tile *t)
+ * steps and 7 % of one of 64. By columns, sums are near: their places are not fetched. */
+FC_INLINE void lean_tile(int rows, int vectors, int by_rows, int ahead, ptrdiff_t a_row, ptrdiff_t a_step,
+                         const fc_tile *t)
 {
     vf acc[FC_MAX_ROWS][FC_MAX_VECTORS];
     const ptrdiff_t b_step = t->b_step;
@@ -108,6 +113,7 @@ FC_INLINE void tile(int rows, int vectors, int by_rows, int ahead, ptrdiff_t a_r
     }
     clear_tile(rows, vectors, acc);
 
+    /* At once: by shares of so few steps they would take longer. */
     if (by_rows && t->far)
         FC_UNROLL(16)
         for (int m = 0; m < rows; m++)
@@ -208,11 +214,20 @@ FC_INLINE void listed_tile(int rows, int vectors, const fc_tile *t)
     finish_tile(rows, vectors, acc, t);
 }
 
-#define FC_TILE(ROWS, VECTORS)                                                                                   \
-    static void tile_rows_##ROWS##x##VECTORS(const fc_tile *t) { long_tile(ROWS, VECTORS, t); }                  \
-    static void tile_cols_##ROWS##x##VECTORS(const fc_tile *t) { tile(ROWS, VECTORS, 0, 1, 1, t->a_step, t); }   \
-    static void brief_rows_##ROWS##x##VECTORS(const fc_tile *t) { tile(ROWS, VECTORS, 1, 1, t->a_row, 1, t); }   \
-    static void brief_cols_##ROWS##x##VECTORS(const fc_tile *t) { tile(ROWS, VECTORS, 0, 0, 1, t->a_step, t); }  \
+#define FC_TILE(ROWS, VECTORS)                                                                       \
+    static void tile_rows_##ROWS##x##VECTORS(const fc_tile *t) { long_tile(ROWS, VECTORS, t); }      \
+    static void tile_cols_##ROWS##x##VECTORS(const fc_tile *t)                                       \
+    {                                                                                                \
+        lean_tile(ROWS, VECTORS, BY_COLUMNS, NEXT_AHEAD, 1, t->a_step, t);                           \
+    }                                                                                                \
+    static void brief_rows_##ROWS##x##VECTORS(const fc_tile *t)                                      \
+    {                                                                                                \
+        lean_tile(ROWS, VECTORS, BY_ROWS, NEXT_AHEAD, t->a_row, 1, t);                               \
+    }                                                                                                \
+    static void brief_cols_##ROWS##x##VECTORS(const fc_tile *t)                                      \
+    {                                                                                                \
+        lean_tile(ROWS, VECTORS, BY_COLUMNS, NOTHING_AHEAD, 1, t->a_step, t);                        \
+    }                                                                                                \
     static void tile_listed_##ROWS##x##VECTORS(const fc_tile *t) { listed_tile(ROWS, VECTORS, t); }
 #include "tile_sizes.inc"
 #undef FC_TILE

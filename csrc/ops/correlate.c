@@ -4,7 +4,8 @@
  *   by block    weights packed to panels [k/NB][part][r][s][c][NB], NB = vectors * lanes output channels  (all threads)
  *               a task is a block of output rows (or part of a long row); for each part of the channels,
  *               copy its input rows, channels-last and zero-padded, to a buffer of this thread  (L2)
- *               for each panel, for each row, for each tile of pixels: kernels->tile_rows       (L1, registers)
+ *               for each panel, for each row, for each tile of pixels: kernels->tile_rows,      (L1, registers)
+ *               or brief_rows
  *   by panel    input copied to channels-last and zero-padded                                       (all threads)
  *               a task is one panel over all pixels, or over a share of them where panels do not occupy the
  *               threads evenly; for each part of the channels,

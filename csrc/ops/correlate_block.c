@@ -155,7 +155,6 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
     const ptrdiff_t rows = tile_rows_for(plan, vectors, columns), steps = (ptrdiff_t)(t->runs * t->depth);
     const float **weights = fetch->pixels ? &t->later : &t->next;
     const ptrdiff_t floats = fetch->weights && steps ? fetch->floats : 0;
-    const fc_tile_fn *const tiles = steps < LONG_SUM ? kernels->brief_rows[vectors] : kernels->tile_rows[vectors];
     t->last_lanes = (size_t)(used - (vectors - 1) * lanes);
     t->next_step = fetch->pixels;
     if (floats) {
@@ -163,6 +162,8 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
         *(fetch->pixels ? &t->later_step : &t->next_step) =
             ceil_div(floats * rows, steps * (fetch->pixels ? rows - fc_next_shares(rows) : rows));
     }
+    const int brief = steps < LONG_SUM && !t->later;
+    const fc_tile_fn *const tiles = brief ? kernels->brief_rows[vectors] : kernels->tile_rows[vectors];
     for (ptrdiff_t v = 0; v < columns; v += rows, t->a += rows * t->a_row, t->y += rows * t->y_row) {
         if (fetch->pixels)
             t->next = t->a + rows * t->a_row;
@@ -229,7 +230,7 @@ static void multiply_piece(const plan *plan, const phase *ph, const block *b, pt
                 .depth = (size_t)(ph->taps_a_run * run_channels),
                 .y = plan->staged ? stage : out,
                 .y_row = plan->staged ? plan->panel_width : y_pixel,
-                .far = 1,
+                .far = !plan->staged,
                 .accumulate = b->part > 0,
                 .lane_bias = last_part && p->bias ? p->bias + k_all : NULL,
                 .residual = last_part && p->residual ? p->residual + (out - y->data) : NULL,

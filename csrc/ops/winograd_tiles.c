@@ -222,7 +222,8 @@ static void fold_pixels(const float *row, ptrdiff_t x_channel, ptrdiff_t x_pixel
 }
 
 /* Row h of folded pixels, `columns` of them from `first` on, to out[column][row of s][column of s][channel]; zeros
- * outside the image, and behind the last channel up to the pitch. Pixels side by side are fetched `ahead` floats on. */
+ * outside the image, and behind the last channel up to the pitch. Of pixels side by side those of the run that comes
+ * next, `ahead` floats on, are fetched to the L2 cache. */
 static void fold_row(const fc_kernels *kernels, const fc_winograd_phase *phase, ptrdiff_t n, ptrdiff_t c0,
                      ptrdiff_t channels, ptrdiff_t h, ptrdiff_t first, ptrdiff_t columns, ptrdiff_t ahead, float *out,
                      ptrdiff_t pitch)
@@ -237,8 +238,9 @@ static void fold_row(const fc_kernels *kernels, const fc_winograd_phase *phase, 
     for (ptrdiff_t a = max(0, -h0); a < min(s, x->size[2] - h0); a++) {
         const float *row = x->data + n * x->stride[0] + c0 * x->stride[1] + (h0 + a) * x->stride[2] + w0 * x->stride[3];
         float *to = out + a * s * channels;
-        for (ptrdiff_t i = begin * channels; contiguous && i < end * channels; i += FC_LINE_FLOATS)
-            __builtin_prefetch(row + ahead + i, 0, 2);
+        if (contiguous)
+            for (ptrdiff_t i = begin * channels; i < end * channels; i += FC_LINE_FLOATS)
+                __builtin_prefetch(row + ahead + i, 0, 2);
         fold_pixels(row, x->stride[1], x->stride[3], channels, s, begin, whole, to, pitch);
         if (whole < rest)
             kernels->copy_spans((size_t)((rest - whole) / s), (size_t)(s * channels), row + whole * channels,
@@ -284,8 +286,8 @@ void fc_transform_run(const fc_kernels *kernels, void (*transform)(const fc_wino
         in.pixel = (ptrdiff_t)round_up(channels);
         in.row = columns * in.pixel;
         in.inside = columns;
-        const ptrdiff_t ahead = (run->next[0] - run->n) * x->stride[0] + (run->next[1] - run->row) * s * x->stride[2] +
-                                (run->next[2] - run->column) * s * x->stride[3];
+        const ptrdiff_t down = (run->next[1] - run->row) * s, across = (run->next[2] - run->column) * s;
+        const ptrdiff_t ahead = (run->next[0] - run->n) * x->stride[0] + down * x->stride[2] + across * x->stride[3];
         for (ptrdiff_t i = in.first_row; i < in.last_row; i++)
             if (s > 1)
                 fold_row(kernels, phase, run->n, c0, channels / (s * s), h0 + i, w0, columns, ahead,
