@@ -95,6 +95,14 @@ FC_INLINE void fetch_vectors(int vectors, const float *b, ptrdiff_t b_step)
         __builtin_prefetch(b + PREFETCH_STEPS * b_step + v * FC_LANES);
 }
 
+FC_INLINE void fetch_places(int rows, int vectors, const float *places, ptrdiff_t row)
+{
+    FC_UNROLL(16)
+    for (int m = 0; m < rows; m++)
+        for (int v = 0; v < vectors; v += LINE_VECTORS)
+            __builtin_prefetch(places + m * row + v * FC_LANES);
+}
+
 enum { BY_COLUMNS, BY_ROWS };
 enum { NOTHING_AHEAD, NEXT_AHEAD };        /* whether `next` is fetched */
 
@@ -115,15 +123,9 @@ FC_INLINE void lean_tile(int rows, int vectors, int by_rows, int ahead, ptrdiff_
 
     /* At once: by shares of so few steps they would take longer. */
     if (by_rows && t->far)
-        FC_UNROLL(16)
-        for (int m = 0; m < rows; m++)
-            for (int v = 0; v < vectors; v += LINE_VECTORS)
-                __builtin_prefetch(t->y + m * t->y_row + v * FC_LANES);
+        fetch_places(rows, vectors, t->y, t->y_row);
     if (by_rows && t->far && t->residual)
-        FC_UNROLL(16)
-        for (int m = 0; m < rows; m++)
-            for (int v = 0; v < vectors; v += LINE_VECTORS)
-                __builtin_prefetch(t->residual + m * t->y_row + v * FC_LANES);
+        fetch_places(rows, vectors, t->residual, t->y_row);
     const float *next = t->next ? t->next : t->a;
     const ptrdiff_t next_step = t->next ? t->next_step : 0;
     const ptrdiff_t *a_run = t->a_run, *b_run = t->b_run, *const end = a_run + t->runs;
@@ -199,18 +201,9 @@ FC_INLINE void listed_tile(int rows, int vectors, const fc_tile *t)
     vf acc[FC_MAX_ROWS][FC_MAX_VECTORS];
     clear_tile(rows, vectors, acc);
     const float *a = t->a;
-    for (size_t run = 0; run < t->runs; run++, a += t->a_step) {
-        const float *b = t->b + t->b_run[run];
-        vf bv[FC_MAX_VECTORS];
-        FC_UNROLL(4)
-        for (int v = 0; v < vectors; v++)
-            bv[v] = vload(b + v * FC_LANES);
-        FC_UNROLL(16)
-        for (int m = 0; m < rows; m++)
-            FC_UNROLL(4)
-            for (int v = 0; v < vectors; v++)
-                acc[m][v] += a[m] * bv[v];
-    }
+    const ptrdiff_t one = sizeof(float);
+    for (size_t run = 0; run < t->runs; run++, a += t->a_step)
+        add_step(rows, vectors, acc, a, a + 7, t->b + t->b_run[run], one, 3 * one, 5 * one);
     finish_tile(rows, vectors, acc, t);
 }
 
