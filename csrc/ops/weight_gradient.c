@@ -37,13 +37,16 @@ enum {
     BLOCK_PIXELS = 400,            /* of dy in a block: [400][32] floats are 50 KiB                     */
     LEAST_PIXELS = 64,             /* with fewer, loading and storing the sums costs too much           */
     BLOCK_FLOATS = 1 << 17,        /* of what a block keeps in the L2 cache, about: 512 KiB             */
-    PARTIAL_FLOATS = 1 << 20,      /* of all chunks' sums together; beyond it there is one chunk        */
-    MOST_CHUNKS = 16,
+    MOST_CHUNKS = 16,              /* while the sums of all stay in the L2 caches:                        */
+    NEAR_SUMS = 1 << 18,           /* so many                                                             */
+    SHARED_CHUNKS = 4,             /* while they stay in the L3 cache, for threads to share chunks rather */
+    FAR_SUMS = 1 << 20,            /* than each to copy all of x: so many                                 */
     LONG_PIXEL = 512,              /* channels: a block has so few such pixels that a line of each stays in */
                                    /* the L1 cache, if they are spread over its sets                        */
     MANY_WEIGHTS = 1 << 18,        /* whose sums are 1 MiB                                                  */
     FEW_PANELS = 8,                /* a copy of x that is read so often, at most, costs more than it saves  */
     STRIP_CHANNELS = 192,          /* with fewer, the pixels of a block lie in few pages                    */
+    STRIP_READS = 2048,            /* with fewer panels, times channels, strips cost more than they save    */
     HIDDEN_STEPS = 4,              /* multiply-adds of a widest vector in the latency of one            */
 };
 
@@ -55,7 +58,7 @@ static const double FEW_SUMS = 0.75;
 static const double LEAST_GAIN = 0.8;
 
 /* To fetch and copy a float of x takes as long as so many multiply-adds of vectors. */
-static const double COPY_STEPS = 0.5;
+static const double COPY_STEPS = 1;
 
 /* Of the time of a task, what threads wait at the end for the last one, about. */
 static const double WAITING = 0.05;
@@ -530,10 +533,11 @@ static int by_taps_is_better(const plan *plan)
            (double)steps < LEAST_GAIN * other_steps;
 }
 
-/* Panels of a task: they share the copy of x, but with too few tasks some thread has more to do than others. */
-static ptrdiff_t choose_task_panels(const plan *plan, int threads)
+/* Panels of a task: they share the copy of x, which takes the longer the more pixels a stride skips, but with too few
+ * tasks some thread has more to do than others. */
+static ptrdiff_t choose_task_panels(const plan *plan, const ptrdiff_t *stride, int threads)
 {
-    const ptrdiff_t *stride = plan->conv.stride, taps = plan->dw.size[2] * plan->dw.size[3];
+    const ptrdiff_t taps = plan->dw.size[2] * plan->dw.size[3];
     const double copy = COPY_STEPS * (double)(stride[0] * stride[1]) / (double)(taps * plan->vectors);
     ptrdiff_t best = plan->panels;
     double best_cost = 0;
@@ -600,7 +604,7 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     plan.in_place = (x->stride[1] == 1 || plan.channels == 1) && x->stride[3] % crowded && !conv->pad[1][0] &&
                     plan.columns <= x->size[3];
     /* Strips are worth a copy even where x could be read in place. */
-    if (one_by_one && !exchanged && plan.channels >= STRIP_CHANNELS && plan.panels > FEW_PANELS) {
+    if (one_by_one && !exchanged && plan.channels >= STRIP_CHANNELS && plan.panels * plan.channels > STRIP_READS) {
         const ptrdiff_t most = (ptrdiff_t)plan.kernels->max_rows[plan.vectors];
         plan.in_place = 0;
         plan.strip = ceil_div(plan.channels, ceil_div(plan.channels, most));
@@ -631,8 +635,8 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
 
     /* Shape alone decides these: they fix the order of the sums. */
     const ptrdiff_t weight_floats = dweight->size[0] * dweight->size[1] * dweight->size[2] * dweight->size[3];
-    const ptrdiff_t most = min(min(MOST_CHUNKS, images), PARTIAL_FLOATS / weight_floats);
-    plan.chunk_images = max(1, ceil_div(images, power_of_two(most)));
+    const ptrdiff_t most = max(min(MOST_CHUNKS, NEAR_SUMS / weight_floats), min(SHARED_CHUNKS, FAR_SUMS / weight_floats));
+    plan.chunk_images = max(1, ceil_div(images, power_of_two(min(most, images))));
     plan.chunks = max(1, ceil_div(images, plan.chunk_images));
     /* A block of x stays in the L2 cache; exchanged, one of dy, which is read where it lies, beside the next. */
     const double pixel_floats = exchanged
@@ -665,7 +669,7 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     const size_t partials = (size_t)(plan.chunks * conv->groups * plan.panels);
     const double steps = (double)weight_floats * (double)images * (double)dy->size[2] * (double)dy->size[3];
     const int threads = fc_team_size(steps * 0.02 * 16 / (double)lanes);
-    plan.task_panels = choose_task_panels(&plan, threads);
+    plan.task_panels = choose_task_panels(&plan, problem->stride, threads);
     plan.task_parts = ceil_div(plan.panels, plan.task_panels);
 
     plan.sums = fc_alloc((partials * plan.sum_floats + (size_t)threads * plan.scratch_floats + 16) * sizeof(float));
