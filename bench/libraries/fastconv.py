@@ -7,7 +7,7 @@ import fastconv.onnx
 from fastconv import functional
 
 from .. import PREPARED
-from . import LEARNING_RATE, MOMENTUM, channels_last, conv_arrays, images, model
+from . import LEARNING_RATE, MOMENTUM, channels_last, conv_arrays, filters_last, images, model
 
 
 def start(threads):
@@ -18,15 +18,10 @@ def to_numpy(y):
     return y
 
 
-def _filters_last(weight):
-    """A copy of (K, C, R, S) weights that lies in memory as R, S, C, K, as `layers.Conv2d` keeps them."""
-    return weight.transpose(2, 3, 1, 0).copy().transpose(3, 2, 0, 1)
-
-
 def convolution(contender, layer, direction, algorithm="auto"):
     x, weight, grad_output = conv_arrays(layer)
     if contender == "fastconv NHWC":
-        x, weight, grad_output = channels_last(x), _filters_last(weight), channels_last(grad_output)
+        x, weight, grad_output = channels_last(x), filters_last(weight), channels_last(grad_output)
     geometry = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
     options = {**geometry, "algorithm": algorithm}
     if direction == PREPARED:

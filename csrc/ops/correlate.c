@@ -161,6 +161,14 @@ static ptrdiff_t input_columns(const plan *plan, ptrdiff_t columns)
     return (columns - 1) * plan->p.x_step[1] + plan->column_max - plan->column_min + 1;
 }
 
+/* Cuts columns into so many units of whole tiles, or one a tile. */
+static void cut_columns(plan *plan, ptrdiff_t units)
+{
+    const ptrdiff_t most = plan->most_rows[plan->vectors], tiles = ceil_div(plan->columns, most);
+    plan->units = min(units, tiles);
+    plan->unit_columns = plan->units > 1 ? ceil_div(tiles, plan->units) * most : plan->columns;
+}
+
 /* Blocks whose input fills `fit` floats of the L2 cache. */
 static void plan_blocks(plan *plan, ptrdiff_t fit_floats, int threads)
 {
@@ -172,10 +180,7 @@ static void plan_blocks(plan *plan, ptrdiff_t fit_floats, int threads)
     const ptrdiff_t span = plan->row_max - plan->row_min + 1;
     const ptrdiff_t most = plan->most_rows[plan->vectors];
     const ptrdiff_t unit = max(most, fit_floats / (column_floats * span) / most * most);
-    plan->units = ceil_div(columns, min(unit, columns));
-    plan->unit_columns = ceil_div(ceil_div(columns, plan->units), plan->units > 1 ? most : 1) *
-                         (plan->units > 1 ? most : 1);
-    plan->units = ceil_div(columns, plan->unit_columns);
+    cut_columns(plan, ceil_div(columns, min(unit, columns)));
 
     const ptrdiff_t row_floats = plan->unit_columns * column_floats;
     const ptrdiff_t fit = max(1, (fit_floats / row_floats - span) / p->x_step[0] + 1);
@@ -187,12 +192,14 @@ static void plan_blocks(plan *plan, ptrdiff_t fit_floats, int threads)
             plan->block_images = ceil_div(plan->block_images, 2);
         else if (plan->block_rows > 1)
             plan->block_rows = ceil_div(plan->block_rows, 2);
-        else if (plan->unit_columns > most) {
-            plan->unit_columns = ceil_div(ceil_div(plan->unit_columns, 2), most) * most;
-            plan->units = ceil_div(columns, plan->unit_columns);
-        } else
+        else if (plan->unit_columns > most)
+            cut_columns(plan, 2 * plan->units);
+        else
             break;
     }
+    /* Of one row, as many units for each thread: one more than others have is a twentieth of the time. */
+    if (plan->units > 1 && p->groups * rows * images == 1)
+        cut_columns(plan, ceil_div(plan->units, threads) * threads);
     plan->row_blocks = ceil_div(rows, plan->block_rows);
     plan->image_blocks = ceil_div(images, plan->block_images);
     plan->in_columns = input_columns(plan, plan->unit_columns);
@@ -228,10 +235,9 @@ static void plan_panels(plan *plan, ptrdiff_t shares)
     plan->by_panel = 1;
     plan->block_images = s.images;
     plan->block_rows = s.rows;
-    plan->unit_columns = s.columns;
     plan->image_blocks = ceil_div(plan->p.x.size[0], s.images);
     plan->row_blocks = ceil_div(plan->rows, s.rows);
-    plan->units = ceil_div(plan->columns, s.columns);
+    cut_columns(plan, ceil_div(plan->columns, s.columns));
     plan->in_columns = input_columns(plan, plan->columns);
     plan->copy_floats = 0;
 }

@@ -318,6 +318,13 @@ ptrdiff_t fc_correlation_tasks(const plan *plan)
     return plan->p.groups * plan->image_blocks * plan->row_blocks * plan->units * (plan->by_panel ? plan->panels : 1);
 }
 
+/* The column with which a unit begins: units differ by a tile at most. */
+static ptrdiff_t unit_start(const plan *plan, ptrdiff_t unit)
+{
+    const ptrdiff_t most = plan->most_rows[plan->vectors];
+    return ceil_div(plan->columns, most) * unit / plan->units * most;
+}
+
 void fc_correlation_run(const plan *plan, ptrdiff_t task, float *scratch)
 {
     const ptrdiff_t panels = plan->by_panel ? plan->panels : 1;
@@ -334,8 +341,8 @@ void fc_correlation_run(const plan *plan, ptrdiff_t task, float *scratch)
         .images = min(plan->block_images, plan->p.x.size[0] - image_block * plan->block_images),
         .u0 = row_block * plan->block_rows,
         .rows = plan->block_rows,
-        .v0 = unit * plan->unit_columns,
-        .columns = plan->unit_columns,
+        .v0 = unit_start(plan, unit),
+        .columns = unit_start(plan, unit + 1) - unit_start(plan, unit),
         .first_panel = task % panels,
         .pack = scratch + plan->stage_floats + plan->copy_floats,
     };

@@ -24,6 +24,14 @@ def _count(name, value):
     return count
 
 
+def _aligned(*shape):
+    """An uninitialised array from the start of a cache line on: else each of its vectors lies in two."""
+    size = math.prod(shape)
+    memory = np.empty(size + 15, np.float32)
+    first = -memory.ctypes.data % 64 // memory.itemsize
+    return memory[first:first + size].reshape(shape)
+
+
 def _initial(weight, bias, rng):
     """(weight, bias) as Parameters with torch's default: both uniform within 1 / sqrt(fan_in)."""
     init.kaiming_uniform(weight, a=math.sqrt(5), rng=rng)
@@ -76,8 +84,7 @@ class Conv2d(Layer):
             raise ValueError(f"groups must divide in_channels {in_channels} and out_channels {out_channels}, "
                              f"got {groups}")
         stored = (*self.kernel_size, self.in_channels // self.groups, self.out_channels)
-        weight = np.empty(stored, np.float32).transpose(3, 2, 0, 1)
-        self.weight, self.bias = _initial(weight, bias, rng)
+        self.weight, self.bias = _initial(_aligned(*stored).transpose(3, 2, 0, 1), bias, rng)
 
     def _options(self):
         return self.stride, self.padding, self.dilation, self.groups
@@ -171,14 +178,6 @@ class MappedConv2d(Layer):
         """R*S for each link and each of its N*P*Q outputs."""
         images, _, rows, columns = self.output_shape(input_shape)
         return images * rows * columns * self.weight.data.size
-
-
-def _aligned(*shape):
-    """An uninitialised array from the start of a cache line on: else each of its vectors lies in two."""
-    size = math.prod(shape)
-    memory = np.empty(size + 15, np.float32)
-    first = -memory.ctypes.data % 64 // memory.itemsize
-    return memory[first:first + size].reshape(shape)
 
 
 class Linear(Layer):
