@@ -259,8 +259,11 @@ static ptrdiff_t choose_shares(const plan *plan, double steps, int threads, ptrd
     const double compute = steps * FC_STEP_NS / threads;
     const double packing = plan->prepared ? 0 : 2;
     const double pixels = (double)p->x.size[0] * (double)plan->rows * (double)plan->columns;
+    /* Prepared weights stay in the L2 cache if they fit; others were packed by all threads, and most are in others'. */
+    const double of_block = plan->prepared && weights <= (double)l2_floats / 2 ? L3_FLOAT_NS / 4 : L3_FLOAT_NS;
     double best_ns = compute * (double)ceil_div(blocks, threads) * threads / (double)blocks +
-                     (weights * (packing + (double)(blocks / p->groups)) + input) * L3_FLOAT_NS / threads;
+                     (weights * packing + input) * L3_FLOAT_NS / threads +
+                     weights * (double)(blocks / p->groups) * of_block / threads;
     ptrdiff_t best = 0;
     for (ptrdiff_t shares = 1; shares <= threads; shares++) {
         const share s = share_out(plan, shares);
@@ -269,7 +272,10 @@ static ptrdiff_t choose_shares(const plan *plan, double steps, int threads, ptrd
         const double largest = (double)s.images * (double)s.rows * (double)s.columns * (double)s.count / pixels;
         const double unevenness = largest * fc_unevenness(plan->outputs, plan->panel_width, p->groups * shares,
                                                           threads);
-        const double reread = input > (double)(shares * l2_floats) / 2 ? L3_FLOAT_NS : L3_FLOAT_NS / 4;
+        /* Behind multiply-adds little of it shows, as long as results do not drive the input out. */
+        const double reread = input <= (double)(shares * l2_floats) / 2 ? L3_FLOAT_NS / 20
+                              : input <= (double)(4 * l2_floats)        ? L3_FLOAT_NS / 4
+                                                                        : L3_FLOAT_NS;
         const double ns = compute * unevenness + (weights * (double)shares + 2 * input) * L3_FLOAT_NS / threads +
                           input * (double)plan->panels * reread / threads;
         if (ns < best_ns) {
