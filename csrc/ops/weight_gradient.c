@@ -37,10 +37,10 @@ enum {
     BLOCK_PIXELS = 400,            /* of dy in a block: [400][32] floats are 50 KiB                     */
     LEAST_PIXELS = 64,             /* with fewer, loading and storing the sums costs too much           */
     BLOCK_FLOATS = 1 << 17,        /* of what a block keeps in the L2 cache, about: 512 KiB             */
-    MOST_CHUNKS = 16,              /* while the sums of all stay in the L2 caches:                        */
-    NEAR_SUMS = 1 << 18,           /* so many                                                             */
-    SHARED_CHUNKS = 4,             /* while they stay in the L3 cache, for threads to share chunks rather */
-    FAR_SUMS = 1 << 20,            /* than each to copy all of x: so many                                 */
+    MOST_CHUNKS = 16,
+    SHARED_CHUNKS = 4,             /* for threads to share x, rather than each to copy all of it            */
+    NEAR_SUMS = 1 << 18,           /* of all chunks together, which stay in the L2 caches                   */
+    FAR_SUMS = 1 << 20,            /* in the L3 cache                                                       */
     LONG_PIXEL = 512,              /* channels: a block has so few such pixels that a line of each stays in */
                                    /* the L1 cache, if they are spread over its sets                        */
     MANY_WEIGHTS = 1 << 18,        /* whose sums are 1 MiB                                                  */
@@ -576,6 +576,12 @@ static int add_up_by_parts(const fc_conv2d *conv, const fc_tensor *dy, const fc_
     return 0;
 }
 
+/* As many chunks as have sums near enough, or, if that is few, as they still have in the L3 cache. */
+static ptrdiff_t most_chunks(ptrdiff_t weights)
+{
+    return max(min(MOST_CHUNKS, NEAR_SUMS / weights), min(SHARED_CHUNKS, FAR_SUMS / weights));
+}
+
 int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradient, const fc_tensor *input,
                               const fc_tensor *weight_gradient)
 {
@@ -635,8 +641,7 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
 
     /* Shape alone decides these: they fix the order of the sums. */
     const ptrdiff_t weight_floats = dweight->size[0] * dweight->size[1] * dweight->size[2] * dweight->size[3];
-    const ptrdiff_t most = max(min(MOST_CHUNKS, NEAR_SUMS / weight_floats), min(SHARED_CHUNKS, FAR_SUMS / weight_floats));
-    plan.chunk_images = max(1, ceil_div(images, power_of_two(min(most, images))));
+    plan.chunk_images = max(1, ceil_div(images, power_of_two(min(most_chunks(weight_floats), images))));
     plan.chunks = max(1, ceil_div(images, plan.chunk_images));
     /* A block of x stays in the L2 cache; exchanged, one of dy, which is read where it lies, beside the next. */
     const double pixel_floats = exchanged
