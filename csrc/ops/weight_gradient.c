@@ -378,8 +378,9 @@ static void fetch_panel(const plan *plan, const block *b, ptrdiff_t panel, lines
     const float *from = dy->data + b->n * dy->stride[0] + b->p0 * dy->stride[2] + b->group * plan->outputs +
                         panel * plan->panel_width;
     const ptrdiff_t before = (ptrdiff_t)((uintptr_t)from % 64 / sizeof(float));
-    for (int line = 0; line < PANEL_LINES && 16 * line < before + plan->panel_width; line++)
-        ahead[line] = (lines){from - before + 16 * line, dy->stride[3], b->images * (b->p1 - b->p0) * dy->size[3]};
+    for (int line = 0; line < PANEL_LINES && FC_LINE_FLOATS * line < before + plan->panel_width; line++)
+        ahead[line] = (lines){from - before + FC_LINE_FLOATS * line, dy->stride[3],
+                              b->images * (b->p1 - b->p0) * dy->size[3]};
 }
 
 /* What a block meets of x, and of dy unless it is packed for each panel. */
@@ -387,12 +388,12 @@ static void fetch_block(const plan *plan, const block *b, lines ahead[AHEAD])
 {
     const fc_tensor *x = &plan->x, *dy = &plan->dy;
     if ((plan->dy_in_place || plan->by_taps) && is_dense(dy))
-        ahead[NEXT_DY] = (lines){dy->data + b->n * dy->stride[0] + b->p0 * dy->stride[2], 16,
-                           b->images * (b->p1 - b->p0) * dy->stride[2] / 16};
+        ahead[NEXT_DY] = (lines){dy->data + b->n * dy->stride[0] + b->p0 * dy->stride[2], FC_LINE_FLOATS,
+                                 b->images * (b->p1 - b->p0) * dy->stride[2] / FC_LINE_FLOATS};
     if (is_dense(x)) {
         const ptrdiff_t h0 = first_input_row(plan, b), rows = end_input_row(plan, b) - h0;
-        ahead[NEXT_X] = (lines){x->data + b->n * x->stride[0] + h0 * x->stride[2], 16,
-                                b->images * rows * x->stride[2] / 16};
+        ahead[NEXT_X] = (lines){x->data + b->n * x->stride[0] + h0 * x->stride[2], FC_LINE_FLOATS,
+                                b->images * rows * x->stride[2] / FC_LINE_FLOATS};
     }
 }
 
@@ -666,9 +667,8 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
         plan.dy_floats = round_up(plan.block_images * plan.block_rows * plan.dy_columns * plan.outputs + FC_MAX_LANES);
     else if (!plan.dy_in_place || spilt)
         plan.dy_floats = round_up(plan.block_images * plan.block_rows * dy->size[3] * plan.panel_width);
-    plan.scratch_floats = plan.x_floats + plan.dy_floats + 2 * 2 * (size_t)(plan.block_images * plan.block_rows) + 15;
-    plan.scratch_floats &= ~(size_t)15;
-    plan.scratch_floats += 16;
+    const ptrdiff_t runs = plan.block_images * plan.block_rows, run_floats = sizeof(ptrdiff_t) / sizeof(float);
+    plan.scratch_floats = plan.x_floats + plan.dy_floats + round_up(2 * runs * run_floats) + 16;
     const ptrdiff_t columns_apart = plan.by_taps ? 1 : dweight->size[3];
     plan.sum_floats = (size_t)(dweight->size[2] * columns_apart * plan.channels * plan.panel_width);
     const size_t partials = (size_t)(plan.chunks * conv->groups * plan.panels);
@@ -677,10 +677,11 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
     plan.task_panels = choose_task_panels(&plan, problem->stride, threads);
     plan.task_parts = ceil_div(plan.panels, plan.task_panels);
 
-    plan.sums = fc_alloc((partials * plan.sum_floats + (size_t)threads * plan.scratch_floats + 16) * sizeof(float));
+    const size_t all_sums = round_up((ptrdiff_t)(partials * plan.sum_floats));
+    plan.sums = fc_alloc((all_sums + (size_t)threads * plan.scratch_floats) * sizeof(float));
     if (!plan.sums)
         return -1;
-    plan.scratch = plan.sums + ((partials * plan.sum_floats + 15) & ~(size_t)15);
+    plan.scratch = plan.sums + all_sums;
     fc_team_run(threads, 1, body, &plan);
     fc_free(plan.sums);
     return 0;
