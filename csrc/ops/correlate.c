@@ -161,7 +161,7 @@ static ptrdiff_t input_columns(const plan *plan, ptrdiff_t columns)
     return (columns - 1) * plan->p.x_step[1] + plan->column_max - plan->column_min + 1;
 }
 
-/* Cuts columns into so many units of whole tiles, or one a tile. */
+/* Cuts columns into so many units of whole tiles, of which none is empty. */
 static void cut_columns(plan *plan, ptrdiff_t units)
 {
     const ptrdiff_t most = plan->most_rows[plan->vectors], tiles = ceil_div(plan->columns, most);
@@ -272,7 +272,7 @@ static ptrdiff_t choose_shares(const plan *plan, double steps, int threads, ptrd
         const double largest = (double)s.images * (double)s.rows * (double)s.columns * (double)s.count / pixels;
         const double unevenness = largest * fc_unevenness(plan->outputs, plan->panel_width, p->groups * shares,
                                                           threads);
-        /* Behind multiply-adds little of it shows, as long as results do not drive the input out. */
+        /* Multiply-adds hide most of it, as long as results do not drive the input out. */
         const double reread = input <= (double)(shares * l2_floats) / 2 ? L3_FLOAT_NS / 20
                               : input <= (double)(4 * l2_floats)        ? L3_FLOAT_NS / 4
                                                                         : L3_FLOAT_NS;

@@ -62,7 +62,7 @@ typedef struct fc_correlation_plan {
     ptrdiff_t column_min, column_max;
     ptrdiff_t most_taps[2];            /* of one phase */
     ptrdiff_t rows, columns;           /* of the largest phase */
-    ptrdiff_t units, unit_columns;     /* its columns, cut into units */
+    ptrdiff_t units, unit_columns;     /* its columns, cut into units; the most of one */
     ptrdiff_t block_rows, row_blocks;
     ptrdiff_t block_images, image_blocks;
     ptrdiff_t in_columns;              /* input columns that a unit meets; by panel, all units */
