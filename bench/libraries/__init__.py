@@ -19,8 +19,6 @@ import numpy as np
 from fastconv import models  # not fastconv, which is a module of this package too
 
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
-
-
 CACHE_LINE = 64  # bytes
 
 

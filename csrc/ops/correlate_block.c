@@ -329,7 +329,7 @@ void fc_correlation_run(const plan *plan, ptrdiff_t task, float *scratch)
 {
     const ptrdiff_t panels = plan->by_panel ? plan->panels : 1;
     ptrdiff_t rest = task / panels;
-    const ptrdiff_t unit = rest % plan->units;
+    const ptrdiff_t unit = rest % plan->units, v0 = unit_start(plan, unit);
     rest /= plan->units;
     const ptrdiff_t row_block = rest % plan->row_blocks;
     rest /= plan->row_blocks;
@@ -341,8 +341,8 @@ void fc_correlation_run(const plan *plan, ptrdiff_t task, float *scratch)
         .images = min(plan->block_images, plan->p.x.size[0] - image_block * plan->block_images),
         .u0 = row_block * plan->block_rows,
         .rows = plan->block_rows,
-        .v0 = unit_start(plan, unit),
-        .columns = unit_start(plan, unit + 1) - unit_start(plan, unit),
+        .v0 = v0,
+        .columns = unit_start(plan, unit + 1) - v0,
         .first_panel = task % panels,
         .pack = scratch + plan->stage_floats + plan->copy_floats,
     };

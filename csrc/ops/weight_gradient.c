@@ -377,7 +377,7 @@ static void fetch_panel(const plan *plan, const block *b, ptrdiff_t panel, lines
     const fc_tensor *dy = &plan->dy;
     const float *from = dy->data + b->n * dy->stride[0] + b->p0 * dy->stride[2] + b->group * plan->outputs +
                         panel * plan->panel_width;
-    const ptrdiff_t before = (ptrdiff_t)((uintptr_t)from % 64 / sizeof(float));
+    const ptrdiff_t before = (ptrdiff_t)((uintptr_t)from / sizeof(float) % FC_LINE_FLOATS);
     for (int line = 0; line < PANEL_LINES && FC_LINE_FLOATS * line < before + plan->panel_width; line++)
         ahead[line] = (lines){from - before + FC_LINE_FLOATS * line, dy->stride[3],
                               b->images * (b->p1 - b->p0) * dy->size[3]};
