@@ -27,6 +27,7 @@ typedef struct fc_tile {
     const float *next;          /* to fetch meanwhile, or NULL: what a later tile reads, to the L1 cache (by rows)
                                    or the L2 cache (tile_cols; brief_cols do not read it)    */
     ptrdiff_t next_step;        /* from what one step fetches to the next                    */
+    ptrdiff_t next_skip;        /* tile_rows: besides, after each share of the steps         */
     const float *later;         /* tile_rows: fetched instead, or NULL, once fc_next_shares of the steps are done */
     ptrdiff_t later_step;
     float *y;                   /* result                                                    */
@@ -45,8 +46,10 @@ typedef void (*fc_tile_fn)(const fc_tile *);
 
 enum { FC_LINE_FLOATS = 16 };          /* of a cache line */
 
-/* The steps of a tile are cut into about equal shares, one for each row. So many of them fetch `next`: a line in each
- * step, they fetch as much as a tile of tile_rows reads of a. */
+/* The steps of a tile of tile_rows are cut into about equal shares, one for each row. */
+static inline size_t fc_share_steps(size_t steps, ptrdiff_t rows) { return steps / (size_t)rows + 1; }
+
+/* So many shares fetch `next`: a line in each step, they fetch as much as the tile reads of a. */
 _Static_assert(FC_MAX_ROWS < FC_LINE_FLOATS, "some shares are left for `later`");
 static inline ptrdiff_t fc_next_shares(ptrdiff_t rows)
 {

@@ -161,7 +161,7 @@ FC_INLINE void long_tile(int rows, int vectors, const fc_tile *t)
     /* Places of results, and what is added to them, may be far away. So that they do not hold up what the steps load,
      * each row is fetched after an equal share of them, or with each run. */
     const float *place = t->y, *residual = t->residual ? t->residual : t->y;
-    const size_t share = t->runs * depth / (size_t)rows + 1;
+    const size_t share = fc_share_steps(t->runs * depth, rows);
     int to_fetch = rows;
     const int later = t->later ? rows - (int)fc_next_shares(rows) : 0;        /* then, so many are left */
     for (size_t run = 0; run < t->runs; run++) {
@@ -189,6 +189,7 @@ FC_INLINE void long_tile(int rows, int vectors, const fc_tile *t)
                 next += next_step;
                 add_step(rows, vectors, acc, a, high, b, one, three, five);
             }
+            next += t->next_skip;
         }
     }
     finish_tile(rows, vectors, acc, t);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Direct correlation, blocked for the caches, in one of two ways:
  *
- *   by block    weights packed to panels [k/NB][part][r][s][c][NB], NB = vectors * lanes output channels  (all threads)
+ *   by block    weights packed to panels [k/NB][part][r][s][c][NB], NB = vectors * lanes output channels
+ *                                                                                  (all threads, or each its own)
  *               a task is a block of output rows (or part of a long row); for each part of the channels,
  *               copy its input rows, channels-last and zero-padded, to a buffer of this thread  (L2)
  *               for each panel, for each row, for each tile of pixels: kernels->tile_rows,      (L1, registers)
@@ -40,6 +41,7 @@ enum {
     LEAST_PART = 64,
     CROWDED_ROWS = 6,              /* of the 8 ways of the smallest L1 caches */
     LONG_ROW = 24,                 /* pixels that fill tiles as well as gathered ones do */
+    MOST_PACKERS = 4,              /* threads that pack weights faster than they read those that others have packed */
 };
 
 /* Nanoseconds of one thread for a float from the L3 cache. */
@@ -49,11 +51,16 @@ static void body(void *context, int thread, int threads)
 {
     plan *plan = context;
     const ptrdiff_t preparations = fc_correlation_preparations(plan), tasks = fc_correlation_tasks(plan);
-    for (fc_hand hand = fc_hand_of(&plan->preparations, preparations, thread, threads); fc_take(&hand);)
-        fc_correlation_prepare(plan, hand.task);
-    fc_team_barrier(threads);
+    if (plan->own_packed)
+        for (ptrdiff_t i = 0; i < preparations; i++)
+            fc_correlation_prepare(plan, i, thread);
+    else {
+        for (fc_hand hand = fc_hand_of(&plan->preparations, preparations, thread, threads); fc_take(&hand);)
+            fc_correlation_prepare(plan, hand.task, thread);
+        fc_team_barrier(threads);
+    }
     for (fc_hand hand = fc_hand_of(&plan->tasks, tasks, thread, threads); fc_take(&hand);)
-        fc_correlation_run(plan, hand.task, plan->scratch + (size_t)thread * plan->scratch_floats);
+        fc_correlation_run(plan, hand.task, thread);
 }
 
 /* Whether each output needs one pixel of the input: a 1x1 filter without padding in front. */
@@ -302,8 +309,9 @@ ptrdiff_t fc_correlation_part(ptrdiff_t channels, ptrdiff_t taps)
 }
 
 /* The phases' tables of runs. */
-static void list_runs(plan *plan, size_t runs, ptrdiff_t *place, float *panels)
+static void list_runs(plan *plan, size_t runs, ptrdiff_t *place)
 {
+    size_t panels = 0;
     const fc_correlation *p = &plan->p;
     const ptrdiff_t x_row = plan->in_place ? p->x.stride[2] : plan->in_columns * plan->pitch;
     const int equal_parts = plan->channels == plan->parts * plan->part;
@@ -331,10 +339,8 @@ static void list_runs(plan *plan, size_t runs, ptrdiff_t *place, float *panels)
                 ph->a_run[j] = ph->rows->offset[r] * x_row + (across->offset[s] - plan->column_min) * plan->pitch;
                 ph->b_run[j] = j * ph->taps_a_run * plan->part * plan->panel_width;
             }
-        if (plan->prepared || !plan->by_panel) {
-            ph->panels = panels;
-            panels += round_up((ptrdiff_t)ph->panel_floats * plan->panels * p->groups);
-        }
+        ph->packed_at = panels;
+        panels += round_up((ptrdiff_t)ph->panel_floats * plan->panels * p->groups);
     }
 }
 
@@ -442,8 +448,13 @@ int fc_correlate(const fc_correlation *problem, const fc_filters *filters)
         if (!plan.in_place)
             input_floats = round_up(plan.parts * plan.input_part) + 16;
         plan.pack_floats = plan.prepared ? 0 : round_up(plan.most_taps[0] * plan.most_taps[1] * tap_floats);
-    } else if (!plan.prepared)
+    } else if (!plan.prepared) {
         panel_floats = packed_floats(&plan);
+        if (threads <= MOST_PACKERS && panel_floats <= (size_t)l2_floats) {
+            plan.own_packed = panel_floats;
+            panel_floats *= (size_t)threads;
+        }
+    }
     if (plan.staged) {
         /* Parts are added up in the stage, so it holds every panel and phase when there are several. */
         const int all = plan.parts > 1 && !plan.by_panel;
@@ -462,7 +473,8 @@ int fc_correlate(const fc_correlation *problem, const fc_filters *filters)
         return -1;
     float *floats = (float *)(workspace + fixed);
     plan.phases = (phase *)workspace;
-    list_runs(&plan, runs, (ptrdiff_t *)(workspace + phase_bytes), filters ? filters->data : floats);
+    list_runs(&plan, runs, (ptrdiff_t *)(workspace + phase_bytes));
+    plan.packed = filters ? filters->data : floats;
     plan.input = floats + panel_floats;
     plan.scratch = plan.input + input_floats + bias_floats;
     if (p->bias) {
@@ -495,9 +507,10 @@ int fc_correlate_prepare(const fc_correlation *problem, fc_filters *filters)
         return -1;
     }
     plan.phases = (phase *)tables;
-    list_runs(&plan, runs, (ptrdiff_t *)(tables + phase_bytes), panels);
+    list_runs(&plan, runs, (ptrdiff_t *)(tables + phase_bytes));
+    plan.packed = panels;
     for (ptrdiff_t i = 0; i < fc_correlation_preparations(&plan); i++)
-        fc_correlation_prepare(&plan, i);
+        fc_correlation_prepare(&plan, i, 0);
     fc_free(tables);
     filters->vectors = plan.vectors;
     filters->data = panels;

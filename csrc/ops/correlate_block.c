@@ -93,7 +93,9 @@ ptrdiff_t fc_correlation_preparations(const plan *plan)
     return plan->in_place ? 0 : plan->p.x.size[0] * plan->p.groups * plan->p.x.size[2];
 }
 
-void fc_correlation_prepare(const plan *plan, ptrdiff_t index)
+static float *packed_by(const plan *plan, int thread) { return plan->packed + (size_t)thread * plan->own_packed; }
+
+void fc_correlation_prepare(const plan *plan, ptrdiff_t index, int thread)
 {
     const fc_correlation *p = &plan->p;
     fc_clock(FC_COPY);
@@ -119,7 +121,8 @@ void fc_correlation_prepare(const plan *plan, ptrdiff_t index)
     const phase *ph = &plan->phases[index / panels];
     for (ptrdiff_t part = 0; part < plan->parts; part++)
         pack_piece(plan, at / plan->panels, ph, at % plan->panels, part,
-                   ph->panels + (size_t)at * ph->panel_floats + (size_t)part * ph->piece_floats);
+                   packed_by(plan, thread) + ph->packed_at + (size_t)at * ph->panel_floats +
+                       (size_t)part * ph->piece_floats);
 }
 
 /* ---- one task ----------------------------------------------------------------------------------------- */
@@ -130,6 +133,7 @@ typedef struct block {
     const float *x;                                       /* input of the block, at image row h0     */
     ptrdiff_t x_image, x_row, h0;
     ptrdiff_t first_panel, last_panel;
+    const float *packed;                                  /* weights, beforehand                     */
     float *pack;
 } block;
 
@@ -143,6 +147,7 @@ static ptrdiff_t tile_rows_for(const plan *plan, ptrdiff_t vectors, ptrdiff_t pi
 /* What is on its way to the caches meanwhile. */
 typedef struct fetch {
     ptrdiff_t pixels;              /* floats a step, of those of the tile after each; 0: none */
+    ptrdiff_t channels;            /* of these pixels, where others lie between; 0: all       */
     const float *weights;          /* from here on, `floats` a tile; NULL: none               */
     ptrdiff_t floats;
 } fetch;
@@ -157,6 +162,11 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
     const ptrdiff_t floats = fetch->weights && steps ? fetch->floats : 0;
     t->last_lanes = (size_t)(used - (vectors - 1) * lanes);
     t->next_step = fetch->pixels;
+    if (fetch->channels) {
+        const ptrdiff_t share = (ptrdiff_t)fc_share_steps((size_t)steps, rows);
+        t->next_step = ceil_div(fetch->channels, share);
+        t->next_skip = t->a_row - share * t->next_step;
+    }
     if (floats) {
         *weights = fetch->weights;
         *(fetch->pixels ? &t->later_step : &t->next_step) =
@@ -188,8 +198,11 @@ static fetch what_to_fetch(const plan *plan, const phase *ph, const block *b, pt
     const int fits = steps * (plan->panel_width + 2 * rows) <= TILE_FLOATS;
     const int in_order = plan->in_place && plan->pitch > 0, first = !plan->by_panel && panel == b->first_panel;
     fetch fetch = {0};
-    if (in_order && (first || fits || !next))
-        fetch.pixels = fits ? FC_LINE_FLOATS : ceil_div(min(rows, columns) * plan->p.x_step[1] * plan->pitch, steps);
+    if (in_order && (first || fits || !next)) {
+        const ptrdiff_t channels = part_channels(plan, b->part), pixel = plan->p.x_step[1] * plan->pitch;
+        fetch.pixels = fits ? FC_LINE_FLOATS : ceil_div(min(rows, columns) * pixel, steps);
+        fetch.channels = !fits && steps == channels && steps >= LONG_SUM && channels < pixel ? channels : 0;
+    }
     if (next && !(first && plan->in_place) && steps >= LONG_SUM) {
         fetch.weights = next;
         fetch.floats = ceil_div((ptrdiff_t)ph->piece_floats, tiles);
@@ -263,7 +276,7 @@ static void multiply_phase(const plan *plan, const phase *ph, const block *b, fl
         if (plan->by_panel && !plan->prepared)
             pack_piece(plan, b->group, ph, panel, b->part, b->pack);
         else {
-            const float *panels = ph->panels + (size_t)(b->group * plan->panels) * ph->panel_floats +
+            const float *panels = b->packed + ph->packed_at + (size_t)(b->group * plan->panels) * ph->panel_floats +
                                   (size_t)b->part * ph->piece_floats;
             packed = panels + (size_t)panel * ph->panel_floats;
             if (plan->by_panel)
@@ -325,9 +338,10 @@ static ptrdiff_t unit_start(const plan *plan, ptrdiff_t unit)
     return ceil_div(plan->columns, most) * unit / plan->units * most;
 }
 
-void fc_correlation_run(const plan *plan, ptrdiff_t task, float *scratch)
+void fc_correlation_run(const plan *plan, ptrdiff_t task, int thread)
 {
     const ptrdiff_t panels = plan->by_panel ? plan->panels : 1;
+    float *scratch = plan->scratch + (size_t)thread * plan->scratch_floats;
     ptrdiff_t rest = task / panels;
     const ptrdiff_t unit = rest % plan->units, v0 = unit_start(plan, unit);
     rest /= plan->units;
@@ -344,6 +358,7 @@ void fc_correlation_run(const plan *plan, ptrdiff_t task, float *scratch)
         .v0 = v0,
         .columns = unit_start(plan, unit + 1) - v0,
         .first_panel = task % panels,
+        .packed = packed_by(plan, thread),
         .pack = scratch + plan->stage_floats + plan->copy_floats,
     };
     b.last_panel = plan->by_panel ? b.first_panel + 1 : plan->panels;

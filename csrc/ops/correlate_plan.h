@@ -20,6 +20,12 @@ static inline ptrdiff_t fc_l2_floats(void)
     return (ptrdiff_t)((bytes ? bytes : 512 << 10) / sizeof(float));
 }
 
+static inline ptrdiff_t fc_l3_floats(void)
+{
+    const size_t bytes = fc_cpu_cache_bytes(3);
+    return (ptrdiff_t)((bytes ? bytes : 8 << 20) / sizeof(float));
+}
+
 /* Of tasks that are panels of `width` outputs, all of them in each of `rounds`, in a row: what the slowest of the
  * threads computes, over what it would if they shared evenly. */
 double fc_unevenness(ptrdiff_t outputs, ptrdiff_t width, ptrdiff_t rounds, int threads);
@@ -33,7 +39,7 @@ typedef struct fc_phase {
     ptrdiff_t first[2], count[2];      /* output positions first + u * y_step, u < count */
     ptrdiff_t runs_a_row, taps_a_run;  /* how a row of taps splits into contiguous runs  */
     ptrdiff_t *a_run, *b_run;          /* [rows->count * runs_a_row]                     */
-    float *panels;                     /* packed beforehand (by block, or prepared) */
+    size_t packed_at;                  /* where its packed weights begin among those of all phases */
     size_t piece_floats, panel_floats; /* of a panel: one part of the channels, all of them */
 } fc_phase;
 
@@ -68,6 +74,8 @@ typedef struct fc_correlation_plan {
     ptrdiff_t in_columns;              /* input columns that a unit meets; by panel, all units */
     size_t stage_panel, stage_phase;   /* floats of scratch for the staged output of one panel, one phase */
     size_t stage_floats, copy_floats, pack_floats, scratch_floats;   /* scratch of a thread: their sum */
+    float *packed;                     /* weights that are packed beforehand (by block, or prepared) */
+    size_t own_packed;                 /* by block: floats of them, if each thread packs its own; 0: they share them */
     float *input;                      /* by_panel: [part][n][group][h][in_columns][pitch], padded */
     ptrdiff_t input_part;              /* floats of one part of it */
     float *scratch;
@@ -93,12 +101,12 @@ int fc_correlate_together(const fc_correlation_plan *plan);
 int fc_taps_are_better(const fc_correlation_plan *plan);
 int fc_correlate_taps(const fc_correlation_plan *plan);
 
-/* Before the barrier: packs one panel or copies one row of the input for all threads. */
+/* Before the barrier: packs one panel, for all threads or for this one alone, or copies one row of the input. */
 ptrdiff_t fc_correlation_preparations(const fc_correlation_plan *plan);
-void fc_correlation_prepare(const fc_correlation_plan *plan, ptrdiff_t index);
+void fc_correlation_prepare(const fc_correlation_plan *plan, ptrdiff_t index, int thread);
 
 /* After it. */
 ptrdiff_t fc_correlation_tasks(const fc_correlation_plan *plan);
-void fc_correlation_run(const fc_correlation_plan *plan, ptrdiff_t task, float *scratch);
+void fc_correlation_run(const fc_correlation_plan *plan, ptrdiff_t task, int thread);
 
 #endif

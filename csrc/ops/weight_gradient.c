@@ -38,6 +38,7 @@ enum {
     LEAST_PIXELS = 64,             /* with fewer, loading and storing the sums costs too much           */
     BLOCK_FLOATS = 1 << 17,        /* of what a block keeps in the L2 cache, about: 512 KiB             */
     MOST_CHUNKS = 16,
+    CHUNK_PIXELS = 384,            /* of dy in a chunk: with fewer, adding up its sums takes too long       */
     SHARED_CHUNKS = 4,             /* for threads to share x, rather than each to copy all of it            */
     NEAR_SUMS = 1 << 18,           /* of all chunks together, which stay in the L2 caches                   */
     FAR_SUMS = 1 << 20,            /* in the L3 cache                                                       */
@@ -578,9 +579,10 @@ static int add_up_by_parts(const fc_conv2d *conv, const fc_tensor *dy, const fc_
 }
 
 /* As many chunks as have sums near enough, or, if that is few, as they still have in the L3 cache. */
-static ptrdiff_t most_chunks(ptrdiff_t weights)
+static ptrdiff_t most_chunks(ptrdiff_t weights, ptrdiff_t pixels)
 {
-    return max(min(MOST_CHUNKS, NEAR_SUMS / weights), min(SHARED_CHUNKS, FAR_SUMS / weights));
+    const ptrdiff_t near = max(min(MOST_CHUNKS, NEAR_SUMS / weights), min(SHARED_CHUNKS, FAR_SUMS / weights));
+    return min(near, pixels / CHUNK_PIXELS);
 }
 
 int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradient, const fc_tensor *input,
@@ -642,7 +644,8 @@ int fc_conv2d_backward_weight(const fc_conv2d *problem, const fc_tensor *gradien
 
     /* Shape alone decides these: they fix the order of the sums. */
     const ptrdiff_t weight_floats = dweight->size[0] * dweight->size[1] * dweight->size[2] * dweight->size[3];
-    plan.chunk_images = max(1, ceil_div(images, power_of_two(min(most_chunks(weight_floats), images))));
+    const ptrdiff_t chunks = min(images, most_chunks(weight_floats, images * dy->size[2] * dy->size[3]));
+    plan.chunk_images = max(1, ceil_div(images, power_of_two(chunks)));
     plan.chunks = max(1, ceil_div(images, plan.chunk_images));
     /* A block of x stays in the L2 cache; exchanged, one of dy, which is read where it lies, beside the next. */
     const double pixel_floats = exchanged

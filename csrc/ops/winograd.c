@@ -38,8 +38,10 @@ enum {
     MANY_POINTS = 3 << 19,         /* are those of a layer whose network fits no cache */
 };
 
-/* What a step of multiply-adds, and making a float of U, cost: in floats from the L3 cache. */
-static const double STEP_FLOATS = 0.75, MAKING_FLOATS = 0.7;
+/* Nanoseconds of one thread for a multiply-add of a vector; for a float of U or V that it makes, V leaving the L3 cache
+ * or not, or reads while it multiplies; besides, of a U that others read, and of a V and M that leave the L2 cache. */
+static const double STEP_NS = 0.2, MAKE_U_NS = 0.23, MAKE_V_NS = 0.2, FAR_V_NS = 0.6, READ_U_NS = 0.01,
+                    READ_V_NS = 0.003, SHARE_U_NS = 0.25, SPILL_NS = 0.36;
 
 typedef struct plan {
     fc_correlation p;
@@ -480,8 +482,8 @@ static void cut_tiles(plan *plan, ptrdiff_t blocks)
                                            fc_tile_share(&plan->tiling, i, blocks));
 }
 
-/* Chooses a way and blocks: what takes the slowest thread the least time, of which the unit is a float through the L3
- * cache. A block's V and M either stay in the L2 cache, or the block is large, so that U is read few times. */
+/* Chooses a way and blocks: what takes the slowest thread the least time. By block, a block's V and M either stay in the
+ * L2 cache, or the block is large, so that U is read few times. By panel, blocks are as large as can be. */
 static void choose_blocks(plan *plan, int threads)
 {
     const ptrdiff_t l2 = fc_l2_floats() * 7 / 10, width = plan->panel_width, groups = plan->p.groups;
@@ -489,41 +491,45 @@ static void choose_blocks(plan *plan, int threads)
     const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[plan->vectors];
     const ptrdiff_t share = ceil_div(plan->tiles, threads);
     const double u = (double)plan->used_planes * (double)plan->channels * (double)plan->outputs;
-    const double products = u / (double)plan->kernels->lanes * STEP_FLOATS;     /* of one tile */
-    /* Floats read to make one of U. */
-    const double weights = (double)(plan->r * plan->r * plan->phase_count) / (double)plan->used_planes;
+    const double products = u / (double)plan->kernels->lanes * STEP_NS;         /* of one tile */
 
     /* M adds up one phase after the other, of all panels; of one phase alone, it is that of as many as fit. */
     const ptrdiff_t v_phase = v_tile / plan->phase_count, together = plan->phase_count > 1 ? plan->panels : 1;
     const ptrdiff_t resident = min(share, max(most, (l2 - plan->piece) / (v_phase + plan->planes * width * together)));
     const ptrdiff_t large = min(share, MOST_BLOCK);
-    const double moved = 2 * ((double)(plan->used_planes * plan->channels) + (double)(plan->planes * plan->outputs));
-    const int fits = (double)share * (u / (double)resident) <= (double)share * (u / (double)large + moved);
+    const double moved = (double)(plan->used_planes * plan->channels) + (double)(plan->planes * plan->outputs);
+    const double spilling = (double)share * moved * SPILL_NS;
+    const double reading = (double)share * u * READ_U_NS;                       /* by blocks of one tile */
+    const int fits = reading / (double)resident <= reading / (double)large + spilling;
     /* As many blocks for each thread. */
     const ptrdiff_t turns = ceil_div(ceil_div(plan->tiles, fits ? resident : large), threads);
     cut_tiles(plan, min(plan->tiles, turns * threads));
     const ptrdiff_t most_panels = (l2 / plan->block - v_phase) / (plan->planes * width);
     plan->batch = fits ? max(together, min(plan->panels, most_panels)) : plan->panels;
-    const double making = plan->filters ? 0 : (MAKING_FLOATS + 2 + weights) * u / threads;  /* written and read again */
-    double best = making + (double)turns * (u + products * (double)plan->block) + (fits ? 0 : moved * (double)share);
+    const double turn = u * READ_U_NS + ((double)v_tile * MAKE_V_NS + products) *
+                                            (double)ceil_div(plan->tiles, plan->blocks);
+    double best = (plan->filters ? 0 : (MAKE_U_NS + SHARE_U_NS) * u / threads) + (double)turns * turn +
+                  (fits ? 0 : spilling);
     best *= (double)groups;
 
-    ptrdiff_t blocks = 0;
-    for (ptrdiff_t b = 1; b <= min(plan->tiles, threads); b++) {
+    ptrdiff_t blocks = 0, step = 1;
+    const double l3 = (double)fc_l3_floats() / 2;
+    for (ptrdiff_t b = 1, near = 0; b <= plan->tiles && !near; b += step) {
         const double tiles = (double)ceil_div(plan->tiles, b), v_block = (double)v_tile * tiles;
         const double unevenness = fc_unevenness(plan->outputs, width, groups * b, threads);
         const double rounds = unevenness * (double)(groups * b) / threads;  /* of the slowest thread, over all panels */
-        const double reading = v_block > (double)l2 ? v_block * rounds * (double)plan->panels : v_block;
-        const double filters = (plan->filters ? 1 : MAKING_FLOATS + weights) * u;
-        const double cost = v_block * (double)ceil_div(groups * b, threads) + reading +
-                            rounds * (filters + products * tiles);
-        if ((double)(plan->planes * width) * tiles <= (double)l2 / 2 && v_block * threads <= FC_MOST_POINT_FLOATS &&
-            cost < best) {
+        const double points = (v_block + (double)(plan->planes * width) * tiles) * threads;     /* of V and M */
+        const int far = points > l3;
+        const double making = (double)ceil_div(groups * b, threads) * v_block * (far ? FAR_V_NS : MAKE_V_NS);
+        const double cost = making + rounds * (v_block * (double)plan->panels * READ_V_NS +
+                                               u * (plan->filters ? READ_U_NS : MAKE_U_NS) + products * tiles);
+        if (points <= FC_MOST_POINT_FLOATS && cost < best) {
             blocks = b;
             best = cost;
         }
-        if (blocks && unevenness < FC_EVEN)
-            break;
+        /* Fewer blocks than threads share panels out; more have each thread take several, of which V is nearer. */
+        step = b < threads ? 1 : threads;
+        near = b >= threads && !far;
     }
     plan->by_panel = blocks > 0;
     if (plan->by_panel) {

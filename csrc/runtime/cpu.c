@@ -37,17 +37,11 @@ int fc_cpu_supports(const char *isa)
     return 0;
 }
 
-#if defined(_SC_LEVEL1_DCACHE_SIZE)
-size_t fc_cpu_cache_bytes(int level)
+/* Of one cache, which cores share: the C library's level 3 may be that of all of them together. AMD's and Intel's
+ * processors answer under numbers of their own. */
+static size_t ask_processor(int level)
 {
-    long bytes = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : level == 2 ? _SC_LEVEL2_CACHE_SIZE
-                                                                         : _SC_LEVEL3_CACHE_SIZE);
-    return bytes > 0 ? (size_t)bytes : 0;
-}
-#elif defined(__x86_64__)
-/* musl and Windows do not say; the processor does, under one number AMD's, under another Intel's. */
-static size_t ask_cache_bytes(int level)
-{
+#if defined(__x86_64__)
     enum { INSTRUCTIONS = 2 };
     static const unsigned leaves[] = {0x8000001d, 4};
     unsigned eax, ebx, ecx, edx;
@@ -57,7 +51,21 @@ static size_t ask_cache_bytes(int level)
                 const size_t ways = (ebx >> 22) + 1, parts = (ebx >> 12 & 1023) + 1, line = (ebx & 4095) + 1;
                 return ways * parts * line * ((size_t)ecx + 1);
             }
+#endif
+    (void)level;
     return 0;
+}
+
+static size_t ask_system(int level)
+{
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+    const long bytes = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : level == 2 ? _SC_LEVEL2_CACHE_SIZE
+                                                                               : _SC_LEVEL3_CACHE_SIZE);
+    return bytes > 0 ? (size_t)bytes : 0;
+#else
+    (void)level;
+    return 0;
+#endif
 }
 
 size_t fc_cpu_cache_bytes(int level)
@@ -65,18 +73,12 @@ size_t fc_cpu_cache_bytes(int level)
     static atomic_size_t known[4];      /* asking may end up in the host of a virtual machine: a microsecond or more */
     size_t bytes = atomic_load_explicit(&known[level], memory_order_relaxed);
     if (!bytes) {
-        bytes = ask_cache_bytes(level);
+        bytes = ask_processor(level);
+        bytes = bytes ? bytes : ask_system(level);
         atomic_store_explicit(&known[level], bytes, memory_order_relaxed);
     }
     return bytes;
 }
-#else
-size_t fc_cpu_cache_bytes(int level)
-{
-    (void)level;
-    return 0;
-}
-#endif
 
 const char *fc_cpu_name(void)
 {
