@@ -102,6 +102,40 @@ static ptrdiff_t channel_taps(const plan *plan, ptrdiff_t part)
     return phase->taps[0] * phase->taps[1] * plan->panel_width;
 }
 
+/* 1 where an axis has all taps in order, -1 in reverse order, 0 where it has others. */
+static ptrdiff_t direction_of(const fc_taps *taps, ptrdiff_t all)
+{
+    const ptrdiff_t step = taps->count > 1 ? taps->index[1] - taps->index[0] : 1;
+    if (taps->count != all || taps->index[0] != (step > 0 ? 0 : all - 1))
+        return 0;
+    return step;
+}
+
+/* pack_taps where those of an output and channel lie side by side, in order or in reverse: all at once, as a matrix of
+ * outputs is transposed. Returns 0 where they do not. */
+static int pack_all_taps(const plan *plan, const float *w, ptrdiff_t channels, ptrdiff_t outputs, float *taps)
+{
+    enum { CHANNELS_AHEAD = 4 };
+    const fc_tensor *t = &plan->p.w;
+    const ptrdiff_t all = t->size[2] * t->size[3], width = plan->panel_width;
+    const ptrdiff_t direction = direction_of(plan->p.taps[0], t->size[2]);
+    if (plan->p.x_step[0] > 1 || !direction || direction_of(plan->p.taps[1], t->size[3]) != direction ||
+        t->stride[3] != 1 || t->stride[2] != t->size[3])
+        return 0;
+    if (direction > 0 && t->stride[1] == all) {
+        plan->kernels->transpose((size_t)outputs, (size_t)(channels * all), w, t->stride[0], taps, width);
+        return 1;
+    }
+    float *first = direction > 0 ? taps : taps + (all - 1) * width;
+    for (ptrdiff_t c = 0; c < channels; c++, w += t->stride[1], first += all * width) {
+        if (t->stride[0] == all)       /* the channels lie in as many pages, where the hardware does not fetch ahead */
+            for (ptrdiff_t i = 0; i < outputs * all; i += FC_LINE_FLOATS)
+                __builtin_prefetch(w + CHANNELS_AHEAD * t->stride[1] + i);
+        plan->kernels->transpose((size_t)outputs, (size_t)all, w, t->stride[0], first, direction * width);
+    }
+    return 1;
+}
+
 /* One part of a panel's weights to taps[c][r][s][NB], zeros where the filter ends among folded pixels: read so, they
  * come from few pages and sets of the caches. */
 static void pack_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, float *taps)
@@ -114,6 +148,8 @@ static void pack_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
     const ptrdiff_t channels = part_channels(plan, part) / pixels, step = channel_taps(plan, part);
     const float *w = p->w.data + group * p->w_group + panel * plan->panel_width * p->w.stride[0] +
                      first_channel(plan, part) * p->w.stride[1];
+    if (pack_all_taps(plan, w, channels, panel_outputs(plan, panel), taps))
+        return;
     for (ptrdiff_t pixel = 0; pixel < pixels; pixel++) {
         float *to = taps + pixel * channels * step;
         for (ptrdiff_t r = 0; r < phase->taps[0]; r++)
