@@ -6,8 +6,7 @@
  *               for each of the 36, for each panel of NB output channels, for each part of the
  *               channels: M[36][tile][k] += V U by kernels->brief_rows                          (L1, registers)
  *               M to outputs
- *   by panel    V of a block of tiles: all, or fewer where panels do not occupy the       (each thread for itself)
- *               threads evenly
+ *   by panel    V of a block of tiles, as many as the L3 cache holds                      (each thread for itself)
  *               a task is one panel over the block: for each part, the points of its weights    (L2),
  *               then as above for this panel; of three or four tiles, points are multiplied as
  *               they are made                                                                   (registers)
@@ -15,9 +14,9 @@
  * The 36 planes are 16 of 2 x 2 taps. Parts are numbered phase by phase of a stride; by block, V is that of one phase,
  * and M adds them up.
  *
- * By panel makes and reads the weights' points in the L2 cache, where four times the weights would go through
- * memory: that pays when they outweigh the tiles (late layers, single images). V is not shared, since what another core
- * has just written takes longer to read than to make: 16 times where the two do not share an L3 cache.
+ * What another core has just written takes longer to read than to make: 16 times where the two do not share an L3
+ * cache. So by panel shares nothing: multiplying hides that V comes from the L3 cache, and the weights' points stay in
+ * the L2 cache. They are made once a block, which pays unless tiles are many and channels few, or threads many.
  * An output is its tile's alone and adds up the same parts either way, so no choice made here changes a bit. */
 #include "winograd.h"
 
@@ -36,6 +35,7 @@ enum {
     FEW_TILES_OF_MANY = 64,        /* or from memory, where */
     LEAST_FEW = 3,                 /* tiles that points made in registers serve faster than stored ones */
     MANY_POINTS = 3 << 19,         /* are those of a layer whose network fits no cache */
+    LEAST_L3_FLOATS = 1 << 19,     /* of a thread: processors of many cores have more than one such cache */
 };
 
 /* Nanoseconds of one thread for a multiply-add of a vector; for a float of U or V that it makes, V leaving the L3 cache
@@ -549,17 +549,17 @@ static void choose_blocks(plan *plan, int threads)
     best *= (double)groups;
 
     ptrdiff_t blocks = 0, step = 1;
-    const double l3 = (double)fc_l3_floats() / 2;
+    const double near_floats = 0.5 * (double)max(fc_l3_floats() / threads, LEAST_L3_FLOATS);
     for (ptrdiff_t b = 1, near = 0; b <= plan->tiles && !near; b += step) {
         const double tiles = (double)ceil_div(plan->tiles, b), v_block = (double)v_tile * tiles;
         const double unevenness = fc_unevenness(plan->outputs, width, groups * b, threads);
         const double rounds = unevenness * (double)(groups * b) / threads;  /* of the slowest thread, over all panels */
-        const double points = (v_block + (double)(plan->planes * width) * tiles) * threads;     /* of V and M */
-        const int far = points > l3;
+        const double points = v_block + (double)(plan->planes * width) * tiles;     /* V and M */
+        const int far = points > near_floats;
         const double making = (double)ceil_div(groups * b, threads) * v_block * (far ? FAR_V_NS : MAKE_V_NS);
         const double cost = making + rounds * (v_block * (double)plan->panels * READ_V_NS +
                                                u * (plan->filters ? READ_U_NS : MAKE_U_NS) + products * tiles);
-        if (points <= FC_MOST_POINT_FLOATS && cost < best) {
+        if (points * threads <= FC_MOST_POINT_FLOATS && cost < best) {
             blocks = b;
             best = cost;
         }
