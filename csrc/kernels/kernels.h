@@ -27,7 +27,7 @@ typedef struct fc_tile {
     const float *next;          /* to fetch meanwhile, or NULL: what a later tile reads, to the L1 cache (by rows)
                                    or the L2 cache (tile_cols; brief_cols do not read it)    */
     ptrdiff_t next_step;        /* from what one step fetches to the next                    */
-    ptrdiff_t next_skip;        /* tile_rows: besides, after each share of the steps         */
+    ptrdiff_t next_skip;        /* tile_rows: besides, after each share of the steps; 0 with `later` */
     const float *later;         /* tile_rows: fetched instead, or NULL, once fc_next_shares of the steps are done */
     ptrdiff_t later_step;
     float *y;                   /* result                                                    */

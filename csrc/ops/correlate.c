@@ -44,6 +44,9 @@ enum {
     MOST_PACKERS = 4,              /* threads that pack weights faster than they read those that others have packed */
 };
 
+/* Unevenness that is not worth the cost of smaller tasks. */
+static const double EVEN = 1.05;
+
 /* Nanoseconds of one thread for a float from the L3 cache. */
 static const double L3_FLOAT_NS = 0.2;
 
@@ -266,7 +269,7 @@ static ptrdiff_t choose_shares(const plan *plan, double steps, int threads, ptrd
     const double compute = steps * FC_STEP_NS / threads;
     const double packing = plan->prepared ? 0 : 2;
     const double pixels = (double)p->x.size[0] * (double)plan->rows * (double)plan->columns;
-    /* Prepared weights stay in the L2 cache if they fit; others were packed by all threads, and most are in others'. */
+    /* Prepared weights stay in the L2 cache if they fit; of others, those of many threads are in others' caches. */
     const double of_block = plan->prepared && weights <= (double)l2_floats / 2 ? L3_FLOAT_NS / 4 : L3_FLOAT_NS;
     double best_ns = compute * (double)ceil_div(blocks, threads) * threads / (double)blocks +
                      (weights * packing + input) * L3_FLOAT_NS / threads +
@@ -289,7 +292,7 @@ static ptrdiff_t choose_shares(const plan *plan, double steps, int threads, ptrd
             best = shares;
             best_ns = ns;
         }
-        if (best && unevenness < FC_EVEN)
+        if (best && unevenness < EVEN)
             break;
     }
     return best;
@@ -311,8 +314,8 @@ ptrdiff_t fc_correlation_part(ptrdiff_t channels, ptrdiff_t taps)
 /* The phases' tables of runs. */
 static void list_runs(plan *plan, size_t runs, ptrdiff_t *place)
 {
-    size_t panels = 0;
     const fc_correlation *p = &plan->p;
+    size_t packed = 0;
     const ptrdiff_t x_row = plan->in_place ? p->x.stride[2] : plan->in_columns * plan->pitch;
     const int equal_parts = plan->channels == plan->parts * plan->part;
     for (size_t i = 0; i < plan->phase_count; i++) {
@@ -339,8 +342,8 @@ static void list_runs(plan *plan, size_t runs, ptrdiff_t *place)
                 ph->a_run[j] = ph->rows->offset[r] * x_row + (across->offset[s] - plan->column_min) * plan->pitch;
                 ph->b_run[j] = j * ph->taps_a_run * plan->part * plan->panel_width;
             }
-        ph->packed_at = panels;
-        panels += round_up((ptrdiff_t)ph->panel_floats * plan->panels * p->groups);
+        ph->packed_at = packed;
+        packed += round_up((ptrdiff_t)ph->panel_floats * plan->panels * p->groups);
     }
 }
 

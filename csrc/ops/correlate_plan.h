@@ -30,9 +30,6 @@ static inline ptrdiff_t fc_l3_floats(void)
  * threads computes, over what it would if they shared evenly. */
 double fc_unevenness(ptrdiff_t outputs, ptrdiff_t width, ptrdiff_t rounds, int threads);
 
-/* Unevenness that is not worth the cost of smaller tasks. */
-static const double FC_EVEN = 1.05;
-
 /* One phase of the output: a dense correlation of its own. */
 typedef struct fc_phase {
     const fc_taps *rows, *columns;

@@ -578,7 +578,7 @@ static int add_up_by_parts(const fc_conv2d *conv, const fc_tensor *dy, const fc_
     return 0;
 }
 
-/* As many chunks as have sums near enough, or, if that is few, as they still have in the L3 cache. */
+/* As many chunks as have sums near enough, or, if that is few, as they still have in the L3 cache; 0 of few pixels. */
 static ptrdiff_t most_chunks(ptrdiff_t weights, ptrdiff_t pixels)
 {
     const ptrdiff_t near = max(min(MOST_CHUNKS, NEAR_SUMS / weights), min(SHARED_CHUNKS, FAR_SUMS / weights));

@@ -38,8 +38,9 @@ enum {
     LEAST_L3_FLOATS = 1 << 19,     /* of a thread: processors of many cores have more than one such cache */
 };
 
-/* Nanoseconds of one thread for a multiply-add of a vector; for a float of U or V that it makes, V leaving the L3 cache
- * or not, or reads while it multiplies; besides, of a U that others read, and of a V and M that leave the L2 cache. */
+/* Nanoseconds of one thread for a multiply-add of a vector, with its share of loading and storing M; for a float of U
+ * or V that it makes, V leaving the L3 cache or not, or reads while it multiplies; besides, of a U that others read, and
+ * of a V and M that leave the L2 cache. */
 static const double STEP_NS = 0.2, MAKE_U_NS = 0.23, MAKE_V_NS = 0.2, FAR_V_NS = 0.6, READ_U_NS = 0.01,
                     READ_V_NS = 0.003, SHARE_U_NS = 0.25, SPILL_NS = 0.36;
 
@@ -519,7 +520,7 @@ static void cut_tiles(plan *plan, ptrdiff_t blocks)
 }
 
 /* Chooses a way and blocks: what takes the slowest thread the least time. By block, a block's V and M either stay in the
- * L2 cache, or the block is large, so that U is read few times. By panel, blocks are as large as can be. */
+ * L2 cache, or the block is large, so that U is read few times. By panel, blocks are few, so that U is made few times, or more, so that their V and M stay in the L3 cache. */
 static void choose_blocks(plan *plan, int threads)
 {
     const ptrdiff_t l2 = fc_l2_floats() * 7 / 10, width = plan->panel_width, groups = plan->p.groups;
@@ -550,7 +551,8 @@ static void choose_blocks(plan *plan, int threads)
 
     ptrdiff_t blocks = 0, step = 1;
     const double near_floats = 0.5 * (double)max(fc_l3_floats() / threads, LEAST_L3_FLOATS);
-    for (ptrdiff_t b = 1, near = 0; b <= plan->tiles && !near; b += step) {
+    int near = 0;
+    for (ptrdiff_t b = 1; b <= plan->tiles && !near; b += step) {
         const double tiles = (double)ceil_div(plan->tiles, b), v_block = (double)v_tile * tiles;
         const double unevenness = fc_unevenness(plan->outputs, width, groups * b, threads);
         const double rounds = unevenness * (double)(groups * b) / threads;  /* of the slowest thread, over all panels */

@@ -42,15 +42,18 @@ int fc_cpu_supports(const char *isa)
 static size_t ask_processor(int level)
 {
 #if defined(__x86_64__)
-    enum { INSTRUCTIONS = 2 };
+    enum { INSTRUCTIONS = 2, MOST_CACHES = 8 };
     static const unsigned leaves[] = {0x8000001d, 4};
     unsigned eax, ebx, ecx, edx;
     for (int l = 0; l < 2; l++)
-        for (unsigned i = 0; __get_cpuid_count(leaves[l], i, &eax, &ebx, &ecx, &edx) && (eax & 31); i++)
+        for (unsigned i = 0; i < MOST_CACHES; i++) {
+            if (!__get_cpuid_count(leaves[l], i, &eax, &ebx, &ecx, &edx) || !(eax & 31))
+                break;
             if ((int)(eax >> 5 & 7) == level && (eax & 31) != INSTRUCTIONS) {
                 const size_t ways = (ebx >> 22) + 1, parts = (ebx >> 12 & 1023) + 1, line = (ebx & 4095) + 1;
                 return ways * parts * line * ((size_t)ecx + 1);
             }
+        }
 #endif
     (void)level;
     return 0;
@@ -70,14 +73,15 @@ static size_t ask_system(int level)
 
 size_t fc_cpu_cache_bytes(int level)
 {
-    static atomic_size_t known[4];      /* asking may end up in the host of a virtual machine: a microsecond or more */
-    size_t bytes = atomic_load_explicit(&known[level], memory_order_relaxed);
-    if (!bytes) {
-        bytes = ask_processor(level);
-        bytes = bytes ? bytes : ask_system(level);
-        atomic_store_explicit(&known[level], bytes, memory_order_relaxed);
+    /* Bytes + 1, 0 before they are asked for: that may end up in the host of a virtual machine, a microsecond or more. */
+    static atomic_size_t known[4];
+    size_t one_more = atomic_load_explicit(&known[level], memory_order_relaxed);
+    if (!one_more) {
+        const size_t bytes = ask_processor(level);
+        one_more = (bytes ? bytes : ask_system(level)) + 1;
+        atomic_store_explicit(&known[level], one_more, memory_order_relaxed);
     }
-    return bytes;
+    return one_more - 1;
 }
 
 const char *fc_cpu_name(void)
