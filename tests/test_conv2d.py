@@ -85,7 +85,7 @@ LARGE = {
     "large, grouped": dict(x=(2, 32, 33, 33), w=(64, 8, 3, 3), groups=4, padding=1),
     "large, 1x1": dict(x=(2, 128, 20, 20), w=(96, 128, 1, 1)),
     "large, 1x1, strips of several blocks": dict(x=(2, 200, 25, 24), w=(290, 200, 1, 1)),
-    "large, 1x1, chunks of several images": dict(x=(18, 430, 3, 5), w=(90, 430, 1, 1)),
+    "large, 1x1, chunks of several images": dict(x=(19, 430, 5, 9), w=(90, 430, 1, 1)),
     "large, 1x1, wide outputs": dict(x=(4, 24, 13, 14), w=(520, 24, 1, 1)),
     "large, 1x1, many weights": dict(x=(2, 530, 5, 6), w=(500, 530, 1, 1), stride=(2, 1)),
     "large, 1x1, stride 2, two parts": dict(x=(3, 600, 13, 14), w=(112, 600, 1, 1), stride=2),

@@ -2,7 +2,7 @@
 /* Correlation by Winograd's algorithm, in one of two ways:
  *
  *   by block    weights' points [k/NB][part][36][c][NB]                                         (all threads)
- *               a task is a block of tiles: its points V[part][36][tile][c]                     (L2 or L3)
+ *               a task is a block of tiles: its points V[part][36][tile][c]                     (L2)
  *               for each of the 36, for each panel of NB output channels, for each part of the
  *               channels: M[36][tile][k] += V U by kernels->brief_rows                          (L1, registers)
  *               M to outputs
@@ -30,7 +30,6 @@
 #include "rows.h"
 
 enum {
-    MOST_BLOCK = 128,
     FEW_TILES = 16,                /* whose products take less time than points on their way from the L3 cache, */
     FEW_TILES_OF_MANY = 64,        /* or from memory, where */
     LEAST_FEW = 3,                 /* tiles that points made in registers serve faster than stored ones */
@@ -39,10 +38,10 @@ enum {
 };
 
 /* Nanoseconds of one thread for a multiply-add of a vector, with its share of loading and storing M; for a float of U
- * or V that it makes, V leaving the L3 cache or not, or reads while it multiplies; besides, of a U that others read, and
- * of a V and M that leave the L2 cache. */
+ * or V that it makes, V leaving the L3 cache or not, or reads while it multiplies; besides, of a U that others
+ * read. */
 static const double STEP_NS = 0.2, MAKE_U_NS = 0.23, MAKE_V_NS = 0.2, FAR_V_NS = 0.6, READ_U_NS = 0.01,
-                    READ_V_NS = 0.003, SHARE_U_NS = 0.25, SPILL_NS = 0.36;
+                    READ_V_NS = 0.003, SHARE_U_NS = 0.25;
 
 typedef struct plan {
     fc_correlation p;
@@ -519,8 +518,8 @@ static void cut_tiles(plan *plan, ptrdiff_t blocks)
                                            fc_tile_share(&plan->tiling, i, blocks));
 }
 
-/* Chooses a way and blocks: what takes the slowest thread the least time. By block, a block's V and M either stay in the
- * L2 cache, or the block is large, so that U is read few times. By panel, blocks are few, so that U is made few times, or more, so that their V and M stay in the L3 cache. */
+/* Chooses a way and blocks: what takes the slowest thread the least time. By block, a block's V and M stay in the L2
+ * cache. By panel, blocks are few, so that U is made few times, or so many that their V and M stay in the L3 cache. */
 static void choose_blocks(plan *plan, int threads)
 {
     const ptrdiff_t l2 = fc_l2_floats() * 7 / 10, width = plan->panel_width, groups = plan->p.groups;
@@ -533,20 +532,14 @@ static void choose_blocks(plan *plan, int threads)
     /* M adds up one phase after the other, of all panels; of one phase alone, it is that of as many as fit. */
     const ptrdiff_t v_phase = v_tile / plan->phase_count, together = plan->phase_count > 1 ? plan->panels : 1;
     const ptrdiff_t resident = min(share, max(most, (l2 - plan->piece) / (v_phase + plan->planes * width * together)));
-    const ptrdiff_t large = min(share, MOST_BLOCK);
-    const double moved = (double)(plan->used_planes * plan->channels) + (double)(plan->planes * plan->outputs);
-    const double spilling = (double)share * moved * SPILL_NS;
-    const double reading = (double)share * u * READ_U_NS;                       /* by blocks of one tile */
-    const int fits = reading / (double)resident <= reading / (double)large + spilling;
     /* As many blocks for each thread. */
-    const ptrdiff_t turns = ceil_div(ceil_div(plan->tiles, fits ? resident : large), threads);
+    const ptrdiff_t turns = ceil_div(ceil_div(plan->tiles, resident), threads);
     cut_tiles(plan, min(plan->tiles, turns * threads));
     const ptrdiff_t most_panels = (l2 / plan->block - v_phase) / (plan->planes * width);
-    plan->batch = fits ? max(together, min(plan->panels, most_panels)) : plan->panels;
+    plan->batch = max(together, min(plan->panels, most_panels));
     const double turn = u * READ_U_NS + ((double)v_tile * MAKE_V_NS + products) *
                                             (double)ceil_div(plan->tiles, plan->blocks);
-    double best = (plan->filters ? 0 : (MAKE_U_NS + SHARE_U_NS) * u / threads) + (double)turns * turn +
-                  (fits ? 0 : spilling);
+    double best = (plan->filters ? 0 : (MAKE_U_NS + SHARE_U_NS) * u / threads) + (double)turns * turn;
     best *= (double)groups;
 
     ptrdiff_t blocks = 0, step = 1;
