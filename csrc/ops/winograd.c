@@ -38,8 +38,7 @@ enum {
 };
 
 /* Nanoseconds of one thread for a multiply-add of a vector, with its share of loading and storing M; for a float of U
- * or V that it makes, V leaving the L3 cache or not, or reads while it multiplies; besides, of a U that others
- * read. */
+ * or V that it makes, V leaving the L3 cache or not, or reads while it multiplies; besides, of a U that others read. */
 static const double STEP_NS = 0.2, MAKE_U_NS = 0.23, MAKE_V_NS = 0.2, FAR_V_NS = 0.6, READ_U_NS = 0.01,
                     READ_V_NS = 0.003, SHARE_U_NS = 0.25;
 
@@ -542,10 +541,10 @@ static void choose_blocks(plan *plan, int threads)
     double best = (plan->filters ? 0 : (MAKE_U_NS + SHARE_U_NS) * u / threads) + (double)turns * turn;
     best *= (double)groups;
 
-    ptrdiff_t blocks = 0, step = 1;
+    ptrdiff_t blocks = 0;
     const double near_floats = 0.5 * (double)max(fc_l3_floats() / threads, LEAST_L3_FLOATS);
-    int near = 0;
-    for (ptrdiff_t b = 1; b <= plan->tiles && !near; b += step) {
+    /* Fewer blocks than threads share panels out; more have each thread take several, of which V is nearer. */
+    for (ptrdiff_t b = 1; b <= plan->tiles; b += b < threads ? 1 : threads) {
         const double tiles = (double)ceil_div(plan->tiles, b), v_block = (double)v_tile * tiles;
         const double unevenness = fc_unevenness(plan->outputs, width, groups * b, threads);
         const double rounds = unevenness * (double)(groups * b) / threads;  /* of the slowest thread, over all panels */
@@ -558,9 +557,8 @@ static void choose_blocks(plan *plan, int threads)
             blocks = b;
             best = cost;
         }
-        /* Fewer blocks than threads share panels out; more have each thread take several, of which V is nearer. */
-        step = b < threads ? 1 : threads;
-        near = b >= threads && !far;
+        if (b >= threads && !far)
+            break;
     }
     plan->by_panel = blocks > 0;
     if (plan->by_panel) {
