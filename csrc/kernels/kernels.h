@@ -124,19 +124,25 @@ typedef struct fc_winograd_output {
     int relu;                   /* at last, negative values become 0                         */
 } fc_winograd_output;
 
-/* Products of a row of planes, by points of the weights that are made for them alone (see winograd.h). */
+/* Products of a pair of rows of planes, by points of the weights that are made for them alone (see winograd.h). */
 enum { FC_FEW_TILES = 4 };
 
+typedef struct fc_plane_tiles {
+    ptrdiff_t first, count;
+} fc_plane_tiles;
+
 typedef struct fc_winograd_few {
-    ptrdiff_t tiles, channels;  /* 1 .. FC_FEW_TILES tiles                                   */
-    int row;                    /* of planes: 0 .. 5                                         */
-    const float *taps;          /* [channel][r][r][two vectors of outputs]                   */
-    const float *points;        /* [plane][tile][channel], from the first plane of the row   */
+    fc_plane_tiles tiles[2][2]; /* of FC_FEW_TILES at most, those that planes have: of the point 0 down */
+                                /* ([0]) or another ([1]), and likewise across                          */
+    ptrdiff_t channels;
+    int pair;                   /* 0: rows 0 and 5 of the planes; 1: 1 and 2; 2: 3 and 4         */
+    const float *taps;          /* [channel][r][r][two vectors of outputs]                       */
+    const float *points;        /* [plane][tile][channel]                                        */
     ptrdiff_t tile, plane;
-    float *m;                   /* [plane][tile][two vectors of outputs], likewise           */
+    float *m;                   /* [plane][tile][two vectors of outputs]                         */
     ptrdiff_t m_tile, m_plane;
-    int accumulate;             /* add what is found in m                                    */
-    const float *next;          /* to fetch meanwhile to the L2 cache: a sixth of the taps   */
+    int accumulate;             /* add what is found in m                                        */
+    const float *next;          /* to fetch meanwhile to the L2 cache: a third of the taps       */
 } fc_winograd_few;
 
 /* As many tiles, one of each of other images or of one image, as a vector has lanes (see winograd_lanes.h). */
@@ -164,7 +170,8 @@ typedef struct fc_winograd {
                    ptrdiff_t plane);
     void (*output)(const fc_winograd_output *out);     /* y                                                */
     void (*weight)(const fc_winograd_output *out);     /* dw, tiles standing for channels                  */
-    void (*few)(const fc_winograd_few *few);           /* NULL of 2 x 2 taps, or where registers are too few */
+    void (*few)(const fc_winograd_few *few);           /* NULL of 2 x 2 taps; of so many tiles it is faster */
+    ptrdiff_t least_few;                               /* than points made for all planes                   */
     void (*lanes_forward)(const fc_winograd_lanes *tile);          /* NULL of 2 x 2 taps                   */
     void (*lanes_transposed)(const fc_winograd_lanes *tile);       /* likewise                             */
 } fc_winograd;

@@ -7,9 +7,10 @@
  * For r = 3, 4 and 5 n is 6, on the points 0, +-5/8, +-3/2 and infinity, which round least of the simple ones. For
  * r = 2 it is 4, on 0, +-1 and infinity: of the pieces of filters with a stride of 2, tiles of 5 x 5 outputs on six
  * points would save a tenth of the products, but round three times as much and take three times the points of weights.
- * B^T is the same for every r of as many points, G has the powers 0 .. r-1 of the points, A^T the powers 0 .. m-1. The
- * gradient of w exchanges the two: dw = A^T [ sum over tiles of (G dy G^T) . (B^T x B) ] A with the roles of m and r
- * swapped.
+ * B^T is the same for every r of as many points, G has the powers 0 .. r-1 of the points, A^T the powers 0 .. m-1 over
+ * the product of a point's differences to the others, which is rounded least there and costs nothing; that of the point
+ * 0 divides its row of B^T. The gradient of w exchanges the two: dw = A^T [ sum over tiles of (G dy G^T) . (B^T x B) ] A
+ * with the roles of m and r swapped.
  *
  * The first output of a tile alone takes the point 0, and is alone in needing the first pixel. So a tile of m - 1
  * outputs along an axis leaves both out, and is the same algorithm on the other points. Likewise the last tap alone
@@ -29,6 +30,13 @@ enum {
     BORDER_CHANNELS = 64,          /* of a tile in 9 KiB of the L1 cache */
 };
 
+/* One over the product of the differences of +-5/8 and of +-3/2 to the other points, and the row of B^T of the point 0,
+ * which begins with 1. */
+#define SCALE_1 (-1 / 1.45263671875)
+#define SCALE_2 (1 / 8.3671875)
+#define ZERO_2 (-2.640625 / 0.87890625)
+#define ZERO_4 (1 / 0.87890625)
+
 /* Half of B^T x: its first (0) or last (1) values. */
 FC_INLINE void half_points_of_data(int points, int half, const vf x[6], vf out[3])
 {
@@ -39,53 +47,42 @@ FC_INLINE void half_points_of_data(int points, int half, const vf x[6], vf out[3
     }
     const vf square = vset1(half ? -0.390625f : -2.25f), point = vset1(half ? 1.5f : 0.625f);
     const vf even = vfma(square, x[2], x[4]), odd = vfma(square, x[1], x[3]);
-    const vf end = vfma(vset1(0.87890625f), x[half], vfma(vset1(-2.640625f), x[2 + half], x[4 + half]));
+    const vf end = half ? vfma(vset1(0.87890625f), x[1], vfma(vset1(-2.640625f), x[3], x[5]))
+                        : vfma(vset1((float)ZERO_4), x[4], vfma(vset1((float)ZERO_2), x[2], x[0]));
     const vf plus = vfma(point, odd, even), minus = vfma(-point, odd, even);
     out[0] = half ? plus : end;
     out[1] = half ? minus : plus;
     out[2] = half ? end : minus;
 }
 
-/* Power i of a point of the first (0) or second (1) half of G, over the product of its differences to the others. */
-FC_INLINE double filter_power(int points, int half, int i)
+/* The value of r = 1 .. 5 terms at a point and at its negative, its even terms + and - the odd ones. */
+FC_INLINE void evaluate(int r, float point, const vf *w, vf *plus, vf *minus)
 {
-    const double six = half ? 1 / 8.3671875 : -1 / 1.45263671875, point = half ? 1.5 : 0.625, square = point * point;
-    return points == 4 ? 0.5 : six * (i > 1 ? square : 1) * (i > 3 ? square : 1) * (i % 2 ? point : 1);
-}
-
-/* The even and the odd terms of r = 1 .. 5 taps times powers of a point. */
-FC_INLINE void sum_terms(int r, const vf power[5], const vf *w, vf *even, vf *odd)
-{
-    *even = vproduct(power[0], w[0]);
-    *odd = (vf){0};
-    if (r > 1)
-        *odd = vproduct(power[1], w[1]);
-    if (r > 2)
-        *even = vfma(power[2], w[2], *even);
-    if (r > 3)
-        *odd = vfma(power[3], w[3], *odd);
-    if (r > 4)
-        *even = vfma(power[4], w[4], *even);
-}
-
-/* Half of G w, for r = 1 .. 5 values: row j of G has the powers of point j over the product of its differences to the
- * others. */
-FC_INLINE void half_points_of_filter(int points, int half, int r, const vf *w, vf out[3])
-{
-    vf power[5], even, odd;
-    FC_UNROLL(5)
-    for (int i = 0; i < r; i++)
-        power[i] = vset1((float)filter_power(points, half, i));
-    sum_terms(r, power, w, &even, &odd);
-    if (points == 4) {
-        out[0] = half ? even - odd : w[0];
-        out[1] = half ? w[r - 1] : even + odd;
+    const vf square = vset1(point * point);
+    if (r == 1) {
+        *plus = *minus = w[0];
         return;
     }
-    const vf end = half ? w[r - 1] : (float)(1 / 0.87890625) * w[0];
-    out[0] = half ? even + odd : end;
-    out[1] = half ? even - odd : even + odd;
-    out[2] = half ? end : even - odd;
+    const vf even = r > 4 ? vfma(square, vfma(square, w[4], w[2]), w[0]) : r > 2 ? vfma(square, w[2], w[0]) : w[0];
+    const vf odd = r > 3 ? vfma(square, w[3], w[1]) : w[1];
+    *plus = vfma(vset1(point), odd, even);
+    *minus = vfma(vset1(-point), odd, even);
+}
+
+/* Half of G w, for r = 1 .. 5 values. */
+FC_INLINE void half_points_of_filter(int points, int half, int r, const vf *w, vf out[3])
+{
+    const vf end = half ? w[r - 1] : w[0];
+    vf plus, minus;
+    evaluate(r, points == 4 ? 1 : half ? 1.5f : 0.625f, w, &plus, &minus);
+    if (points == 4) {
+        out[0] = half ? minus : end;
+        out[1] = half ? end : plus;
+        return;
+    }
+    out[0] = half ? plus : end;
+    out[1] = half ? minus : plus;
+    out[2] = half ? end : minus;
 }
 
 /* B^T x or G x. */
@@ -103,22 +100,23 @@ FC_INLINE void outputs_of_points(int points, int m, const vf p[6], vf *y)
 {
     const vf even1 = p[1] + p[2], odd1 = p[1] - p[2];
     if (points == 4) {
-        y[0] = p[0] + even1;
+        y[0] = vfma(vset1(0.5f), even1, p[0]);
         FC_UNROLL(2)
-        for (int i = 1; i < m; i++)
-            y[i] = i == m - 1 ? p[3] + (i % 2 ? odd1 : even1) : i % 2 ? odd1 : even1;
+        for (int i = 1; i < m; i++) {
+            const vf sum = i % 2 ? odd1 : even1;
+            y[i] = i == m - 1 ? vfma(vset1(0.5f), sum, p[3]) : vproduct(vset1(0.5f), sum);
+        }
         return;
     }
     const vf even2 = p[3] + p[4], odd2 = p[3] - p[4];
-    float power1 = 1, power2 = 1;
-    y[0] = (p[0] + even1) + even2;
+    double power1 = SCALE_1, power2 = SCALE_2;
+    y[0] = vfma(vset1((float)SCALE_2), even2, vfma(vset1((float)SCALE_1), even1, p[0]));
     FC_UNROLL(4)
     for (int i = 1; i < m; i++) {
-        power1 *= 0.625f;
-        power2 *= 1.5f;
-        const vf first = i % 2 ? odd1 : even1, second = i % 2 ? odd2 : even2;
-        const vf sum = i == m - 1 ? vfma(vset1(power1), first, p[5]) : vproduct(vset1(power1), first);
-        y[i] = vfma(vset1(power2), second, sum);
+        power1 *= 0.625;
+        power2 *= 1.5;
+        const vf first = i % 2 ? odd1 : even1, second = i % 2 ? odd2 : even2, factor = vset1((float)power1);
+        y[i] = vfma(vset1((float)power2), second, i == m - 1 ? vfma(factor, first, p[5]) : vproduct(factor, first));
     }
 }
 
@@ -297,40 +295,38 @@ FC_INLINE void winograd_filters(int points, int r, const ptrdiff_t taps[2], size
         transform_filters(points, r, r - 1, r - 1, channels, vectors, width, w, u, plane);
 }
 
-/* One row of six planes of two vectors of outputs, of FC_FEW_TILES tiles. inner: of the points +-5/8 and +-3/2, of
- * which `powers` has the filter_power, odd ones with the sign of the point; else of 0 or infinity, by powers[0] alone. */
-FC_INLINE void products_of_row(int r, int inner, const float powers[5], const float *taps, const fc_winograd_few *few)
+/* Planes come in pairs of rows: of 0 and infinity, each of one row of taps, and of a point and its negative, of all. */
+static const int ROWS_OF_PAIR[3][2] = {{0, 5}, {1, 2}, {3, 4}};
+
+/* One row of planes, of FC_FEW_TILES tiles, where registers have room for their sums: points of a channel are
+ * multiplied as they are made. inner: of this point along the other axis; else `taps` begins with the row of taps. */
+FC_INLINE void products_of_row(int r, int inner, float at, int row, const float *taps, const float *next,
+                               const fc_winograd_few *few)
 {
     enum { PANEL = 2 * FC_LANES, SHARES = 2 * 6 * FC_LINE_FLOATS };        /* vectors, rows and lines */
     ptrdiff_t one = few->plane * (ptrdiff_t)sizeof(float), three = 3 * one, five = 5 * one;
     FC_OPAQUE(one);                /* or 24 addresses are kept, most of them on the stack */
     FC_OPAQUE(three);
     FC_OPAQUE(five);
-    const int terms = inner ? r : 1;
-    vf power[5];
-    FC_UNROLL(5)
-    for (int i = 0; i < terms; i++)
-        power[i] = vset1(powers[i]);
-    const float *next = few->next;
+    const ptrdiff_t tiles = few->tiles[1][1].count;
     for (ptrdiff_t vector = 0; vector < PANEL; vector += FC_LANES) {
         vf sums[FC_FEW_TILES][6] = {{{0}}};
         const float *w = taps + vector, *tile[FC_FEW_TILES];
         FC_UNROLL(4)
         for (ptrdiff_t t = 0; t < FC_FEW_TILES; t++)       /* those that are not there are the last once more */
-            tile[t] = few->points + (t < few->tiles ? t : few->tiles - 1) * few->tile;
+            tile[t] = few->points + 6 * row * few->plane + (t < tiles ? t : tiles - 1) * few->tile;
         for (ptrdiff_t c = 0; c < few->channels; c++, w += r * r * PANEL) {
-            vf down[5], u[6];
+            vf down[5], u[6], minus;
             FC_UNROLL(5)
             for (int line = 0; line < (r * r * PANEL + SHARES - 1) / SHARES; line++, next += FC_LINE_FLOATS)
                 __builtin_prefetch(next, 0, 2);
             FC_UNROLL(5)
             for (int s = 0; s < r; s++) {
-                vf tap[5], even, odd;
+                vf tap[5];
                 FC_UNROLL(5)
-                for (int i = 0; i < terms; i++)
-                    tap[i] = vload(w + (i * r + s) * PANEL);
-                sum_terms(terms, power, tap, &even, &odd);
-                down[s] = inner ? even + odd : even;
+                for (int i = 0; i < r; i++)
+                    tap[i] = vload(w + ((inner ? i : 0) * r + s) * PANEL);
+                evaluate(inner ? r : 1, at, tap, &down[s], &minus);
             }
             points_of(0, 6, r, down, u);
             FC_UNROLL(6)
@@ -344,9 +340,9 @@ FC_INLINE void products_of_row(int r, int inner, const float powers[5], const fl
         }
         FC_UNROLL(4)
         for (int t = 0; t < FC_FEW_TILES; t++) {
-            if (t >= few->tiles)
+            if (t >= tiles)
                 break;
-            float *m = few->m + t * few->m_tile + vector;
+            float *m = few->m + 6 * row * few->m_plane + t * few->m_tile + vector;
             FC_UNROLL(6)
             for (int j = 0; j < 6; j++, m += few->m_plane)
                 vstore(m, few->accumulate ? sums[t][j] + vload(m) : sums[t][j]);
@@ -354,20 +350,164 @@ FC_INLINE void products_of_row(int r, int inner, const float powers[5], const fl
     }
 }
 
-/* m[6 row + j][tile] (+)= sum over c of points[j][tile][c] u[c], u being the points of taps[c][r][r] of two vectors of
- * outputs. A point made for a few tiles costs as much as its products if it is stored and read again, which is not done
- * here. */
+/* With fewer registers points are stored, of a pair of rows and so many channels that they stay in the L1 cache, as do
+ * the taps. */
+enum { FEW_CHANNELS = 16, FEW_PLANES = 12 };
+
+/* u[plane][c][two vectors] of taps[c][r][r][two vectors]. inner: of this point and its negative. */
+FC_INLINE void points_of_rows(int r, int inner, float at, ptrdiff_t channels, const float *taps, const float *next,
+                              float *u)
+{
+    enum { PANEL = 2 * FC_LANES, SHARES = 3 * FC_LINE_FLOATS };            /* pairs of rows, and lines */
+    for (ptrdiff_t c = 0; c < channels; c++, taps += r * r * PANEL, u += PANEL) {
+        FC_UNROLL(9)
+        for (int line = 0; line < (r * r * PANEL + SHARES - 1) / SHARES; line++, next += FC_LINE_FLOATS)
+            __builtin_prefetch(next, 0, 2);
+        FC_UNROLL(2)
+        for (int v = 0; v < PANEL; v += FC_LANES) {
+            vf down[2][5], out[6];
+            FC_UNROLL(5)
+            for (int s = 0; s < r; s++) {
+                vf tap[5];
+                FC_UNROLL(5)
+                for (int i = 0; i < r; i++)
+                    tap[i] = vload(taps + (i * r + s) * PANEL + v);
+                down[0][s] = tap[0];
+                down[1][s] = tap[r - 1];
+                if (inner)
+                    evaluate(r, at, tap, &down[0][s], &down[1][s]);
+            }
+            FC_UNROLL(2)
+            for (int row = 0; row < 2; row++) {
+                points_of(0, 6, r, down[row], out);
+                FC_UNROLL(6)
+                for (int j = 0; j < 6; j++)
+                    vstore(u + (6 * row + j) * FEW_CHANNELS * PANEL + v, out[j]);
+            }
+        }
+    }
+}
+
+/* Products of four tiles of one plane, or of two of each of two planes: so many sums keep multiply-adds from waiting for
+ * each other. Tiles that are not there are the last once more. */
+typedef struct few_products {
+    int planes;
+    const float *points[4], *u[2];
+    vf (*sums[2])[2];              /* of the first two tiles and the others */
+} few_products;
+
+/* sums[tile] += points[tile][c] u[c], from channel c0 of the points on. */
+FC_INLINE void add_products(int planes, ptrdiff_t c0, ptrdiff_t channels, const few_products *p)
+{
+    const float *from[4], *u[2] = {p->u[0], p->u[1]};
+    vf sum[4][2];
+    FC_UNROLL(4)
+    for (int t = 0; t < 4; t++) {
+        from[t] = p->points[t] + c0;
+        __builtin_prefetch(from[t] + FEW_CHANNELS);
+        FC_UNROLL(2)
+        for (int v = 0; v < 2; v++)
+            sum[t][v] = p->sums[t / 2][t % 2][v];
+    }
+    for (ptrdiff_t c = 0; c < channels; c++) {
+        vf factor[2][2];
+        FC_UNROLL(2)
+        for (int v = 0; v < 2; v++) {
+            factor[0][v] = vload(u[0] + (2 * c + v) * FC_LANES);
+            factor[1][v] = planes == 2 ? vload(u[1] + (2 * c + v) * FC_LANES) : factor[0][v];
+        }
+        FC_UNROLL(4)
+        for (int t = 0; t < 4; t++) {
+            const vf value = vset1(from[t][c]);
+            FC_UNROLL(2)
+            for (int v = 0; v < 2; v++)
+                sum[t][v] = vfma(value, factor[t / 2][v], sum[t][v]);
+        }
+    }
+    FC_UNROLL(4)
+    for (int t = 0; t < 4; t++)
+        FC_UNROLL(2)
+        for (int v = 0; v < 2; v++)
+            p->sums[t / 2][t % 2][v] = sum[t][v];
+}
+
+/* Plane j of a pair of rows. */
+FC_INLINE int plane_of_pair(int pair, int j) { return 6 * ROWS_OF_PAIR[pair][j / 6] + j % 6; }
+
+FC_INLINE fc_plane_tiles tiles_of_plane(const fc_winograd_few *few, int plane)
+{
+    return few->tiles[plane > 5][plane % 6 > 0];
+}
+
+/* Lists the products of a pair of rows; returns how many. Those of two tiles or one wait for another plane of as few;
+ * the last may not find one, and fills `unused`. */
+FC_INLINE int list_products(const fc_winograd_few *few, const float *u, vf sums[FEW_PLANES][FC_FEW_TILES][2],
+                            vf unused[2][2], few_products list[FEW_PLANES])
+{
+    few_products *waiting = NULL;
+    int count = 0;
+    for (int j = 0; j < FEW_PLANES; j++, u += FEW_CHANNELS * 2 * FC_LANES) {
+        const int plane = plane_of_pair(few->pair, j);
+        const fc_plane_tiles tiles = tiles_of_plane(few, plane);
+        const float *points = few->points + plane * few->plane + tiles.first * few->tile;
+        const int is_second = waiting && tiles.count < 3;
+        if (tiles.count == 0)
+            continue;
+        few_products *p = is_second ? waiting : &list[count++];
+        for (ptrdiff_t t = 0; t < (is_second ? 2 : 4); t++)
+            p->points[2 * is_second + t] = points + (t < tiles.count ? t : tiles.count - 1) * few->tile;
+        p->planes = tiles.count < 3 ? 2 : 1;
+        p->u[1] = p->u[is_second] = u;
+        p->sums[1] = p->planes == 2 ? unused : sums[j] + 2;
+        p->sums[is_second] = sums[j];
+        if (p->planes == 2)
+            waiting = is_second ? NULL : p;
+    }
+    return count;
+}
+
+/* A pair of rows of planes. */
+FC_INLINE void products_of_pair(int r, int inner, float at, const fc_winograd_few *few)
+{
+    enum { PANEL = 2 * FC_LANES };
+    float u[FEW_PLANES * FEW_CHANNELS * PANEL] __attribute__((aligned(64)));
+    vf sums[FEW_PLANES][FC_FEW_TILES][2] = {{{{0}}}}, unused[2][2] = {{{0}}};
+    few_products list[FEW_PLANES];
+    const int count = list_products(few, u, sums, unused, list);
+    for (ptrdiff_t c = 0, channels; c < few->channels; c += channels) {
+        channels = few->channels - c < FEW_CHANNELS ? few->channels - c : FEW_CHANNELS;
+        points_of_rows(r, inner, at, channels, few->taps + c * r * r * PANEL, few->next + c * (r * r * PANEL / 3), u);
+        for (int i = 0; i < count; i++)
+            list[i].planes == 2 ? add_products(2, c, channels, &list[i]) : add_products(1, c, channels, &list[i]);
+    }
+    for (int j = 0; j < FEW_PLANES; j++) {
+        const int plane = plane_of_pair(few->pair, j);
+        const fc_plane_tiles tiles = tiles_of_plane(few, plane);
+        float *m = few->m + plane * few->m_plane + tiles.first * few->m_tile;
+        for (ptrdiff_t t = 0; t < tiles.count; t++, m += few->m_tile)
+            FC_UNROLL(2)
+            for (int v = 0; v < 2; v++)
+                vstore(m + v * FC_LANES, few->accumulate ? sums[j][t][v] + vload(m + v * FC_LANES) : sums[j][t][v]);
+    }
+}
+
+/* m[plane][tile] (+)= sum over c of points[plane][tile][c] u[plane][c] of a pair of rows of planes, u being the points of
+ * taps[c][r][r] of two vectors of outputs: for few tiles it takes as long to store them all and read them again. */
 FC_INLINE void winograd_products(int r, const fc_winograd_few *few)
 {
-    float powers[5] = {few->row ? 1 : (float)(1 / 0.87890625)};
-    const int at_infinity = few->row == 5;
-    if (few->row == 0 || at_infinity) {
-        products_of_row(r, 0, powers, few->taps + (at_infinity ? (r - 1) * r * 2 * FC_LANES : 0), few);
+    const float at = few->pair == 1 ? 0.625f : 1.5f;
+    if (FC_REGISTERS == 16) {
+        few->pair ? products_of_pair(r, 1, at, few) : products_of_pair(r, 0, 0, few);
         return;
     }
-    for (int i = 0; i < r; i++)
-        powers[i] = (float)filter_power(6, few->row > 2, i) * (i % 2 && few->row % 2 == 0 ? -1 : 1);
-    products_of_row(r, 1, powers, few->taps, few);
+    for (int i = 0; i < 2; i++) {
+        const int row = ROWS_OF_PAIR[few->pair][i];
+        const float *next = few->next + i * few->channels * (r * r * 2 * FC_LANES / 6);
+        if (few->pair)
+            products_of_row(r, 1, i ? -at : at, row, few->taps, next, few);
+        else
+            products_of_row(r, 0, 0, row, few->taps + i * (r - 1) * r * 2 * FC_LANES, next, few);
+    }
 }
 
 /* Which output a tile of less than m x m is without along an axis: of y the first, of dw the last. */

@@ -61,34 +61,19 @@ static void add_lanes(size_t n, const float *x, ptrdiff_t x_step, float *const *
     lanes_to_rows(1, n, x, x_step, rows, count);
 }
 
-/* A y, of m values. */
-FC_INLINE void points_of_outputs(int m, const vf *y, vf out[6])
-{
-    FC_UNROLL(2)
-    for (int half = 0; half < 2; half++) {
-        vf power[5], even, odd;
-        float to_the = 1;
-        FC_UNROLL(5)
-        for (int i = 0; i < m; i++, to_the *= half ? 1.5f : 0.625f)
-            power[i] = vset1(to_the);
-        sum_terms(m, power, y, &even, &odd);
-        out[1 + 2 * half] = even + odd;
-        out[2 + 2 * half] = even - odd;
-    }
-    out[0] = y[0];
-    out[5] = y[m - 1];
-}
-
 /* B p: six pixels. */
 FC_INLINE void data_of_points(const vf p[6], vf x[6])
 {
     const vf even1 = p[1] + p[2], odd1 = p[1] - p[2], even2 = p[3] + p[4], odd2 = p[3] - p[4];
-    const vf far = vset1(-2.640625f), one = vset1(0.87890625f);
-    x[0] = vproduct(one, p[0]);        /* not fused with what it is added to */
-    x[1] = vfma(vset1(-1.40625f), odd1, vfma(vset1(-0.5859375f), odd2, vproduct(one, p[5])));
-    x[2] = vfma(vset1(-2.25f), even1, vfma(vset1(-0.390625f), even2, vproduct(far, p[0])));
-    x[3] = vfma(vset1(0.625f), odd1, vfma(vset1(1.5f), odd2, vproduct(far, p[5])));
-    x[4] = (p[0] + even1) + even2;
+    static const float from_zero[2] = {ZERO_2, ZERO_4}, from_infinity[2] = {0.87890625, -2.640625};
+    static const float from_1[4] = {-1.40625 * SCALE_1, -2.25 * SCALE_1, 0.625 * SCALE_1, SCALE_1};
+    static const float from_2[4] = {-0.5859375 * SCALE_2, -0.390625 * SCALE_2, 1.5 * SCALE_2, SCALE_2};
+    x[0] = p[0];
+    FC_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+        const vf end = i % 2 ? vproduct(vset1(from_zero[i / 2]), p[0]) : vproduct(vset1(from_infinity[i / 2]), p[5]);
+        x[1 + i] = vfma(vset1(from_1[i]), i % 2 ? even1 : odd1, vfma(vset1(from_2[i]), i % 2 ? even2 : odd2, end));
+    }
     x[5] = p[5];
 }
 
@@ -166,32 +151,6 @@ FC_INLINE void lanes_forward(int m, const fc_winograd_lanes *t)
     }
 }
 
-/* The points of a tile of dy, of m x m pixels: A dy A^T. */
-FC_INLINE void spread_tile(int m, const float *tile, ptrdiff_t row, ptrdiff_t pixel, float *to, ptrdiff_t plane)
-{
-    vf down[5][6];
-    FC_UNROLL(5)
-    for (int j = 0; j < m; j++) {
-        vf y[5];
-        FC_UNROLL(5)
-        for (int i = 0; i < m; i++)
-            y[i] = vload(tile + i * row + j * pixel);
-        points_of_outputs(m, y, down[j]);
-    }
-    FC_UNROLL(6)
-    for (int i = 0; i < 6; i++) {
-        vf y[5], points[6];
-        FC_OPAQUE(to);
-        FC_UNROLL(5)
-        for (int j = 0; j < m; j++)
-            y[j] = down[j][i];
-        points_of_outputs(m, y, points);
-        FC_UNROLL(6)
-        for (int j = 0; j < 6; j++, to += plane)
-            vstore(to, points[j]);
-    }
-}
-
 /* Adds B p B^T to a tile of dx. */
 FC_INLINE void add_tile(const float *points, ptrdiff_t plane, float *tile, ptrdiff_t row, ptrdiff_t pixel)
 {
@@ -224,7 +183,8 @@ FC_INLINE void add_tile(const float *points, ptrdiff_t plane, float *tile, ptrdi
 FC_INLINE void lanes_transposed(int m, const fc_winograd_lanes *t)
 {
     for (size_t k = 0; k < t->inputs; k++)
-        spread_tile(m, t->x + k * FC_LANES, t->x_row, t->x_pixel, t->points + k * FC_LANES, t->points_plane);
+        transform_tile(0, 6, m, 0, m, 0, m, t->x + k * FC_LANES, t->x_row, t->x_pixel, t->points + k * FC_LANES,
+                       t->points_plane);
     for (size_t first = 0; first < t->outputs; first += FC_LANE_OUTPUTS) {
         const size_t outputs = outputs_at_once(t, first);
         products_of_lanes(t, first, outputs);

@@ -32,7 +32,6 @@
 enum {
     FEW_TILES = 16,                /* whose products take less time than points on their way from the L3 cache, */
     FEW_TILES_OF_MANY = 64,        /* or from memory, where */
-    LEAST_FEW = 3,                 /* tiles that points made in registers serve faster than stored ones */
     MANY_POINTS = 3 << 19,         /* are those of a layer whose network fits no cache */
     LEAST_L3_FLOATS = 1 << 19,     /* of a thread: processors of many cores have more than one such cache */
 };
@@ -355,25 +354,27 @@ static void run_block(const plan *plan, ptrdiff_t group, ptrdiff_t first, ptrdif
 }
 
 /* One part, one panel of all planes, of a few tiles: m (+)= v G w G^T. ahead: fetched meanwhile, or NULL. */
-static void multiply_few(const plan *plan, ptrdiff_t tiles, ptrdiff_t part, const float *taps, const float *v, float *m,
-                         const float *ahead)
+static void multiply_few(const plan *plan, ptrdiff_t first, ptrdiff_t end, ptrdiff_t part, const float *taps,
+                         const float *v, float *m, const float *ahead)
 {
     fc_winograd_few few = {
-        .tiles = tiles,
         .channels = part_channels(plan, part),
         .taps = taps,
+        .points = v,
         .tile = plan->pitch,
         .plane = plan->v_plane,
+        .m = m,
         .m_tile = plan->batch * plan->panel_width,
         .m_plane = plan->m_plane,
         .accumulate = part > 0,
     };
-    const ptrdiff_t rows = plan->tiling.points, share = few.channels * ceil_div(channel_taps(plan, part), rows);
-    for (few.row = 0; few.row < rows; few.row++) {
-        const ptrdiff_t plane = few.row * rows;
-        few.points = v + plane * plan->v_plane;
-        few.m = m + plane * plan->m_plane;
-        few.next = (ahead ? ahead : taps) + few.row * share;
+    for (int i = 0; i < 4; i++) {
+        const ptrdiff_t plane = i / 2 * plan->tiling.points + i % 2;
+        const fc_tile_range range = fc_tiles_of_plane(&plan->tiling, plane, first, end);
+        few.tiles[i / 2][i % 2] = (fc_plane_tiles){range.first - first, range.end - range.first};
+    }
+    for (few.pair = 0; few.pair < 3; few.pair++) {
+        few.next = (ahead ? ahead : taps) + few.pair * few.channels * (channel_taps(plan, part) / 3);
         plan->winograd->few(&few);
     }
 }
@@ -391,7 +392,7 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
         if (plan->few) {
             const float *taps = find_taps(plan, group, panel, part, pack);
             fc_clock(FC_MULTIPLY);
-            multiply_few(plan, end - first, part, taps, v + part * plan->v_part, m, ahead);
+            multiply_few(plan, first, end, part, taps, v + part * plan->v_part, m, ahead);
             continue;
         }
         const fc_winograd_phase *phase = phase_of(plan, part);
@@ -566,7 +567,7 @@ static void choose_blocks(plan *plan, int threads)
         plan->batch = 1;
         /* All planes are multiplied: a phase of fewer taps would be without points at infinity. */
         plan->few = plan->winograd->few && !plan->filters && plan->used_planes == plan->planes &&
-                    plan->vectors == 2 && plan->block <= FC_FEW_TILES && plan->block >= LEAST_FEW;
+                    plan->vectors == 2 && plan->block <= FC_FEW_TILES && plan->block >= plan->winograd->least_few;
     }
 }
 
