@@ -8,9 +8,8 @@
  * r = 2 it is 4, on 0, +-1 and infinity: of the pieces of filters with a stride of 2, tiles of 5 x 5 outputs on six
  * points would save a tenth of the products, but round three times as much and take three times the points of weights.
  * B^T is the same for every r of as many points, G has the powers 0 .. r-1 of the points, A^T the powers 0 .. m-1 over
- * the product of a point's differences to the others, which is rounded least there and costs nothing; that of the point
- * 0 divides its row of B^T. The gradient of w exchanges the two: dw = A^T [ sum over tiles of (G dy G^T) . (B^T x B) ] A
- * with the roles of m and r swapped.
+ * the product of a point's differences to the others, which costs nothing there; of the point 0, G has it. The gradient
+ * of w exchanges the two: dw = A^T [ sum over tiles of (G dy G^T) . (B^T x B) ] A with the roles of m and r swapped.
  *
  * The first output of a tile alone takes the point 0, and is alone in needing the first pixel. So a tile of m - 1
  * outputs along an axis leaves both out, and is the same algorithm on the other points. Likewise the last tap alone
@@ -30,12 +29,10 @@ enum {
     BORDER_CHANNELS = 64,          /* of a tile in 9 KiB of the L1 cache */
 };
 
-/* One over the product of the differences of +-5/8 and of +-3/2 to the other points, and the row of B^T of the point 0,
- * which begins with 1. */
+/* One over the product of the differences of 0, +-5/8 and +-3/2 to the other points. */
+#define SCALE_0 (1 / 0.87890625)
 #define SCALE_1 (-1 / 1.45263671875)
 #define SCALE_2 (1 / 8.3671875)
-#define ZERO_2 (-2.640625 / 0.87890625)
-#define ZERO_4 (1 / 0.87890625)
 
 /* Half of B^T x: its first (0) or last (1) values. */
 FC_INLINE void half_points_of_data(int points, int half, const vf x[6], vf out[3])
@@ -47,8 +44,7 @@ FC_INLINE void half_points_of_data(int points, int half, const vf x[6], vf out[3
     }
     const vf square = vset1(half ? -0.390625f : -2.25f), point = vset1(half ? 1.5f : 0.625f);
     const vf even = vfma(square, x[2], x[4]), odd = vfma(square, x[1], x[3]);
-    const vf end = half ? vfma(vset1(0.87890625f), x[1], vfma(vset1(-2.640625f), x[3], x[5]))
-                        : vfma(vset1((float)ZERO_4), x[4], vfma(vset1((float)ZERO_2), x[2], x[0]));
+    const vf end = vfma(vset1(0.87890625f), x[half], vfma(vset1(-2.640625f), x[2 + half], x[4 + half]));
     const vf plus = vfma(point, odd, even), minus = vfma(-point, odd, even);
     out[0] = half ? plus : end;
     out[1] = half ? minus : plus;
@@ -69,10 +65,13 @@ FC_INLINE void evaluate(int r, float point, const vf *w, vf *plus, vf *minus)
     *minus = vfma(vset1(-point), odd, even);
 }
 
+/* The point 0 of six. */
+FC_INLINE vf at_zero(vf w) { return vproduct(vset1((float)SCALE_0), w); }
+
 /* Half of G w, for r = 1 .. 5 values. */
 FC_INLINE void half_points_of_filter(int points, int half, int r, const vf *w, vf out[3])
 {
-    const vf end = half ? w[r - 1] : w[0];
+    const vf end = half ? w[r - 1] : points == 4 ? w[0] : at_zero(w[0]);
     vf plus, minus;
     evaluate(r, points == 4 ? 1 : half ? 1.5f : 0.625f, w, &plus, &minus);
     if (points == 4) {
@@ -299,7 +298,8 @@ FC_INLINE void winograd_filters(int points, int r, const ptrdiff_t taps[2], size
 static const int ROWS_OF_PAIR[3][2] = {{0, 5}, {1, 2}, {3, 4}};
 
 /* One row of planes, of FC_FEW_TILES tiles, where registers have room for their sums: points of a channel are
- * multiplied as they are made. inner: of this point along the other axis; else `taps` begins with the row of taps. */
+ * multiplied as they are made. inner: of this point along the other axis; else `taps` begins with the row of taps, of
+ * which it takes so many times. */
 FC_INLINE void products_of_row(int r, int inner, float at, int row, const float *taps, const float *next,
                                const fc_winograd_few *few)
 {
@@ -326,7 +326,9 @@ FC_INLINE void products_of_row(int r, int inner, float at, int row, const float 
                 FC_UNROLL(5)
                 for (int i = 0; i < r; i++)
                     tap[i] = vload(w + ((inner ? i : 0) * r + s) * PANEL);
-                evaluate(inner ? r : 1, at, tap, &down[s], &minus);
+                down[s] = vproduct(vset1(at), tap[0]);
+                if (inner)
+                    evaluate(r, at, tap, &down[s], &minus);
             }
             points_of(0, 6, r, down, u);
             FC_UNROLL(6)
@@ -372,7 +374,7 @@ FC_INLINE void points_of_rows(int r, int inner, float at, ptrdiff_t channels, co
                 FC_UNROLL(5)
                 for (int i = 0; i < r; i++)
                     tap[i] = vload(taps + (i * r + s) * PANEL + v);
-                down[0][s] = tap[0];
+                down[0][s] = at_zero(tap[0]);
                 down[1][s] = tap[r - 1];
                 if (inner)
                     evaluate(r, at, tap, &down[0][s], &down[1][s]);
@@ -506,7 +508,7 @@ FC_INLINE void winograd_products(int r, const fc_winograd_few *few)
         if (few->pair)
             products_of_row(r, 1, i ? -at : at, row, few->taps, next, few);
         else
-            products_of_row(r, 0, 0, row, few->taps + i * (r - 1) * r * 2 * FC_LANES, next, few);
+            products_of_row(r, 0, i ? 1 : (float)SCALE_0, row, few->taps + i * (r - 1) * r * 2 * FC_LANES, next, few);
     }
 }
 

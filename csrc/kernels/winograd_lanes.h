@@ -61,18 +61,20 @@ static void add_lanes(size_t n, const float *x, ptrdiff_t x_step, float *const *
     lanes_to_rows(1, n, x, x_step, rows, count);
 }
 
-/* B p: six pixels. */
+/* B p: six pixels, of products of points that G made of the weights, and of y in place of A. It scales both by SCALE_0 at
+ * 0, and neither elsewhere. */
 FC_INLINE void data_of_points(const vf p[6], vf x[6])
 {
-    const vf even1 = p[1] + p[2], odd1 = p[1] - p[2], even2 = p[3] + p[4], odd2 = p[3] - p[4];
-    static const float from_zero[2] = {ZERO_2, ZERO_4}, from_infinity[2] = {0.87890625, -2.640625};
+    static const float from_zero[3] = {0.87890625 / SCALE_0, -2.640625 / SCALE_0, 1 / SCALE_0};
+    static const float from_infinity[2] = {0.87890625, -2.640625};
     static const float from_1[4] = {-1.40625 * SCALE_1, -2.25 * SCALE_1, 0.625 * SCALE_1, SCALE_1};
     static const float from_2[4] = {-0.5859375 * SCALE_2, -0.390625 * SCALE_2, 1.5 * SCALE_2, SCALE_2};
-    x[0] = p[0];
+    const vf even1 = p[1] + p[2], odd1 = p[1] - p[2], even2 = p[3] + p[4], odd2 = p[3] - p[4];
+    x[0] = vproduct(vset1(from_zero[0]), p[0]);        /* not fused with what it is added to */
     FC_UNROLL(4)
-    for (int i = 0; i < 4; i++) {
-        const vf end = i % 2 ? vproduct(vset1(from_zero[i / 2]), p[0]) : vproduct(vset1(from_infinity[i / 2]), p[5]);
-        x[1 + i] = vfma(vset1(from_1[i]), i % 2 ? even1 : odd1, vfma(vset1(from_2[i]), i % 2 ? even2 : odd2, end));
+    for (int i = 1; i < 5; i++) {
+        const vf end = i % 2 ? vproduct(vset1(from_infinity[i / 2]), p[5]) : vproduct(vset1(from_zero[i / 2]), p[0]);
+        x[i] = vfma(vset1(from_1[i - 1]), i % 2 ? odd1 : even1, vfma(vset1(from_2[i - 1]), i % 2 ? odd2 : even2, end));
     }
     x[5] = p[5];
 }

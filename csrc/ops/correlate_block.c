@@ -137,7 +137,7 @@ typedef struct block {
     float *pack;
 } block;
 
-/* Spreads `pixels` over the fewest tiles that fit, sizes as equal as can be. */
+/* Rows of the largest tile, of the fewest that fit. */
 static ptrdiff_t tile_rows_for(const plan *plan, ptrdiff_t vectors, ptrdiff_t pixels)
 {
     const ptrdiff_t most = plan->most_rows[vectors];
@@ -174,12 +174,16 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
     }
     const int brief = steps < LONG_SUM && !t->later;
     const fc_tile_fn *const tiles = brief ? kernels->brief_rows[vectors] : kernels->tile_rows[vectors];
-    for (ptrdiff_t v = 0; v < columns; v += rows, t->a += rows * t->a_row, t->y += rows * t->y_row) {
+    const ptrdiff_t count = ceil_div(columns, rows);
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const ptrdiff_t now = share_of(columns, i, count);
         if (fetch->pixels)
-            t->next = t->a + rows * t->a_row;
-        tiles[min(rows, columns - v)](t);
+            t->next = t->a + now * t->a_row;
+        tiles[now](t);
+        t->a += now * t->a_row;
+        t->y += now * t->y_row;
         if (t->residual)
-            t->residual += rows * t->y_row;
+            t->residual += now * t->y_row;
         if (floats)
             *weights += floats;
     }

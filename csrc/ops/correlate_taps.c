@@ -69,7 +69,7 @@ static void multiply(const by_taps *plan, const float *x, ptrdiff_t x_row, ptrdi
     const fc_taps *rows = p->taps[0];
     const ptrdiff_t channels = plan->plan->channels, columns = p->x.size[3], panel = panel_lanes(plan);
     const ptrdiff_t tiles = ceil_div(columns, (ptrdiff_t)kernels->max_rows[plan->vectors]);
-    const ptrdiff_t tile = ceil_div(columns, tiles), piece = rows->count * channels * panel;
+    const ptrdiff_t piece = rows->count * channels * panel;
     ptrdiff_t a_run[MOST_STEPS], b_run[MOST_STEPS], first, last;
     for (ptrdiff_t u = u0; u < u1; u++, t += columns * plan->width) {
         fc_valid_taps(rows, u, p->x.size[2], &first, &last);
@@ -78,7 +78,8 @@ static void multiply(const by_taps *plan, const float *x, ptrdiff_t x_row, ptrdi
             b_run[r - first] = r * channels * panel;
         }
         for (ptrdiff_t i = 0; i < plan->panels; i++)
-            for (ptrdiff_t w = 0; w < columns; w += tile) {
+            for (ptrdiff_t j = 0, w = 0, tile; j < tiles; j++, w += tile) {
+                tile = share_of(columns, j, tiles);
                 const fc_tile one = {
                     .a = x + w * x_pixel,
                     .a_row = x_pixel,
@@ -93,7 +94,7 @@ static void multiply(const by_taps *plan, const float *x, ptrdiff_t x_row, ptrdi
                     .y_row = plan->width,
                     .last_lanes = kernels->lanes,
                 };
-                kernels->tile_rows[plan->vectors][min(tile, columns - w)](&one);
+                kernels->tile_rows[plan->vectors][tile](&one);
             }
     }
 }

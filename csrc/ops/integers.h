@@ -9,6 +9,9 @@ static inline ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static inline ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 static inline ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
+/* Share i of `shares` that n things are dealt to as equally as can be, the larger ones first. */
+static inline ptrdiff_t share_of(ptrdiff_t n, ptrdiff_t i, ptrdiff_t shares) { return n / shares + (i < n % shares); }
+
 /* Of any a. */
 static inline ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) { return (a - (a % b + b) % b) / b; }
 

@@ -73,8 +73,8 @@ static void multiply(const plan *p, ptrdiff_t rows, const float *a, ptrdiff_t a_
         const ptrdiff_t first = panel * p->width, left = min(p->width, p->outputs - first);
         const ptrdiff_t vectors = ceil_div(left, lanes);
         const ptrdiff_t tiles = ceil_div(rows, (ptrdiff_t)p->kernels->max_rows[vectors]);
-        const ptrdiff_t high = ceil_div(rows, tiles);
-        for (ptrdiff_t r = 0; r < rows; r += high) {
+        for (ptrdiff_t i = 0, r = 0, high; i < tiles; i++, r += high) {
+            high = share_of(rows, i, tiles);
             const fc_tile tile = {
                 .a = a + r * a_row, .a_row = a_row, .a_step = 1, .a_run = &start,
                 .b = p->packed + panel * p->width * p->depth, .b_step = p->width, .b_run = &start,
@@ -82,7 +82,7 @@ static void multiply(const plan *p, ptrdiff_t rows, const float *a, ptrdiff_t a_
                 .y = y + r * y_row + first, .y_row = y_row,
                 .last_lanes = (size_t)(left - (vectors - 1) * lanes), .accumulate = accumulate,
             };
-            p->kernels->tile_rows[vectors][min(high, rows - r)](&tile);
+            p->kernels->tile_rows[vectors][high](&tile);
         }
     }
 }

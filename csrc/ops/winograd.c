@@ -285,7 +285,7 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
             memset(m + i * m_tile, 0, (size_t)plan->panel_width * sizeof(float));
         return;
     }
-    const ptrdiff_t rows = ceil_div(tiles, ceil_div(tiles, (ptrdiff_t)plan->kernels->max_rows[vectors]));
+    const ptrdiff_t count = ceil_div(tiles, (ptrdiff_t)plan->kernels->max_rows[vectors]);
     fc_tile t = {
         .a = v + (range.first - first) * plan->pitch,
         .a_row = plan->pitch,
@@ -301,15 +301,18 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t first, ptrdiff
         .far = 0,                      /* M is in the L2 cache, or what is read beside it is far more */
         .last_lanes = plan->kernels->lanes,
         .accumulate = part > 0,
-        .next_step = rows,
     };
-    for (ptrdiff_t done = 0; done < tiles; done += rows, t.a += rows * t.a_row, t.y += rows * t.y_row) {
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const ptrdiff_t rows = share_of(tiles, i, count);
         t.next = t.a + rows * t.a_row;
-        if (ahead && done + rows >= tiles) {
+        t.next_step = rows;
+        if (ahead && i == count - 1) {
             t.next = ahead;
             t.next_step = ahead_step;
         }
-        plan->kernels->brief_rows[vectors][min(rows, tiles - done)](&t);
+        plan->kernels->brief_rows[vectors][rows](&t);
+        t.a += rows * t.a_row;
+        t.y += rows * t.y_row;
     }
 }
 

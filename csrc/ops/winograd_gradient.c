@@ -81,7 +81,7 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t begin, ptrdiff
     const ptrdiff_t used = min(plan->width, plan->outputs - panel * plan->width);
     const ptrdiff_t vectors = ceil_div(used, (ptrdiff_t)plan->kernels->lanes);
     const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[vectors];
-    const ptrdiff_t rows = ceil_div(plan->channels, ceil_div(plan->channels, most));
+    const ptrdiff_t count = ceil_div(plan->channels, most);
     fc_tile t = {
         .a_row = 1,
         .a_step = plan->v_tile,
@@ -95,10 +95,11 @@ static void multiply(const plan *plan, ptrdiff_t plane, ptrdiff_t begin, ptrdiff
         .last_lanes = plan->kernels->lanes,
         .accumulate = !begins,
     };
-    for (ptrdiff_t c = 0; c < plan->channels; c += rows) {
+    for (ptrdiff_t i = 0, c = 0, rows; i < count; i++, c += rows) {
+        rows = share_of(plan->channels, i, count);
         t.a = v + (range.first - first) * plan->v_tile + c;
         t.y = sums + c * plan->sum_row + panel * plan->width;
-        plan->kernels->brief_cols[vectors][min(rows, plan->channels - c)](&t);
+        plan->kernels->brief_cols[vectors][rows](&t);
     }
 }
 
