@@ -244,10 +244,11 @@ FC_INLINE void transform_tiles(int data, int points, int size, const fc_winograd
 }
 
 /* u[plane][c][width] = G w G^T of w[c][rows][columns][width], of the first vectors of a row of `width` outputs. Along
- * an axis of r - 1 taps it is without the point at infinity. */
+ * an axis of r - 1 taps it is without the point at infinity; of one tap, the same at all points, it has one point. */
 FC_INLINE void transform_filters(int points, int r, int rows, int columns, size_t channels, size_t vectors,
                                  ptrdiff_t width, const float *w, float *u, ptrdiff_t plane)
 {
+    const int end_row = rows == 1 ? 1 : points - (rows < r), end_column = columns == 1 ? 1 : points - (columns < r);
     const ptrdiff_t channel = rows * columns * width;
     for (size_t c = 0; c < channels; c++, w += channel, u += width)
         for (size_t v = 0; v < vectors; v++) {
@@ -266,7 +267,7 @@ FC_INLINE void transform_filters(int points, int r, int rows, int columns, size_
                 points_of(0, points, rows, taps, down[s]);
             }
             FC_UNROLL(6)
-            for (int i = 0; i < points - (rows < r); i++) {
+            for (int i = 0; i < end_row; i++) {
                 vf taps[5], out[6];
                 FC_OPAQUE(place);  /* or 36 addresses are kept on the stack */
                 FC_UNROLL(5)
@@ -275,7 +276,7 @@ FC_INLINE void transform_filters(int points, int r, int rows, int columns, size_
                 points_of(0, points, columns, taps, out);
                 FC_UNROLL(6)
                 for (int j = 0; j < points; j++, place += plane)
-                    if (j < points - (columns < r))
+                    if (j < end_column)
                         vstore(place, out[j]);
             }
         }
@@ -390,8 +391,8 @@ FC_INLINE void points_of_rows(int r, int inner, float at, ptrdiff_t channels, co
     }
 }
 
-/* Products of four tiles of one plane, or of two of each of two planes: so many sums keep multiply-adds from waiting for
- * each other. Tiles that are not there are the last once more. */
+/* Products of four tiles of one plane, or of two of each of two planes: so many sums keep multiply-adds from waiting
+ * for each other. Tiles that are not there are the last once more. */
 typedef struct few_products {
     int planes;
     const float *points[4], *u[2];
@@ -493,8 +494,8 @@ FC_INLINE void products_of_pair(int r, int inner, float at, const fc_winograd_fe
     }
 }
 
-/* m[plane][tile] (+)= sum over c of points[plane][tile][c] u[plane][c] of a pair of rows of planes, u being the points of
- * taps[c][r][r] of two vectors of outputs: for few tiles it takes as long to store them all and read them again. */
+/* m[plane][tile] (+)= sum over c of points[plane][tile][c] u[plane][c] of a pair of rows of planes, u being the points
+ * of taps[c][r][r] of two vectors of outputs: for few tiles it takes as long to store them all and read them again. */
 FC_INLINE void winograd_products(int r, const fc_winograd_few *few)
 {
     const float at = few->pair == 1 ? 0.625f : 1.5f;

@@ -49,6 +49,7 @@ typedef struct plan {
     fc_winograd_phase phases[FC_WINOGRAD_PHASES];
     ptrdiff_t phase_count;
     ptrdiff_t planes, used_planes;     /* of a tile; of all phases, without those that these lack */
+    ptrdiff_t u_planes;                /* of these, those for which U is made */
     fc_tiling tiling;
     ptrdiff_t tiles;                   /* of all images */
     ptrdiff_t channels, outputs;       /* of one group, of folded pixels where they are */
@@ -180,6 +181,14 @@ static const float *find_taps(const plan *plan, ptrdiff_t group, ptrdiff_t panel
     return pack;
 }
 
+/* The plane of U for a plane of products: a single tap along an axis has the same value at all points, which is made
+ * for the first alone. */
+static ptrdiff_t u_plane(const fc_winograd_phase *phase, ptrdiff_t plane)
+{
+    const ptrdiff_t row = plane / phase->all_points, column = plane % phase->all_points;
+    return (phase->taps[0] > 1 ? row * phase->all_points : 0) + (phase->taps[1] > 1 ? column : 0);
+}
+
 /* Where U of a part of a panel is among that of all. */
 static ptrdiff_t filters_at(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part)
 {
@@ -263,7 +272,7 @@ static void make_outputs(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptr
 /* U of one plane of a part of a panel, which is kept or made for all tasks. */
 static const float *filters_of(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdiff_t part, ptrdiff_t plane)
 {
-    return plan->filters + filters_at(plan, group, panel, part) + plane * plan->piece;
+    return plan->filters + filters_at(plan, group, panel, part) + u_plane(phase_of(plan, part), plane) * plan->piece;
 }
 
 /* One plane, one part, one panel: m[tile][k] (+)= v[tile][c] u[c][k], of the tiles first .. end - 1 that have the
@@ -406,9 +415,9 @@ static void run_panel(const plan *plan, ptrdiff_t group, ptrdiff_t panel, ptrdif
         fc_clock(FC_MULTIPLY);
         for (ptrdiff_t plane = 0; plane < plan->planes; plane++) {
             multiply(plan, plane, first, end, part, panel_vectors(plan, panel),
-                     v + part * plan->v_part + plane * plan->v_plane, filters + plane * plan->piece,
+                     v + part * plan->v_part + plane * plan->v_plane, filters + u_plane(phase, plane) * plan->piece,
                      m + plane * plan->m_plane,
-                     plan->filters ? filters + plane_after(phase, plane) * plan->piece : ahead,
+                     plan->filters ? filters + u_plane(phase, plane_after(phase, plane)) * plan->piece : ahead,
                      plan->filters ? plan->panel_width : share);
             if (ahead && fc_phase_has(phase, plane))
                 ahead += plan->part * share;
@@ -503,6 +512,10 @@ static int describe(const fc_correlation *problem, plan *plan)
     plan->phase_count = fc_winograd_phases_of(&problem->x, problem->x_step[0], folds, plan->r, taps, origin,
                                               problem->y.size + 2, plan->phases);
     plan->used_planes = fc_planes_of_phases(plan->phases, plan->phase_count);
+    for (ptrdiff_t i = 0; i < plan->phase_count; i++) {
+        const fc_winograd_phase *phase = &plan->phases[i];
+        plan->u_planes += (phase->taps[0] > 1 ? phase->points[0] : 1) * (phase->taps[1] > 1 ? phase->points[1] : 1);
+    }
     if (plan_panels(plan, problem->groups, problem->w.size[0], problem->w.size[1] * folds * folds))
         return -1;
     plan->winograd = fc_winograd_of(plan->kernels, plan->r);
@@ -529,8 +542,8 @@ static void choose_blocks(plan *plan, int threads)
     const ptrdiff_t v_tile = plan->planes * plan->parts * plan->pitch;
     const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[plan->vectors];
     const ptrdiff_t share = ceil_div(plan->tiles, threads);
-    const double u = (double)plan->used_planes * (double)plan->channels * (double)plan->outputs;
-    const double products = u / (double)plan->kernels->lanes * STEP_NS;         /* of one tile */
+    const double weights = (double)plan->channels * (double)plan->outputs, u = (double)plan->u_planes * weights;
+    const double products = (double)plan->used_planes * weights / (double)plan->kernels->lanes * STEP_NS;  /* a tile */
 
     /* M adds up one phase after the other, of all panels; of one phase alone, it is that of as many as fit. */
     const ptrdiff_t v_phase = v_tile / plan->phase_count, together = plan->phase_count > 1 ? plan->panels : 1;
@@ -604,8 +617,7 @@ static int keeps_points(const plan *plan)
     const fc_tensor *y = &plan->p.y;
     const double tiles = (double)y->size[0] * (double)ceil_div(y->size[2], plan->m) *
                          (double)ceil_div(y->size[3], plan->m);
-    const double points = (double)(plan->used_planes * plan->p.groups) * (double)plan->channels *
-                          (double)plan->outputs;
+    const double points = (double)(plan->u_planes * plan->p.groups) * (double)plan->channels * (double)plan->outputs;
     return tiles > (points > MANY_POINTS ? FEW_TILES_OF_MANY : FEW_TILES);
 }
 
