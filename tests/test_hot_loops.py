@@ -1,5 +1,5 @@
 """The machine code of the tiles: fused multiply-adds in the innermost loop, and no vector on the stack.
-Of Winograd's transforms: few vectors there."""
+Of Winograd's transforms: few vectors there; of its products of few tiles none."""
 
 import re
 import shutil
@@ -12,6 +12,7 @@ from fastconv import _core
 REGISTERS = {"avx2": "ymm", "avx512": "zmm"}
 TILE = re.compile(r"((?:tile|brief)_(?:rows|cols))_(\d+)x(\d+)$")
 TRANSFORM = re.compile(r"winograd_(data_6|output_3|filter_3)$")
+PRODUCTS = "winograd_products_3"
 # A transform has 36 vectors, AVX-512 32 registers: halves fit, a whole tile would be stored and loaded again.
 # So many in all that a function has, one for each kind of tile.
 FEW = 24
@@ -54,10 +55,11 @@ def kernels():
                           capture_output=True, text=True)
     found = {isa: {} for isa in REGISTERS}
     for name, instructions in functions(done.stdout):
-        if TILE.match(name.split(".")[0]) or TRANSFORM.match(name.split(".")[0]):
+        plain = name.split(".")[0]
+        if TILE.match(plain) or TRANSFORM.match(plain) or plain == PRODUCTS:
             for isa, register in REGISTERS.items():
                 if any(re.search(rf"vfmadd\w+ps .*%{register}", text) for _, text in instructions):
-                    found[isa][name.split(".")[0]] = instructions
+                    found[isa][plain] = instructions
     if not any(found.values()):
         pytest.skip("the extension is stripped, or has neither AVX2 nor AVX-512")
     return found
@@ -83,6 +85,16 @@ def test_tiles_keep_their_accumulators_in_registers(isa, kernels):
                 problems.append(f"{name}: {fused} multiply-adds in the innermost loop, not {rows * vectors}")
             problems += [f"{name}: {text}" for text in loop if text in spilled]
     assert not problems, "\n".join(problems)
+
+
+def test_products_of_few_tiles_keep_to_registers_on_avx2(kernels):
+    if not kernels["avx2"]:
+        pytest.skip("built without avx2")
+    instructions = kernels["avx2"][PRODUCTS]
+    spilled = set(stack_accesses(instructions))
+    hot = [loop for loop in innermost_loops(instructions) if any("vfmadd" in text for text in loop)]
+    assert len(hot) >= 4            # points and products, of the rows of 0 and infinity and of the others
+    assert not [text for loop in hot for text in loop if text in spilled]
 
 
 def test_transforms_of_tiles_fit_the_registers_of_avx512(kernels):

@@ -132,8 +132,8 @@ typedef struct fc_plane_tiles {
 } fc_plane_tiles;
 
 typedef struct fc_winograd_few {
-    fc_plane_tiles tiles[2][2]; /* of FC_FEW_TILES at most, those that planes have: of the point 0 down */
-                                /* ([0]) or another ([1]), and likewise across                          */
+    fc_plane_tiles tiles[2][2]; /* that planes have, FC_FEW_TILES at most: [0][] of the row of the point 0, */
+                                /* [1][] of the others; [][0] and [][1] likewise of columns                 */
     ptrdiff_t channels;
     int pair;                   /* 0: rows 0 and 5 of the planes; 1: 1 and 2; 2: 3 and 4         */
     const float *taps;          /* [channel][r][r][two vectors of outputs]                       */
@@ -170,8 +170,8 @@ typedef struct fc_winograd {
                    ptrdiff_t plane);
     void (*output)(const fc_winograd_output *out);     /* y                                                */
     void (*weight)(const fc_winograd_output *out);     /* dw, tiles standing for channels                  */
-    void (*few)(const fc_winograd_few *few);           /* NULL of 2 x 2 taps; of so many tiles it is faster */
-    ptrdiff_t least_few;                               /* than points made for all planes                   */
+    void (*few)(const fc_winograd_few *few);           /* NULL of 2 x 2 taps                               */
+    ptrdiff_t least_few;                               /* so many tiles are faster by it                   */
     void (*lanes_forward)(const fc_winograd_lanes *tile);          /* NULL of 2 x 2 taps                   */
     void (*lanes_transposed)(const fc_winograd_lanes *tile);       /* likewise                             */
 } fc_winograd;

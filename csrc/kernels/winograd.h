@@ -8,8 +8,9 @@
  * r = 2 it is 4, on 0, +-1 and infinity: of the pieces of filters with a stride of 2, tiles of 5 x 5 outputs on six
  * points would save a tenth of the products, but round three times as much and take three times the points of weights.
  * B^T is the same for every r of as many points, G has the powers 0 .. r-1 of the points, A^T the powers 0 .. m-1 over
- * the product of a point's differences to the others, which costs nothing there; of the point 0, G has it. The gradient
- * of w exchanges the two: dw = A^T [ sum over tiles of (G dy G^T) . (B^T x B) ] A with the roles of m and r swapped.
+ * the product of a point's differences to the others: a division that costs nothing there, but for the point 0, where G
+ * has it. The gradient of w exchanges the two: dw = A^T [ sum over tiles of (G dy G^T) . (B^T x B) ] A with the roles of
+ * m and r swapped.
  *
  * The first output of a tile alone takes the point 0, and is alone in needing the first pixel. So a tile of m - 1
  * outputs along an axis leaves both out, and is the same algorithm on the other points. Likewise the last tap alone
@@ -65,7 +66,7 @@ FC_INLINE void evaluate(int r, float point, const vf *w, vf *plus, vf *minus)
     *minus = vfma(vset1(-point), odd, even);
 }
 
-/* The point 0 of six. */
+/* G's row of the point 0, of six points. */
 FC_INLINE vf at_zero(vf w) { return vproduct(vset1((float)SCALE_0), w); }
 
 /* Half of G w, for r = 1 .. 5 values. */
@@ -299,17 +300,18 @@ FC_INLINE void winograd_filters(int points, int r, const ptrdiff_t taps[2], size
 static const int ROWS_OF_PAIR[3][2] = {{0, 5}, {1, 2}, {3, 4}};
 
 /* One row of planes, of FC_FEW_TILES tiles, where registers have room for their sums: points of a channel are
- * multiplied as they are made. inner: of this point along the other axis; else `taps` begins with the row of taps, of
- * which it takes so many times. */
+ * multiplied as they are made. inner: of the point `at` down; else of the one row of taps with which `taps` begins,
+ * times `at`. */
 FC_INLINE void products_of_row(int r, int inner, float at, int row, const float *taps, const float *next,
                                const fc_winograd_few *few)
 {
     enum { PANEL = 2 * FC_LANES, SHARES = 2 * 6 * FC_LINE_FLOATS };        /* vectors, rows and lines */
+    const int terms = inner ? r : 1;
     ptrdiff_t one = few->plane * (ptrdiff_t)sizeof(float), three = 3 * one, five = 5 * one;
     FC_OPAQUE(one);                /* or 24 addresses are kept, most of them on the stack */
     FC_OPAQUE(three);
     FC_OPAQUE(five);
-    const ptrdiff_t tiles = few->tiles[1][1].count;
+    const ptrdiff_t tiles = few->tiles[1][1].count;        /* all: what they have not in a plane is not read */
     for (ptrdiff_t vector = 0; vector < PANEL; vector += FC_LANES) {
         vf sums[FC_FEW_TILES][6] = {{{0}}};
         const float *w = taps + vector, *tile[FC_FEW_TILES];
@@ -325,8 +327,8 @@ FC_INLINE void products_of_row(int r, int inner, float at, int row, const float 
             for (int s = 0; s < r; s++) {
                 vf tap[5];
                 FC_UNROLL(5)
-                for (int i = 0; i < r; i++)
-                    tap[i] = vload(w + ((inner ? i : 0) * r + s) * PANEL);
+                for (int i = 0; i < terms; i++)
+                    tap[i] = vload(w + (i * r + s) * PANEL);
                 down[s] = vproduct(vset1(at), tap[0]);
                 if (inner)
                     evaluate(r, at, tap, &down[s], &minus);
@@ -355,7 +357,7 @@ FC_INLINE void products_of_row(int r, int inner, float at, int row, const float 
 
 /* With fewer registers points are stored, of a pair of rows and so many channels that they stay in the L1 cache, as do
  * the taps. */
-enum { FEW_CHANNELS = 16, FEW_PLANES = 12 };
+enum { FEW_CHANNELS = 16, FEW_PLANES = 2 * 6 };
 
 /* u[plane][c][two vectors] of taps[c][r][r][two vectors]. inner: of this point and its negative. */
 FC_INLINE void points_of_rows(int r, int inner, float at, ptrdiff_t channels, const float *taps, const float *next,
@@ -437,9 +439,9 @@ FC_INLINE void add_products(int planes, ptrdiff_t c0, ptrdiff_t channels, const 
 /* Plane j of a pair of rows. */
 FC_INLINE int plane_of_pair(int pair, int j) { return 6 * ROWS_OF_PAIR[pair][j / 6] + j % 6; }
 
-FC_INLINE fc_plane_tiles tiles_of_plane(const fc_winograd_few *few, int plane)
+FC_INLINE fc_plane_tiles few_tiles(const fc_winograd_few *few, int plane)
 {
-    return few->tiles[plane > 5][plane % 6 > 0];
+    return few->tiles[plane / 6 > 0][plane % 6 > 0];
 }
 
 /* Lists the products of a pair of rows; returns how many. Those of two tiles or one wait for another plane of as few;
@@ -451,7 +453,7 @@ FC_INLINE int list_products(const fc_winograd_few *few, const float *u, vf sums[
     int count = 0;
     for (int j = 0; j < FEW_PLANES; j++, u += FEW_CHANNELS * 2 * FC_LANES) {
         const int plane = plane_of_pair(few->pair, j);
-        const fc_plane_tiles tiles = tiles_of_plane(few, plane);
+        const fc_plane_tiles tiles = few_tiles(few, plane);
         const float *points = few->points + plane * few->plane + tiles.first * few->tile;
         const int is_second = waiting && tiles.count < 3;
         if (tiles.count == 0)
@@ -485,7 +487,7 @@ FC_INLINE void products_of_pair(int r, int inner, float at, const fc_winograd_fe
     }
     for (int j = 0; j < FEW_PLANES; j++) {
         const int plane = plane_of_pair(few->pair, j);
-        const fc_plane_tiles tiles = tiles_of_plane(few, plane);
+        const fc_plane_tiles tiles = few_tiles(few, plane);
         float *m = few->m + plane * few->m_plane + tiles.first * few->m_tile;
         for (ptrdiff_t t = 0; t < tiles.count; t++, m += few->m_tile)
             FC_UNROLL(2)
@@ -495,11 +497,12 @@ FC_INLINE void products_of_pair(int r, int inner, float at, const fc_winograd_fe
 }
 
 /* m[plane][tile] (+)= sum over c of points[plane][tile][c] u[plane][c] of a pair of rows of planes, u being the points
- * of taps[c][r][r] of two vectors of outputs: for few tiles it takes as long to store them all and read them again. */
+ * of taps[c][r][r] of two vectors of outputs. To store them all and read them again would take as long as the products
+ * of so few tiles. */
 FC_INLINE void winograd_products(int r, const fc_winograd_few *few)
 {
     const float at = few->pair == 1 ? 0.625f : 1.5f;
-    if (FC_REGISTERS == 16) {
+    if (FC_REGISTERS < 32) {
         few->pair ? products_of_pair(r, 1, at, few) : products_of_pair(r, 0, 0, few);
         return;
     }

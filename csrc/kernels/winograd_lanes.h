@@ -61,8 +61,8 @@ static void add_lanes(size_t n, const float *x, ptrdiff_t x_step, float *const *
     lanes_to_rows(1, n, x, x_step, rows, count);
 }
 
-/* B p: six pixels, of products of points that G made of the weights, and of y in place of A. It scales both by SCALE_0 at
- * 0, and neither elsewhere. */
+/* B p: six pixels, of products of two points that G made, of the weights and, in place of A, of dy. B makes up for what
+ * differs: it divides by SCALE_0 at 0, where A does not scale, and has A's scales at the other points. */
 FC_INLINE void data_of_points(const vf p[6], vf x[6])
 {
     static const float from_zero[3] = {0.87890625 / SCALE_0, -2.640625 / SCALE_0, 1 / SCALE_0};

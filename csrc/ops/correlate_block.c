@@ -137,7 +137,7 @@ typedef struct block {
     float *pack;
 } block;
 
-/* Rows of the largest tile, of the fewest that fit. */
+/* Rows of the largest tile where `pixels` are dealt to the fewest tiles that fit. */
 static ptrdiff_t tile_rows_for(const plan *plan, ptrdiff_t vectors, ptrdiff_t pixels)
 {
     const ptrdiff_t most = plan->most_rows[vectors];
@@ -162,11 +162,6 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
     const ptrdiff_t floats = fetch->weights && steps ? fetch->floats : 0;
     t->last_lanes = (size_t)(used - (vectors - 1) * lanes);
     t->next_step = fetch->pixels;
-    if (fetch->channels) {
-        const ptrdiff_t share = (ptrdiff_t)fc_share_steps((size_t)steps, rows);
-        t->next_step = ceil_div(fetch->channels, share);
-        t->next_skip = t->a_row - share * t->next_step;
-    }
     if (floats) {
         *weights = fetch->weights;
         *(fetch->pixels ? &t->later_step : &t->next_step) =
@@ -177,6 +172,11 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
     const ptrdiff_t count = ceil_div(columns, rows);
     for (ptrdiff_t i = 0; i < count; i++) {
         const ptrdiff_t now = share_of(columns, i, count);
+        if (fetch->channels) {
+            const ptrdiff_t share = (ptrdiff_t)fc_share_steps((size_t)steps, now);
+            t->next_step = ceil_div(fetch->channels, share);
+            t->next_skip = t->a_row - share * t->next_step;
+        }
         if (fetch->pixels)
             t->next = t->a + now * t->a_row;
         tiles[now](t);

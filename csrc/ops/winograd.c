@@ -8,8 +8,8 @@
  *               M to outputs
  *   by panel    V of a block of tiles, as many as the L3 cache holds                      (each thread for itself)
  *               a task is one panel over the block: for each part, the points of its weights    (L2),
- *               then as above for this panel; of three or four tiles, points are multiplied as
- *               they are made                                                                   (registers)
+ *               then as above for this panel; of few tiles, points are multiplied as they are
+ *               made, or a few channels later                                             (registers or L1)
  *
  * The 36 planes are 16 of 2 x 2 taps. Parts are numbered phase by phase of a stride; by block, V is that of one phase,
  * and M adds them up.
@@ -58,7 +58,7 @@ typedef struct plan {
     ptrdiff_t vectors, panel_width, panels;
     ptrdiff_t piece, panel_floats;     /* of U: one plane of a part, all of a panel */
     ptrdiff_t part_taps;               /* floats of a part's taps of a panel, at most */
-    int by_panel, few;                 /* few: U is not stored, but multiplied as it is made */
+    int by_panel, few;                 /* few: U of a part is never there as a whole */
     ptrdiff_t block, blocks;           /* most tiles of a block */
     ptrdiff_t batch;                   /* panels that are multiplied before their outputs are made */
     ptrdiff_t v_plane, v_part, m_plane;
@@ -542,8 +542,8 @@ static void choose_blocks(plan *plan, int threads)
     const ptrdiff_t v_tile = plan->planes * plan->parts * plan->pitch;
     const ptrdiff_t most = (ptrdiff_t)plan->kernels->max_rows[plan->vectors];
     const ptrdiff_t share = ceil_div(plan->tiles, threads);
-    const double weights = (double)plan->channels * (double)plan->outputs, u = (double)plan->u_planes * weights;
-    const double products = (double)plan->used_planes * weights / (double)plan->kernels->lanes * STEP_NS;  /* a tile */
+    const double u = (double)plan->used_planes * (double)plan->channels * (double)plan->outputs;
+    const double products = u / (double)plan->kernels->lanes * STEP_NS;         /* of one tile */
 
     /* M adds up one phase after the other, of all panels; of one phase alone, it is that of as many as fit. */
     const ptrdiff_t v_phase = v_tile / plan->phase_count, together = plan->phase_count > 1 ? plan->panels : 1;
