@@ -77,6 +77,8 @@ LARGE = {
     "several blocks a thread": dict(x=(1, 512, 61, 63), w=(64, 512, 3, 3), padding=1),
     "many panels": dict(x=(2, 16, 38, 38), w=(320, 16, 3, 3), padding=1),
     "few tiles, many weights": dict(x=(2, 256, 7, 7), w=(272, 256, 3, 3), padding=1),
+    "four tiles, two parts": dict(x=(1, 200, 7, 6), w=(296, 200, 3, 3), padding=1),
+    "one tile": dict(x=(1, 150, 2, 2), w=(320, 150, 5, 5), padding=2),
     "few tiles, groups": dict(x=(2, 256, 7, 7), w=(256, 64, 3, 3), groups=4, padding=1),
     "many images": dict(x=(70, 16, 14, 14), w=(20, 16, 3, 3), padding=1),
     "many images, many weights": dict(x=(40, 96, 7, 7), w=(96, 96, 3, 3), padding=1),

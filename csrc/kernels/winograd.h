@@ -396,7 +396,6 @@ FC_INLINE void points_of_rows(int r, int inner, float at, ptrdiff_t channels, co
 /* Products of four tiles of one plane, or of two of each of two planes: so many sums keep multiply-adds from waiting
  * for each other. Tiles that are not there are the last once more. */
 typedef struct few_products {
-    int planes;
     const float *points[4], *u[2];
     vf (*sums[2])[2];              /* of the first two tiles and the others */
 } few_products;
@@ -461,11 +460,10 @@ FC_INLINE int list_products(const fc_winograd_few *few, const float *u, vf sums[
         few_products *p = is_second ? waiting : &list[count++];
         for (ptrdiff_t t = 0; t < (is_second ? 2 : 4); t++)
             p->points[2 * is_second + t] = points + (t < tiles.count ? t : tiles.count - 1) * few->tile;
-        p->planes = tiles.count < 3 ? 2 : 1;
         p->u[1] = p->u[is_second] = u;
-        p->sums[1] = p->planes == 2 ? unused : sums[j] + 2;
+        p->sums[1] = tiles.count < 3 ? unused : sums[j] + 2;
         p->sums[is_second] = sums[j];
-        if (p->planes == 2)
+        if (tiles.count < 3)
             waiting = is_second ? NULL : p;
     }
     return count;
@@ -483,7 +481,7 @@ FC_INLINE void products_of_pair(int r, int inner, float at, const fc_winograd_fe
         channels = few->channels - c < FEW_CHANNELS ? few->channels - c : FEW_CHANNELS;
         points_of_rows(r, inner, at, channels, few->taps + c * r * r * PANEL, few->next + c * (r * r * PANEL / 3), u);
         for (int i = 0; i < count; i++)
-            list[i].planes == 2 ? add_products(2, c, channels, &list[i]) : add_products(1, c, channels, &list[i]);
+            list[i].u[0] == list[i].u[1] ? add_products(1, c, channels, &list[i]) : add_products(2, c, channels, &list[i]);
     }
     for (int j = 0; j < FEW_PLANES; j++) {
         const int plane = plane_of_pair(few->pair, j);

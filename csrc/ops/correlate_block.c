@@ -137,13 +137,6 @@ typedef struct block {
     float *pack;
 } block;
 
-/* Rows of the largest tile where `pixels` are dealt to the fewest tiles that fit. */
-static ptrdiff_t tile_rows_for(const plan *plan, ptrdiff_t vectors, ptrdiff_t pixels)
-{
-    const ptrdiff_t most = plan->most_rows[vectors];
-    return ceil_div(pixels, ceil_div(pixels, most));
-}
-
 /* What is on its way to the caches meanwhile. */
 typedef struct fetch {
     ptrdiff_t pixels;              /* floats a step, of those of the tile after each; 0: none */
@@ -157,7 +150,8 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
 {
     const fc_kernels *kernels = plan->kernels;
     const ptrdiff_t lanes = (ptrdiff_t)kernels->lanes, vectors = ceil_div(used, lanes);
-    const ptrdiff_t rows = tile_rows_for(plan, vectors, columns), steps = (ptrdiff_t)(t->runs * t->depth);
+    const ptrdiff_t count = ceil_div(columns, plan->most_rows[vectors]), rows = share_of(columns, 0, count);
+    const ptrdiff_t steps = (ptrdiff_t)(t->runs * t->depth);
     const float **weights = fetch->pixels ? &t->later : &t->next;
     const ptrdiff_t floats = fetch->weights && steps ? fetch->floats : 0;
     t->last_lanes = (size_t)(used - (vectors - 1) * lanes);
@@ -169,7 +163,6 @@ static void multiply_row(const plan *plan, fc_tile *t, ptrdiff_t columns, ptrdif
     }
     const int brief = steps < LONG_SUM && !t->later;
     const fc_tile_fn *const tiles = brief ? kernels->brief_rows[vectors] : kernels->tile_rows[vectors];
-    const ptrdiff_t count = ceil_div(columns, rows);
     for (ptrdiff_t i = 0; i < count; i++) {
         const ptrdiff_t now = share_of(columns, i, count);
         if (fetch->channels) {

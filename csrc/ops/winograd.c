@@ -49,7 +49,6 @@ typedef struct plan {
     fc_winograd_phase phases[FC_WINOGRAD_PHASES];
     ptrdiff_t phase_count;
     ptrdiff_t planes, used_planes;     /* of a tile; of all phases, without those that these lack */
-    ptrdiff_t u_planes;                /* of these, those for which U is made */
     fc_tiling tiling;
     ptrdiff_t tiles;                   /* of all images */
     ptrdiff_t channels, outputs;       /* of one group, of folded pixels where they are */
@@ -512,10 +511,6 @@ static int describe(const fc_correlation *problem, plan *plan)
     plan->phase_count = fc_winograd_phases_of(&problem->x, problem->x_step[0], folds, plan->r, taps, origin,
                                               problem->y.size + 2, plan->phases);
     plan->used_planes = fc_planes_of_phases(plan->phases, plan->phase_count);
-    for (ptrdiff_t i = 0; i < plan->phase_count; i++) {
-        const fc_winograd_phase *phase = &plan->phases[i];
-        plan->u_planes += (phase->taps[0] > 1 ? phase->points[0] : 1) * (phase->taps[1] > 1 ? phase->points[1] : 1);
-    }
     if (plan_panels(plan, problem->groups, problem->w.size[0], problem->w.size[1] * folds * folds))
         return -1;
     plan->winograd = fc_winograd_of(plan->kernels, plan->r);
@@ -617,7 +612,8 @@ static int keeps_points(const plan *plan)
     const fc_tensor *y = &plan->p.y;
     const double tiles = (double)y->size[0] * (double)ceil_div(y->size[2], plan->m) *
                          (double)ceil_div(y->size[3], plan->m);
-    const double points = (double)(plan->u_planes * plan->p.groups) * (double)plan->channels * (double)plan->outputs;
+    const double points = (double)(plan->used_planes * plan->p.groups) * (double)plan->channels *
+                          (double)plan->outputs;
     return tiles > (points > MANY_POINTS ? FEW_TILES_OF_MANY : FEW_TILES);
 }
 
